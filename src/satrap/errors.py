@@ -1,0 +1,308 @@
+"""Every error that satrap raises on purpose.
+
+    SatrapError                        INTERNAL             500
+    ├── InvalidInputError              INVALID_ARGUMENT     400
+    │   ├── ConfigError                a configuration file: path, key, line
+    │   ├── BatchError                 batch bytes or what they ask for: feature, offset
+    │   │   ├── BatchDecodeError       the bytes are not a batch
+    │   │   ├── UnsupportedBatchError  a batch that inference cannot answer (gradients, remote references)
+    │   │   └── UnknownFeatureError    a feature that the embedding config lacks
+    │   ├── ArchiveError               a model archive: archive, reason
+    │   └── CheckpointError            a checkpoint: path, reason
+    │       ├── CheckpointIncompleteError   a marker or a file is missing
+    │       └── CheckpointCorruptError      a file is not what it says: offset
+    ├── NotFoundError                  NOT_FOUND            404
+    │   ├── ModelNotFoundError         model
+    │   └── ModelVersionNotFoundError  model, version
+    ├── ConflictError                  ABORTED              409
+    │   ├── VersionRegisteredError     model, version
+    │   └── DefaultVersionError        PERMISSION_DENIED    403: model
+    ├── ShardMismatchError             FAILED_PRECONDITION  412: expected, actual
+    ├── UnavailableError               UNAVAILABLE          503
+    │   ├── ShardUnavailableError      replica_index, address, reason
+    │   ├── MiddlewareUnavailableError addresses, reason
+    │   └── NoWorkerError              model, version
+    ├── OverloadedError                RESOURCE_EXHAUSTED   503: what, limit
+    ├── DeadlineError                  DEADLINE_EXCEEDED    504
+    ├── WorkerError                    INTERNAL             500
+    │   ├── WorkerStartError           model, version, reason
+    │   └── WorkerDiedError            model, version
+    └── RemoteError                    as the server said: status, details
+
+Caller mistakes are `InvalidInputError`; weather is the rest. Facts are attributes, the sentence is built from
+them. `grpc_status` and `http_status` say how an error travels; lower-layer errors (native decoders, grpc, OS)
+become one of these where they enter: `satrap.batch`, `satrap.formats`, `satrap.rpc`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import grpc
+
+__all__ = [
+    "ArchiveError",
+    "BatchDecodeError",
+    "BatchError",
+    "CheckpointCorruptError",
+    "CheckpointError",
+    "CheckpointIncompleteError",
+    "ConfigError",
+    "ConflictError",
+    "DeadlineError",
+    "DefaultVersionError",
+    "InvalidInputError",
+    "MiddlewareUnavailableError",
+    "ModelNotFoundError",
+    "ModelVersionNotFoundError",
+    "NoWorkerError",
+    "NotFoundError",
+    "OverloadedError",
+    "RemoteError",
+    "SatrapError",
+    "ShardMismatchError",
+    "ShardUnavailableError",
+    "UnavailableError",
+    "UnknownFeatureError",
+    "UnsupportedBatchError",
+    "VersionRegisteredError",
+    "WorkerDiedError",
+    "WorkerError",
+    "WorkerStartError",
+]
+
+
+class SatrapError(Exception):
+    """The root: whatever satrap raises on purpose."""
+
+    grpc_status: ClassVar[grpc.StatusCode] = grpc.StatusCode.INTERNAL
+    http_status: ClassVar[int] = 500
+
+
+class InvalidInputError(SatrapError):
+    """The caller gave something that cannot be used; the same call fails again."""
+
+    grpc_status = grpc.StatusCode.INVALID_ARGUMENT
+    http_status = 400
+
+
+class ConfigError(InvalidInputError):
+    """A configuration file is wrong at `key` (dotted path), on `line` (1-based, 0 if unknown) of `path`."""
+
+    def __init__(self, path: Path | str, key: str, line: int, reason: str) -> None:
+        """Build the sentence `path:line: key: reason`."""
+        self.path, self.key, self.line, self.reason = Path(path), key, line, reason
+        place = f"{path}:{line}" if line else f"{path}"
+        super().__init__(f"{place}: {key}: {reason}" if key else f"{place}: {reason}")
+
+
+class BatchError(InvalidInputError):
+    """A batch cannot be answered. `feature` is empty and `offset` is None where they do not apply."""
+
+    def __init__(self, reason: str, *, feature: str = "", offset: int | None = None) -> None:
+        """Build the sentence from the reason, the feature and the byte offset."""
+        self.reason, self.feature, self.offset = reason, feature, offset
+        where = f"feature {feature!r}: " if feature else ""
+        place = f" (at byte {offset})" if offset is not None else ""
+        super().__init__(f"bad batch: {where}{reason}{place}")
+
+
+class BatchDecodeError(BatchError):
+    """The bytes are not a batch: cut, inflated, or inconsistent."""
+
+
+class UnsupportedBatchError(BatchError):
+    """A well-formed batch that inference cannot answer."""
+
+
+class UnknownFeatureError(BatchError):
+    """A feature that `slots_config` of the embedding config does not name."""
+
+
+class ArchiveError(InvalidInputError):
+    """A model archive is refused."""
+
+    def __init__(self, archive: str, reason: str) -> None:
+        """Build the sentence `archive: reason`."""
+        self.archive, self.reason = archive, reason
+        super().__init__(f"{archive}: {reason}")
+
+
+class CheckpointError(InvalidInputError):
+    """A checkpoint is refused; what was served before goes on."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        """Build the sentence `path: reason`."""
+        self.path, self.reason = Path(path), reason
+        super().__init__(f"{path}: {reason}")
+
+
+class CheckpointIncompleteError(CheckpointError):
+    """A marker or a file that has to be there is missing."""
+
+
+class CheckpointCorruptError(CheckpointError):
+    """A file is not what it says it is; `offset` is the byte where that was seen."""
+
+    def __init__(self, path: Path | str, reason: str, offset: int) -> None:
+        """Build the sentence `path: reason (at byte offset)`."""
+        super().__init__(path, f"{reason} (at byte {offset})")
+        self.offset = offset
+
+
+class NotFoundError(SatrapError):
+    """Something that was named does not exist."""
+
+    grpc_status = grpc.StatusCode.NOT_FOUND
+    http_status = 404
+
+
+class ModelNotFoundError(NotFoundError):
+    """No model of that name; the sentence is TorchServe's."""
+
+    def __init__(self, model: str) -> None:
+        """Build TorchServe's sentence."""
+        self.model = model
+        super().__init__(f"Model not found: {model}")
+
+
+class ModelVersionNotFoundError(NotFoundError):
+    """No such version of that model; the sentence is TorchServe's."""
+
+    def __init__(self, model: str, version: str) -> None:
+        """Build TorchServe's sentence."""
+        self.model, self.version = model, version
+        super().__init__(f"Model version: {version} does not exist for model: {model}")
+
+
+class ConflictError(SatrapError):
+    """The call does not fit the present state."""
+
+    grpc_status = grpc.StatusCode.ABORTED
+    http_status = 409
+
+
+class VersionRegisteredError(ConflictError):
+    """That version is registered already; the sentence is TorchServe's."""
+
+    def __init__(self, model: str, version: str) -> None:
+        """Build TorchServe's sentence."""
+        self.model, self.version = model, version
+        super().__init__(f"Model version {version} is already registered for model {model}")
+
+
+class DefaultVersionError(ConflictError):
+    """The default version cannot be removed while there are others; the sentence is TorchServe's."""
+
+    grpc_status = grpc.StatusCode.PERMISSION_DENIED
+    http_status = 403
+
+    def __init__(self, model: str) -> None:
+        """Build TorchServe's sentence."""
+        self.model = model
+        super().__init__(f"Cannot remove default version for model {model}")
+
+
+class ShardMismatchError(SatrapError):
+    """Client and embedding server disagree on which shard this is; pairs are (replica_index, replica_size)."""
+
+    grpc_status = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 412
+
+    def __init__(self, expected: tuple[int, int], actual: tuple[int, int], address: str = "") -> None:
+        """Build the sentence from what the client expected and what the server is."""
+        self.expected, self.actual, self.address = expected, actual, address
+        where = f" at {address}" if address else ""
+        super().__init__(
+            f"the embedding server{where} is shard {actual[0]} of {actual[1]}, but the client asked for shard "
+            f"{expected[0]} of {expected[1]}: make the addresses in infer_config.servers (in order, all of them) "
+            "agree with --replica-index and --replica-size"
+        )
+
+
+class UnavailableError(SatrapError):
+    """Something needed cannot answer at the moment; the same call may succeed later."""
+
+    grpc_status = grpc.StatusCode.UNAVAILABLE
+    http_status = 503
+
+
+class ShardUnavailableError(UnavailableError):
+    """An embedding server is down, or loading."""
+
+    def __init__(self, replica_index: int, replica_size: int, address: str, reason: str) -> None:
+        """Build the sentence from shard, address and state."""
+        self.replica_index, self.replica_size = replica_index, replica_size
+        self.address, self.reason = address, reason
+        super().__init__(f"embedding shard {replica_index} of {replica_size} at {address}: {reason}")
+
+
+class MiddlewareUnavailableError(UnavailableError):
+    """No `satrap middleware` of the list answers."""
+
+    def __init__(self, addresses: Sequence[str], reason: str) -> None:
+        """Build the sentence from the addresses tried."""
+        self.addresses, self.reason = tuple(addresses), reason
+        super().__init__(f"no middleware answers at {', '.join(addresses)}: {reason}")
+
+
+class NoWorkerError(UnavailableError):
+    """A version has no worker; the sentence is TorchServe's, without its stray quote."""
+
+    def __init__(self, model: str, version: str) -> None:
+        """Build the sentence."""
+        self.model, self.version = model, version
+        super().__init__(
+            f'Model "{model}" Version {version} has no worker to serve inference request. '
+            "Please use scale workers API to add workers."
+        )
+
+
+class OverloadedError(SatrapError):
+    """A queue is full."""
+
+    grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 503
+
+    def __init__(self, what: str, limit: int) -> None:
+        """Build the sentence from the queue and its limit."""
+        self.what, self.limit = what, limit
+        super().__init__(f"{what}: the queue is full ({limit} requests wait); try again later or add workers")
+
+
+class DeadlineError(SatrapError):
+    """The caller's deadline passed before the answer was there."""
+
+    grpc_status = grpc.StatusCode.DEADLINE_EXCEEDED
+    http_status = 504
+
+
+class WorkerError(SatrapError):
+    """A model's worker process failed."""
+
+
+class WorkerStartError(WorkerError):
+    """A worker did not come up: the handler could not be loaded or initialised."""
+
+    def __init__(self, model: str, version: str, reason: str) -> None:
+        """Build TorchServe's sentence, with the reason behind it."""
+        self.model, self.version, self.reason = model, version, reason
+        super().__init__(f"Failed to start workers for model {model} version: {version}: {reason}")
+
+
+class WorkerDiedError(WorkerError):
+    """A worker ended while it had requests, or did not answer in time; the sentence is TorchServe's."""
+
+    def __init__(self, model: str, version: str) -> None:
+        """Build TorchServe's sentence."""
+        self.model, self.version = model, version
+        super().__init__("Worker died.")
+
+
+class RemoteError(SatrapError):
+    """A server answered with an error that has no class of its own here."""
+
+    def __init__(self, status: grpc.StatusCode, details: str) -> None:
+        """Keep the status and the server's sentence."""
+        self.status, self.details = status, details
+        super().__init__(f"{status.name}: {details}")

@@ -1,0 +1,110 @@
+"""The one place that makes gRPC channels and servers, and that turns gRPC's errors into satrap's.
+
+Between our own processes messages have no size limit, there is no HTTP proxy, a lost connection is tried again
+after 0.1 to 1 s (gRPC's default takes up to two minutes), and keepalive finds a dead peer within 20 s. No server
+shares its port (`so_reuseport` off): a second one on the same port is an error, not half of the connections.
+"""
+
+from collections.abc import Mapping
+from concurrent import futures
+
+import grpc
+import grpc.aio
+
+from satrap import errors
+
+__all__ = [
+    "TORCHSERVE_MESSAGE_LIMIT",
+    "aio_server",
+    "channel",
+    "check_bind_host",
+    "error_from_rpc",
+    "server",
+]
+
+TORCHSERVE_MESSAGE_LIMIT = 6_553_500
+"""Bytes: TorchServe's default max_request_size and max_response_size."""
+
+_UNLIMITED = -1
+_KEEPALIVE_MS = 10_000
+
+Options = list[tuple[str, int | str]]
+
+
+def _keepalive() -> Options:
+    return [("grpc.keepalive_time_ms", _KEEPALIVE_MS), ("grpc.keepalive_timeout_ms", _KEEPALIVE_MS)]
+
+
+def _server_options(max_receive: int, max_send: int) -> Options:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", max_receive),
+        ("grpc.max_send_message_length", max_send),
+        ("grpc.http2.min_ping_interval_without_data_ms", _KEEPALIVE_MS // 2),
+        ("grpc.keepalive_permit_without_calls", 1),
+        *_keepalive(),
+    ]
+
+
+def channel(address: str, *, limit: int = _UNLIMITED) -> grpc.Channel:
+    """A channel to `host:port` or `unix:path`; nothing connects before the first call.
+
+    `limit` is the greatest message in bytes, both ways; -1 means none.
+    """
+    return grpc.insecure_channel(
+        address,
+        options=[
+            ("grpc.max_receive_message_length", limit),
+            ("grpc.max_send_message_length", limit),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 1_000),
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.keepalive_permit_without_calls", 1),
+            *_keepalive(),
+        ],
+    )
+
+
+def server(threads: int) -> grpc.Server:
+    """A threaded server without ports, for our own services: no message limit. The caller adds and starts."""
+    return grpc.server(
+        futures.ThreadPoolExecutor(max_workers=threads, thread_name_prefix="rpc"),
+        options=_server_options(_UNLIMITED, _UNLIMITED),
+    )
+
+
+def aio_server(*, max_receive: int, max_send: int) -> grpc.aio.Server:
+    """An asyncio server without ports, with limits in bytes. The caller adds and starts."""
+    return grpc.aio.server(options=_server_options(max_receive, max_send))
+
+
+def check_bind_host(host: str, *, insecure: bool) -> None:
+    """Refuse an address that others can reach unless the user said so.
+
+    Raises:
+        InvalidInputError: `host` is not a loopback address and `insecure` is false.
+    """
+    loopback = host in ("localhost", "::1", "[::1]") or host.startswith("127.")
+    if not loopback and not insecure:
+        raise errors.InvalidInputError(
+            f"refusing to listen on {host}: anybody who reaches it could use it without a token and without "
+            "encryption. Use a loopback address (127.0.0.1), or pass --insecure if the network is yours"
+        )
+
+
+_BY_STATUS: Mapping[grpc.StatusCode, type[errors.SatrapError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidInputError,
+    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.ABORTED: errors.ConflictError,
+    grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineError,
+}
+
+
+def error_from_rpc(error: grpc.RpcError) -> errors.SatrapError:
+    """Translate what a call raised; every status has a class, `RemoteError` where there is no closer one."""
+    status = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+    details = (error.details() if isinstance(error, grpc.Call) else None) or str(error)
+    kind = _BY_STATUS.get(status)
+    return kind(details) if kind is not None else errors.RemoteError(status, details)
