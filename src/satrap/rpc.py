@@ -1,12 +1,14 @@
 """The one place that makes gRPC channels and servers, and that turns gRPC's errors into satrap's.
 
-Between our own processes messages have no size limit, there is no HTTP proxy, a lost connection is tried again
-after 0.1 to 1 s (gRPC's default takes up to two minutes), and keepalive finds a dead peer within 20 s. No server
-shares its port (`so_reuseport` off): a second one on the same port is an error, not half of the connections.
+Between our own processes messages have no size limit, there is no HTTP proxy, a lost connection is tried
+again after 0.1 to 1 s (gRPC's default takes up to two minutes), and keepalive finds a dead peer within 20 s.
+No server shares its port (`so_reuseport` off): a second one on the same port is an error, not half of the
+connections.
 """
 
 from collections.abc import Mapping
 from concurrent import futures
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -104,7 +106,8 @@ _BY_STATUS: Mapping[grpc.StatusCode, type[errors.SatrapError]] = {
 
 def error_from_rpc(error: grpc.RpcError) -> errors.SatrapError:
     """Translate what a call raised; every status has a class, `RemoteError` where there is no closer one."""
-    status = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
-    details = (error.details() if isinstance(error, grpc.Call) else None) or str(error)
+    call: Any = error  # grpc raises objects that are RpcError and Call, which its stubs cannot say
+    status = call.code() if hasattr(call, "code") else grpc.StatusCode.UNKNOWN
+    details = (call.details() if hasattr(call, "details") else None) or str(error)
     kind = _BY_STATUS.get(status)
     return kind(details) if kind is not None else errors.RemoteError(status, details)

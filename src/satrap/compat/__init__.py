@@ -1,0 +1,1 @@
+"""The names of PERSIA and TorchServe that existing handlers and client scripts import."""

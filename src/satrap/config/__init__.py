@@ -1,0 +1,29 @@
+"""The two configuration files, read once into frozen values. No part of satrap reads the environment for them."""
+
+from satrap.config.embedding_config import (
+    EmbeddingConfig,
+    HashStackConfig,
+    SlotConfig,
+    load_embedding_config,
+)
+from satrap.config.global_config import (
+    EmbeddingServerConfig,
+    GlobalConfig,
+    MiddlewareConfig,
+    ModelConfig,
+    ServingConfig,
+    load_global_config,
+)
+
+__all__ = [
+    "EmbeddingConfig",
+    "EmbeddingServerConfig",
+    "GlobalConfig",
+    "HashStackConfig",
+    "MiddlewareConfig",
+    "ModelConfig",
+    "ServingConfig",
+    "SlotConfig",
+    "load_embedding_config",
+    "load_global_config",
+]

@@ -1,0 +1,1 @@
+"""File formats that outlive a process."""

@@ -1,0 +1,144 @@
+"""`global_config.yaml`: PERSIA's sections as they are, and satrap's own.
+
+The file of that name at the root of the repository shows every key with its unit, its default, and when to
+change it.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from satrap.config import yaml12
+from satrap.config.validation import PersiaSection, Section, Warn, validate
+
+__all__ = [
+    "CheckpointingConfig",
+    "CommonConfig",
+    "EmbeddingServerConfig",
+    "EmbeddingWorkerConfig",
+    "GlobalConfig",
+    "InferConfig",
+    "MetricsConfig",
+    "MiddlewareConfig",
+    "ModelConfig",
+    "ParameterServerConfig",
+    "ServingConfig",
+    "load_global_config",
+]
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class MetricsConfig(PersiaSection):
+    """PERSIA's metrics push: read, not used."""
+
+    enable_metrics: bool = True
+    job_name: str = "persia_default_jobname"
+    push_interval_seconds: Count = 10
+
+
+class InferConfig(PersiaSection):
+    """Where the embedding servers are, and which checkpoint they serve."""
+
+    servers: list[str]
+    embedding_checkpoint: str
+
+
+class CheckpointingConfig(PersiaSection):
+    """PERSIA's checkpoint threads: read, not used (`embedding_server.load_threads` is ours)."""
+
+    num_workers: Positive = 4
+
+
+class CommonConfig(PersiaSection):
+    """What PERSIA's processes have in common."""
+
+    metrics_config: MetricsConfig = MetricsConfig()
+    job_type: Literal["Train", "Eval", "Infer"] = "Train"
+    infer_config: InferConfig = InferConfig(servers=[], embedding_checkpoint="")
+    checkpointing_config: CheckpointingConfig = CheckpointingConfig()
+
+
+class EmbeddingWorkerConfig(PersiaSection):
+    """PERSIA's worker: read, not used (it configures training)."""
+
+    forward_buffer_size: Count = 1000
+    buffered_data_expired_sec: Count = 1000
+
+
+class ParameterServerConfig(PersiaSection):
+    """PERSIA's embedding server. Capacity and internal shards are read, not used: tables grow as needed."""
+
+    capacity: Count = 1_000_000_000
+    num_hashmap_internal_shards: Count = 100
+    enable_incremental_update: bool = False
+    incremental_buffer_size: Count = 1_000_000
+    incremental_dir: str = "/workspace/incremental_dir/"
+    incremental_channel_capacity: Count = 1000
+
+
+class EmbeddingServerConfig(Section):
+    """satrap's embedding server."""
+
+    row_dtype: Literal["float32", "float16"] = "float32"
+    load_threads: Positive = 2
+    rpc_threads: Positive = 4
+
+
+class MiddlewareConfig(Section):
+    """satrap's middleware, in a worker and as a server."""
+
+    lookup_timeout_seconds: Seconds = 5.0
+    startup_timeout_seconds: Seconds = 60.0
+    rpc_threads: Positive = 4
+
+
+class ServingConfig(Section):
+    """satrap's serving: the frontend and its workers."""
+
+    default_workers_per_model: Positive = 1
+    threads_per_worker: Positive = 1
+    job_queue_size: Positive = 100
+    default_response_timeout_seconds: Positive = 120
+    default_startup_timeout_seconds: Positive = 120
+    unregister_model_timeout_seconds: Positive = 120
+    drain_seconds: Count = 30
+    max_request_bytes: Positive = 6_553_500
+    max_response_bytes: Positive = 6_553_500
+    max_archive_bytes: Positive = 16 * 1024**3
+    max_archive_files: Positive = 10_000
+    compat: Literal["satrap", "installed"] = "satrap"
+
+
+class ModelConfig(Section):
+    """Settings of one model, whatever its version. `None`: what the archive or TorchServe's default says."""
+
+    default_version: Literal["explicit", "newest"] = "explicit"
+    workers: Positive | None = None
+    batch_size: Positive | None = None
+    max_batch_delay_ms: Count | None = None
+    response_timeout_seconds: Positive | None = None
+
+
+class GlobalConfig(PersiaSection):
+    """The whole file."""
+
+    common_config: CommonConfig = CommonConfig()
+    embedding_worker_config: EmbeddingWorkerConfig = EmbeddingWorkerConfig()
+    embedding_parameter_server_config: ParameterServerConfig = ParameterServerConfig()
+    embedding_server: EmbeddingServerConfig = EmbeddingServerConfig()
+    middleware: MiddlewareConfig = MiddlewareConfig()
+    serving: ServingConfig = ServingConfig()
+    models: dict[str, ModelConfig] = Field(default_factory=dict)
+
+
+def load_global_config(path: Path | str, warn: Warn) -> GlobalConfig:
+    """Read and check the file; `warn` gets a sentence for each unknown key of PERSIA's sections.
+
+    Raises:
+        ConfigError: naming the file, the key and the line.
+    """
+    return validate(GlobalConfig, yaml12.load(Path(path)), warn)
