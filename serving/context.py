@@ -1,0 +1,146 @@
+"""What a handler is told about its model and the requests at hand: TorchServe's `context`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from satrap.serving.handler_metrics import HandlerMetrics
+
+__all__ = ["Context", "RequestProcessor"]
+
+SERVER_NAME = "MMS"
+"""What TorchServe calls itself here; some handlers compare it."""
+
+SEQUENCE_ID_HEADER = "ts_request_sequence_id"
+SEQUENCE_START_HEADER = "ts_request_sequence_start"
+SEQUENCE_END_HEADER = "ts_request_sequence_end"
+
+
+class RequestProcessor:
+    """One request's headers, and what the handler wants its answer to carry."""
+
+    def __init__(self, request_header: Mapping[str, Any]) -> None:
+        """Start with status 200 and no response headers."""
+        self._request_header = dict(request_header)
+        self._response_header: dict[str, str] = {}
+        self._status = 200
+        self._phrase = ""
+
+    def get_request_property(self, key: str) -> Any:
+        """One request header, or None."""
+        return self._request_header.get(key)
+
+    def get_request_properties(self) -> dict[str, Any]:
+        """All request headers."""
+        return self._request_header
+
+    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
+        """Choose the answer's HTTP status."""
+        self._status, self._phrase = code, reason_phrase or ""
+
+    def get_response_status_code(self) -> int:
+        """The answer's HTTP status."""
+        return self._status
+
+    def get_response_status_phrase(self) -> str:
+        """The answer's reason phrase."""
+        return self._phrase
+
+    def add_response_property(self, key: str, value: str) -> None:
+        """Set a response header."""
+        self._response_header[key] = value
+
+    def get_response_headers(self) -> dict[str, str]:
+        """All response headers."""
+        return self._response_header
+
+    def get_response_header(self, key: str) -> str | None:
+        """One response header, or None."""
+        return self._response_header.get(key)
+
+
+class Context:
+    """TorchServe's context object, the same names and the same order of arguments.
+
+    The worker owns it and sets `request_ids` and `request_processor` anew for every batch; both are for the
+    thread that runs the handler.
+    """
+
+    header_key_sequence_id = SEQUENCE_ID_HEADER
+    header_key_sequence_start = SEQUENCE_START_HEADER
+    header_key_sequence_end = SEQUENCE_END_HEADER
+
+    def __init__(
+        self,
+        model_name: str,
+        model_dir: str,
+        manifest: dict[str, Any],
+        batch_size: int,
+        gpu: int | None,
+        mms_version: str,
+        limit_max_image_pixels: bool = True,
+        metrics: HandlerMetrics | None = None,
+        model_yaml_config: dict[str, Any] | None = None,
+    ) -> None:
+        """Describe the model; `gpu` is the device's index, or None on the CPU."""
+        self.model_name = model_name
+        self.manifest = manifest
+        self.system_properties: dict[str, Any] = {
+            "model_dir": model_dir,
+            "gpu_id": gpu,
+            "batch_size": batch_size,
+            "server_name": SERVER_NAME,
+            "server_version": mms_version,
+            "limit_max_image_pixels": limit_max_image_pixels,
+        }
+        self.metrics = metrics if metrics is not None else HandlerMetrics()
+        self.model_yaml_config: dict[str, Any] = model_yaml_config if model_yaml_config is not None else {}
+        self.request_ids: dict[int, str] | None = None
+        self.request_processor: Sequence[RequestProcessor] = [RequestProcessor({})]
+        self.stopping_criteria: Any = None
+        self.cl_socket: Any = None
+
+    def get_request_id(self, idx: int = 0) -> str:
+        """The id of the request at `idx` of the batch; empty outside of a batch."""
+        return (self.request_ids or {}).get(idx, "")
+
+    def get_request_header(self, idx: int, key: str) -> Any:
+        """One header of the request at `idx`, or None."""
+        return self.request_processor[idx].get_request_property(key)
+
+    def get_all_request_header(self, idx: int) -> dict[str, Any]:
+        """All headers of the request at `idx`."""
+        return self.request_processor[idx].get_request_properties()
+
+    def get_sequence_id(self, idx: int = 0) -> str:
+        """The sequence id that the client gave for the request at `idx`; empty when it gave none."""
+        return str(self.get_request_header(idx, self.header_key_sequence_id) or "")
+
+    def set_response_content_type(self, idx: int, value: str) -> None:
+        """Set the content type of the answer at `idx` (REST only, as in TorchServe)."""
+        self.set_response_header(idx, "content-type", value)
+
+    def get_response_content_type(self, idx: int) -> str | None:
+        """The content type set for the answer at `idx`, or None."""
+        return self.request_processor[idx].get_response_header("content-type")
+
+    def set_response_header(self, idx: int, key: str, value: str) -> None:
+        """Set a header of the answer at `idx` (REST only, as in TorchServe)."""
+        self.request_processor[idx].add_response_property(key, value)
+
+    def get_response_headers(self, idx: int) -> dict[str, str]:
+        """The headers set for the answer at `idx`."""
+        return self.request_processor[idx].get_response_headers()
+
+    def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
+        """Set the HTTP status of the answer at `idx` (REST only, as in TorchServe)."""
+        self.request_processor[idx].report_status(code, phrase)
+
+    def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:
+        """Set the HTTP status of every answer of the batch."""
+        for processor in self.request_processor:
+            processor.report_status(code, phrase)
+
+    def get_response_status(self, idx: int) -> tuple[int, str]:
+        """The HTTP status and reason phrase set for the answer at `idx`."""
+        processor = self.request_processor[idx]
+        return processor.get_response_status_code(), processor.get_response_status_phrase()
