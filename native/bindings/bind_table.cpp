@@ -1,3 +1,177 @@
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
 
-void register_table(nanobind::module_&) {}
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "satrap/table.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+using satrap::RowType;
+using satrap::Table;
+
+using Signs = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Found = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Rows = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using ConstRows = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+
+const std::byte* bytes_of(const Signs& signs) { return reinterpret_cast<const std::byte*>(signs.data()); }
+
+RowType row_type(const std::string& name) {
+  if (name == "float32") return RowType::kFloat32;
+  if (name == "float16") return RowType::kFloat16;
+  throw std::invalid_argument("dtype must be 'float32' or 'float16', not '" + name + "'");
+}
+
+const char* name_of(RowType type) { return type == RowType::kFloat32 ? "float32" : "float16"; }
+
+std::optional<RowType> row_type_of(nb::dlpack::dtype dtype) {
+  if (dtype == nb::dtype<float>()) return RowType::kFloat32;
+  if (dtype.code == static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float) && dtype.bits == 16 &&
+      dtype.lanes == 1) {
+    return RowType::kFloat16;
+  }
+  return std::nullopt;
+}
+
+// The row type of an array of `n` rows for `table`; throws std::invalid_argument if it cannot be one.
+template <class Array>
+RowType checked_rows(const Table& table, const Array& rows, std::size_t n, const char* name) {
+  const auto type = row_type_of(rows.dtype());
+  if (!type) throw std::invalid_argument(std::string(name) + " must be float32 or float16");
+  if (rows.shape(0) != n || rows.shape(1) != table.dim()) {
+    throw std::invalid_argument(std::string(name) + " must have the shape [" + std::to_string(n) + ", " +
+                                std::to_string(table.dim()) + "], not [" + std::to_string(rows.shape(0)) +
+                                ", " + std::to_string(rows.shape(1)) + "]");
+  }
+  return *type;
+}
+
+void check_found(const Found& found, std::size_t n) {
+  if (found.shape(0) != n) {
+    throw std::invalid_argument("found must have one byte for each of " + std::to_string(n) + " signs, not " +
+                                std::to_string(found.shape(0)));
+  }
+}
+
+std::size_t lookup(const Table& table, const Signs& signs, const Rows& out,
+                   const std::optional<Found>& found) {
+  const std::size_t n = signs.shape(0);
+  if (checked_rows(table, out, n, "out") != table.type()) {
+    throw std::invalid_argument(std::string("out must be ") + name_of(table.type()) + ", as the table is");
+  }
+  if (found) check_found(*found, n);
+  std::uint8_t* flags = found ? found->data() : nullptr;
+  const nb::gil_scoped_release unlocked;
+  return table.lookup(bytes_of(signs), n, static_cast<std::byte*>(out.data()), flags);
+}
+
+std::size_t contains(const Table& table, const Signs& signs, const Found& found) {
+  check_found(found, signs.shape(0));
+  const nb::gil_scoped_release unlocked;
+  return table.contains(bytes_of(signs), signs.shape(0), found.data());
+}
+
+std::size_t upsert(Table& table, const Signs& signs, const ConstRows& rows, std::uint32_t ordinal) {
+  const std::size_t n = signs.shape(0);
+  const RowType source = checked_rows(table, rows, n, "rows");
+  const auto* values = static_cast<const std::byte*>(rows.data());
+  const nb::gil_scoped_release unlocked;
+  return table.upsert(bytes_of(signs), values, n, source, ordinal);
+}
+
+std::size_t erase(Table& table, const Signs& signs, std::uint32_t ordinal) {
+  const nb::gil_scoped_release unlocked;
+  return table.erase(bytes_of(signs), signs.shape(0), ordinal);
+}
+
+// A numpy array that owns the vector's memory.
+template <class Item>
+nb::object array_of(std::vector<Item> items, std::initializer_list<std::size_t> shape,
+                    nb::dlpack::dtype dtype) {
+  auto owned = std::make_unique<std::vector<Item>>(std::move(items));
+  void* data = owned->data();
+  nb::capsule owner(owned.get(),
+                    [](void* vector) noexcept { delete static_cast<std::vector<Item>*>(vector); });
+  static_cast<void>(owned.release());
+  const nb::ndarray<nb::numpy> array(data, shape.size(), shape.begin(), owner, nullptr, dtype);
+  return nb::cast(array);
+}
+
+nb::tuple scan(const Table& table, std::size_t start, std::size_t limit) {
+  Table::Page page = [&] {
+    const nb::gil_scoped_release unlocked;
+    return table.scan(start, limit);
+  }();
+  const std::size_t n = page.signs.size();
+  const auto bits = static_cast<std::uint8_t>(satrap::item_size(table.type()) * 8);
+  const nb::dlpack::dtype values{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), bits, 1};
+  const nb::object next = page.next == Table::kEnd ? nb::object(nb::none()) : nb::object(nb::int_(page.next));
+  return nb::make_tuple(array_of(std::move(page.signs), {n}, nb::dtype<std::uint64_t>()),
+                        array_of(std::move(page.rows), {n, table.dim()}, values),
+                        array_of(std::move(page.ordinals), {n}, nb::dtype<std::uint32_t>()), next);
+}
+
+}  // namespace
+
+void register_table(nb::module_& m) {
+  using namespace nb::literals;
+  m.attr("MAX_DIM") = satrap::kMaxDim;
+
+  nb::class_<Table>(
+      m, "Table",
+      "Rows of one dim and dtype by sign (any u64).\n\n"
+      "Any number of threads may look up, scan and ask while one writes (several writers take turns): a\n"
+      "reader never sees half a row, nor waits for growth. A row is atomic, a batch is not. The GIL is\n"
+      "released. Arrays must be C-contiguous and of the exact dtype; nothing is converted silently.")
+      .def(
+          "__init__",
+          [](Table* self, std::size_t dim, const std::string& dtype, std::size_t capacity_hint) {
+            new (self) Table(dim, row_type(dtype), capacity_hint);
+          },
+          "dim"_a, "dtype"_a, "capacity_hint"_a = 0,
+          "An empty table for `capacity_hint` rows, which grows beyond that.\n\n"
+          "Raises ValueError unless 1 <= dim <= MAX_DIM and dtype is 'float32' or 'float16'; MemoryError.")
+      .def("lookup", &lookup, "signs"_a.noconvert(), "out"_a.noconvert(), "found"_a.noconvert() = nb::none(),
+           "Copy the row of signs[i] (u64 [n]) into out[i] ([n, dim] of the table's dtype), zeros where "
+           "there is none.\n\n"
+           "`found` (u8 [n]) gets 1 or 0 for each. Returns how many were missing.")
+      .def("contains", &contains, "signs"_a.noconvert(), "found"_a.noconvert(),
+           "Set found[i] (u8 [n]) to 1 where signs[i] (u64 [n]) has a row, else 0. Returns how many have.")
+      .def(
+          "upsert", &upsert, "signs"_a.noconvert(), "rows"_a.noconvert(), "ordinal"_a = 0,
+          "Write rows ([n, dim] float32, or the table's dtype; rounded to float16 where needed) for signs "
+          "(u64 [n]).\n\n"
+          "A stored row of a greater ordinal stays; an equal one is overwritten; later entries of the batch "
+          "win.\n"
+          "Returns how many were written. Raises MemoryError: the rows before are there, the table is whole.")
+      .def("erase", &erase, "signs"_a.noconvert(), "ordinal"_a = 0xffffffffu,
+           "Remove the rows of signs (u64 [n]) whose ordinal is not greater. Returns how many went.")
+      .def(
+          "reserve", [](Table& table, std::size_t rows) { table.reserve(rows); }, "rows"_a,
+          nb::call_guard<nb::gil_scoped_release>(), "Make room for `rows` in all. Raises MemoryError.")
+      .def("scan", &scan, "start"_a = 0, "limit"_a = 65536,
+           "One page of rows: (signs u64 [n], rows [n, dim], ordinals u32 [n], next_start or None after the "
+           "last).\n\n"
+           "A page holds about `limit` rows. Between pages writes may be seen or not; growth may repeat or "
+           "skip rows.")
+      .def("__len__", &Table::size)
+      .def_prop_ro("size", &Table::size, "Rows present.")
+      .def_prop_ro("bytes", &Table::bytes, "Memory held, everything counted.")
+      .def_prop_ro("dim", &Table::dim)
+      .def_prop_ro("dtype", [](const Table& table) { return name_of(table.type()); })
+      .def("__repr__", [](const Table& table) {
+        return "<Table dim=" + std::to_string(table.dim()) + " dtype=" + name_of(table.type()) +
+               " size=" + std::to_string(table.size()) + ">";
+      });
+}

@@ -1,1 +1,523 @@
-namespace satrap {}
+#include "satrap/table.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "satrap/half.h"
+
+namespace satrap {
+namespace {
+
+constexpr std::size_t kSlots = 7;
+constexpr double kMaxLoad = 0.86;    // beyond it chains grow quickly
+constexpr std::size_t kGrowth = 3;   // the next capacity is 3/2 of this one
+constexpr std::size_t kWindow = 32;  // ids between the stages of a pipeline: enough to cover memory's latency
+
+constexpr std::uint64_t kVersionMask = 0xffffffffu;
+constexpr unsigned kOccupiedShift = 32;
+constexpr std::uint64_t kOverflow = std::uint64_t{1} << 39;
+
+struct alignas(64) Bucket {
+  std::atomic<std::uint64_t> header;
+  std::atomic<std::uint64_t> keys[kSlots];
+};
+static_assert(sizeof(Bucket) == 64);
+static_assert(std::atomic<std::uint64_t>::is_always_lock_free && sizeof(std::atomic<std::uint64_t>) == 8);
+
+std::uint64_t occupied(std::uint64_t header) { return (header >> kOccupiedShift) & 0x7f; }
+bool is_changing(std::uint64_t header) { return header & 1; }
+
+// The next version, odd or even, of a header that otherwise stays.
+std::uint64_t next_version(std::uint64_t header) {
+  return (header & ~kVersionMask) | ((header + 1) & kVersionMask);
+}
+
+std::uint64_t load_sign(const std::byte* signs, std::size_t i) {
+  std::uint64_t sign;
+  std::memcpy(&sign, signs + i * sizeof(sign), sizeof(sign));
+  return sign;
+}
+
+// Splitmix64's finalizer: a bijection whose high bits depend on every bit. farmhash decides the shard, so
+// within one shard its values are not spread; this one has nothing to do with it.
+std::uint64_t bucket_hash(std::uint64_t sign) {
+  sign ^= sign >> 30;
+  sign *= 0xbf58476d1ce4e5b9u;
+  sign ^= sign >> 27;
+  sign *= 0x94d049bb133111ebu;
+  return sign ^ (sign >> 31);
+}
+
+std::size_t checked_product(std::size_t a, std::size_t b) {
+  std::size_t product;
+  if (__builtin_mul_overflow(a, b, &product)) throw std::bad_alloc();
+  return product;
+}
+
+// Zeroed memory straight from the kernel, in huge pages where it gives them.
+class Mapping {
+ public:
+  explicit Mapping(std::size_t bytes) : bytes_(bytes) {
+    data_ = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (data_ == MAP_FAILED) throw std::bad_alloc();
+    // Advice only: with small pages everything works, slower.
+    static_cast<void>(::madvise(data_, bytes, MADV_HUGEPAGE));
+  }
+  ~Mapping() { ::munmap(data_, bytes_); }
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+  std::size_t bytes() const { return bytes_; }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_;
+  std::size_t bytes_;
+};
+
+std::size_t buckets_for(std::size_t rows) {
+  if (rows > std::numeric_limits<std::size_t>::max() / 256) throw std::bad_alloc();
+  return static_cast<std::size_t>(static_cast<double>(rows) / (kMaxLoad * kSlots)) + 1;
+}
+
+// Waits a little longer each time: first on the core, then by giving it away (the writer may need it).
+class Backoff {
+ public:
+  void wait() {
+    if (++turns_ < 64) {
+#if defined(__x86_64__)
+      __builtin_ia32_pause();
+#endif
+    } else {
+      std::this_thread::yield();
+    }
+  }
+
+ private:
+  unsigned turns_ = 0;
+};
+
+}  // namespace
+
+// Buckets, rows and ordinals of one capacity. Nothing in it moves; a table that needs more room gets another
+// one.
+class TableStorage {
+ public:
+  TableStorage(std::size_t bucket_count, std::size_t row_bytes)
+      : bucket_count_(bucket_count),
+        row_bytes_(row_bytes),
+        row_words_((row_bytes + 7) / 8),
+        buckets_(checked_product(bucket_count, sizeof(Bucket))),
+        rows_(checked_product(checked_product(bucket_count, kSlots), row_words_ * 8)),
+        ordinals_(checked_product(bucket_count, kSlots * sizeof(std::uint32_t))) {}
+
+  struct Place {
+    std::size_t bucket;
+    std::size_t slot;
+  };
+  static constexpr Place kNowhere{~std::size_t{0}, 0};
+
+  std::size_t positions() const { return bucket_count_ * kSlots; }
+  std::size_t max_rows() const {
+    return static_cast<std::size_t>(static_cast<double>(positions()) * kMaxLoad);
+  }
+  std::size_t bytes() const { return buckets_.bytes() + rows_.bytes() + ordinals_.bytes(); }
+
+  std::size_t home(std::uint64_t sign) const {
+    return static_cast<std::size_t>((static_cast<unsigned __int128>(bucket_hash(sign)) * bucket_count_) >>
+                                    64);
+  }
+
+  // ---- for any thread ----
+
+  void prefetch_bucket(std::size_t index) const { __builtin_prefetch(&bucket(index)); }
+
+  // Prefetches the row that a search from `index` is likely to end at. A guess: nothing is verified.
+  void prefetch_row(std::uint64_t sign, std::size_t index) const {
+    for (int hop = 0; hop < 2; ++hop) {
+      const std::uint64_t header = bucket(index).header.load(std::memory_order_relaxed);
+      const std::size_t slot = find(bucket(index), header, sign);
+      if (slot < kSlots) {
+        const auto* first = reinterpret_cast<const char*>(row({index, slot}));
+        for (std::size_t line = 0; line < std::min<std::size_t>(row_bytes_, 512); line += 64) {
+          __builtin_prefetch(first + line);
+        }
+        return;
+      }
+      if (!(header & kOverflow)) return;
+      index = next(index);
+    }
+  }
+
+  // Calls use(place) on a consistent bucket that holds `sign`, maybe several times: what counts is the last
+  // call. Returns whether the sign is there.
+  template <class Use>
+  bool read(std::uint64_t sign, std::size_t index, Use&& use) const {
+    for (std::size_t hop = 0; hop < bucket_count_; ++hop, index = next(index)) {
+      const Bucket& line = bucket(index);
+      Backoff backoff;
+      std::uint64_t header;
+      std::size_t slot;
+      for (;; backoff.wait()) {
+        header = line.header.load(std::memory_order_acquire);
+        if (is_changing(header)) continue;
+        slot = find(line, header, sign);
+        if (slot < kSlots) use(Place{index, slot});
+        // The loads above are acquires, so this one cannot come before them.
+        if (line.header.load(std::memory_order_relaxed) == header) break;
+      }
+      if (slot < kSlots) return true;
+      if (!(header & kOverflow)) return false;
+    }
+    return false;
+  }
+
+  void copy_row(Place place, std::byte* out) const {
+    const std::atomic<std::uint64_t>* words = row(place);
+    const std::size_t whole = row_bytes_ / 8;
+    for (std::size_t i = 0; i < whole; ++i) {
+      const std::uint64_t word = words[i].load(std::memory_order_acquire);
+      std::memcpy(out + i * 8, &word, 8);
+    }
+    if (whole < row_words_) {
+      const std::uint64_t word = words[whole].load(std::memory_order_acquire);
+      std::memcpy(out + whole * 8, &word, row_bytes_ % 8);
+    }
+  }
+
+  // The live slots of one bucket as they were at one moment: keys, rows and ordinals.
+  std::size_t read_bucket(std::size_t index, std::uint64_t* signs, std::byte* rows,
+                          std::uint32_t* ordinals) const {
+    const Bucket& line = bucket(index);
+    Backoff backoff;
+    for (;; backoff.wait()) {
+      const std::uint64_t header = line.header.load(std::memory_order_acquire);
+      if (is_changing(header)) continue;
+      std::size_t n = 0;
+      for (std::uint64_t left = occupied(header); left; left &= left - 1, ++n) {
+        const Place place{index, static_cast<std::size_t>(std::countr_zero(left))};
+        signs[n] = line.keys[place.slot].load(std::memory_order_acquire);
+        copy_row(place, rows + n * row_bytes_);
+        ordinals[n] = ordinal(place).load(std::memory_order_acquire);
+      }
+      if (line.header.load(std::memory_order_relaxed) == header) return n;
+    }
+  }
+
+  // ---- for the writer ----
+
+  // Where `sign` is, or kNowhere.
+  Place locate(std::uint64_t sign) const {
+    std::size_t index = home(sign);
+    for (std::size_t hop = 0; hop < bucket_count_; ++hop, index = next(index)) {
+      const std::uint64_t header = bucket(index).header.load(std::memory_order_relaxed);
+      const std::size_t slot = find(bucket(index), header, sign);
+      if (slot < kSlots) return {index, slot};
+      if (!(header & kOverflow)) break;
+    }
+    return kNowhere;
+  }
+
+  std::uint32_t ordinal_at(Place place) const { return ordinal(place).load(std::memory_order_relaxed); }
+
+  // Inserts a sign that is not there. There is a free slot: max_rows() leaves some.
+  void insert(std::uint64_t sign, const std::uint64_t* words, std::uint32_t ordinal_value) {
+    std::size_t index = home(sign);
+    for (;; index = next(index)) {
+      Bucket& line = bucket(index);
+      const std::uint64_t header = line.header.load(std::memory_order_relaxed);
+      const std::uint64_t free = ~occupied(header) & 0x7f;
+      if (free == 0) {
+        if (!(header & kOverflow)) line.header.store(header | kOverflow, std::memory_order_release);
+        continue;
+      }
+      const Place place{index, static_cast<std::size_t>(std::countr_zero(free))};
+      const std::uint64_t bit = std::uint64_t{1} << (kOccupiedShift + place.slot);
+      change(line, bit, 0, [&] {
+        line.keys[place.slot].store(sign, std::memory_order_release);
+        store_row(place, words, ordinal_value);
+      });
+      return;
+    }
+  }
+
+  void overwrite(Place place, const std::uint64_t* words, std::uint32_t ordinal_value) {
+    change(bucket(place.bucket), 0, 0, [&] { store_row(place, words, ordinal_value); });
+  }
+
+  void remove(Place place) {
+    change(bucket(place.bucket), 0, std::uint64_t{1} << (kOccupiedShift + place.slot), [] {});
+  }
+
+  void prefetch_for_write(std::uint64_t sign, std::size_t index) const {
+    const std::uint64_t header = bucket(index).header.load(std::memory_order_relaxed);
+    std::size_t slot = find(bucket(index), header, sign);
+    if (slot == kSlots) slot = static_cast<std::size_t>(std::countr_one(occupied(header))) % kSlots;
+    const Place place{index, slot};
+    __builtin_prefetch(row(place), 1);
+    __builtin_prefetch(&ordinal(place), 1);
+  }
+
+  std::size_t bucket_count() const { return bucket_count_; }
+  std::size_t row_words() const { return row_words_; }
+
+ private:
+  // The slot of `sign` among the occupied ones, kSlots if it is in none.
+  static std::size_t find(const Bucket& line, std::uint64_t header, std::uint64_t sign) {
+    std::uint64_t equal = 0;
+    for (std::size_t slot = 0; slot < kSlots; ++slot) {
+      equal |= std::uint64_t{line.keys[slot].load(std::memory_order_acquire) == sign} << slot;
+    }
+    equal &= occupied(header);
+    return equal ? static_cast<std::size_t>(std::countr_zero(equal)) : kSlots;
+  }
+
+  // One change of one bucket, which readers see whole or not at all.
+  template <class Stores>
+  static void change(Bucket& line, std::uint64_t set, std::uint64_t clear, Stores&& stores) {
+    const std::uint64_t before = line.header.load(std::memory_order_relaxed);
+    const std::uint64_t during = next_version(before);
+    line.header.store(during, std::memory_order_relaxed);
+    stores();
+    line.header.store((next_version(during) | set) & ~clear, std::memory_order_release);
+  }
+
+  void store_row(Place place, const std::uint64_t* words, std::uint32_t ordinal_value) {
+    std::atomic<std::uint64_t>* target = row(place);
+    for (std::size_t i = 0; i < row_words_; ++i) target[i].store(words[i], std::memory_order_release);
+    ordinal(place).store(ordinal_value, std::memory_order_release);
+  }
+
+  Bucket& bucket(std::size_t index) const { return buckets_.as<Bucket>()[index]; }
+  std::size_t next(std::size_t index) const { return index + 1 == bucket_count_ ? 0 : index + 1; }
+  std::size_t position(Place place) const { return place.bucket * kSlots + place.slot; }
+  std::atomic<std::uint64_t>* row(Place place) const {
+    return rows_.as<std::atomic<std::uint64_t>>() + position(place) * row_words_;
+  }
+  std::atomic<std::uint32_t>& ordinal(Place place) const {
+    return ordinals_.as<std::atomic<std::uint32_t>>()[position(place)];
+  }
+
+  const std::size_t bucket_count_;
+  const std::size_t row_bytes_;
+  const std::size_t row_words_;
+  Mapping buckets_;
+  Mapping rows_;
+  Mapping ordinals_;
+};
+
+namespace {
+
+// Runs visit(sign, home, i) over a batch with each bucket's line prefetched two windows ahead and whatever
+// `peek(sign, home)` asks for one window ahead.
+template <class Peek, class Visit>
+void pipelined(const TableStorage& storage, const std::byte* signs, std::size_t n, Peek&& peek,
+               Visit&& visit) {
+  constexpr std::size_t kRing = 4 * kWindow;
+  std::size_t homes[kRing];
+  for (std::size_t step = 0; step < n + 2 * kWindow; ++step) {
+    if (step < n) {
+      homes[step % kRing] = storage.home(load_sign(signs, step));
+      storage.prefetch_bucket(homes[step % kRing]);
+    }
+    if (step >= kWindow && step - kWindow < n) {
+      const std::size_t i = step - kWindow;
+      peek(load_sign(signs, i), homes[i % kRing]);
+    }
+    if (step >= 2 * kWindow) {
+      const std::size_t i = step - 2 * kWindow;
+      visit(load_sign(signs, i), homes[i % kRing], i);
+    }
+  }
+}
+
+// `dim` values of type `source` as the words of a row of type `type`; the padding of the last word is zero.
+void pack_row(const std::byte* values, std::size_t dim, RowType source, RowType type,
+              std::vector<std::uint64_t>& words) {
+  if (source == type) {
+    std::memcpy(words.data(), values, dim * item_size(type));
+    return;
+  }
+  auto* halves = reinterpret_cast<std::byte*>(words.data());
+  for (std::size_t i = 0; i < dim; ++i) {
+    float value;
+    std::memcpy(&value, values + i * sizeof(value), sizeof(value));
+    const std::uint16_t half = half_from_float(value);
+    std::memcpy(halves + i * sizeof(half), &half, sizeof(half));
+  }
+}
+
+}  // namespace
+
+Table::Table(std::size_t dim, RowType type, std::size_t capacity_hint) : dim_(dim), type_(type) {
+  if (dim < 1 || dim > kMaxDim) {
+    throw std::invalid_argument("dim must be 1 to " + std::to_string(kMaxDim) + ", not " +
+                                std::to_string(dim));
+  }
+  storage_ = std::make_shared<TableStorage>(buckets_for(capacity_hint), row_bytes());
+}
+
+Table::~Table() = default;
+
+std::shared_ptr<TableStorage> Table::pin() const {
+  const std::lock_guard lock(publication_);
+  return storage_;
+}
+
+void Table::publish(std::shared_ptr<TableStorage> storage) {
+  const std::lock_guard lock(publication_);
+  storage_.swap(storage);
+}
+
+std::size_t Table::bytes() const { return pin()->bytes() + sizeof(*this); }
+
+std::size_t Table::lookup(const std::byte* signs, std::size_t n, std::byte* out, std::uint8_t* found) const {
+  const auto storage = pin();
+  const std::size_t width = row_bytes();
+  std::size_t missing = 0;
+  pipelined(
+      *storage, signs, n, [&](std::uint64_t sign, std::size_t home) { storage->prefetch_row(sign, home); },
+      [&](std::uint64_t sign, std::size_t home, std::size_t i) {
+        std::byte* target = out + i * width;
+        const bool there =
+            storage->read(sign, home, [&](TableStorage::Place place) { storage->copy_row(place, target); });
+        if (!there) {
+          std::memset(target, 0, width);
+          ++missing;
+        }
+        if (found) found[i] = there;
+      });
+  return missing;
+}
+
+std::size_t Table::contains(const std::byte* signs, std::size_t n, std::uint8_t* found) const {
+  const auto storage = pin();
+  std::size_t present = 0;
+  pipelined(
+      *storage, signs, n, [](std::uint64_t, std::size_t) {},
+      [&](std::uint64_t sign, std::size_t home, std::size_t i) {
+        found[i] = storage->read(sign, home, [](TableStorage::Place) {});
+        present += found[i];
+      });
+  return present;
+}
+
+std::size_t Table::upsert(const std::byte* signs, const std::byte* const* rows, std::size_t n, RowType source,
+                          std::uint32_t ordinal) {
+  if (source != type_ && source != RowType::kFloat32) {
+    throw std::invalid_argument("a float32 table takes float32 rows only");
+  }
+  const std::lock_guard lock(writer_);
+  const std::shared_ptr<TableStorage> first = storage_;  // the pipeline prefetches in it even after a growth
+  std::shared_ptr<TableStorage> storage = first;
+  std::vector<std::uint64_t> words(storage->row_words());
+  std::size_t written = 0;
+  pipelined(
+      *first, signs, n,
+      [&](std::uint64_t sign, std::size_t) { storage->prefetch_for_write(sign, storage->home(sign)); },
+      [&](std::uint64_t sign, std::size_t, std::size_t i) {
+        const TableStorage::Place place = storage->locate(sign);
+        const bool there = place.bucket != TableStorage::kNowhere.bucket;
+        if (there && storage->ordinal_at(place) > ordinal) return;
+        pack_row(rows[i], dim_, source, type_, words);
+        if (there) {
+          storage->overwrite(place, words.data(), ordinal);
+        } else {
+          const std::size_t rows_now = size();
+          if (rows_now >= storage->max_rows()) {
+            storage = rebuilt(*storage, rows_now / 2 * kGrowth + kSlots);
+            publish(storage);
+          }
+          storage->insert(sign, words.data(), ordinal);
+          size_.store(rows_now + 1, std::memory_order_relaxed);
+        }
+        ++written;
+      });
+  return written;
+}
+
+std::size_t Table::upsert(const std::byte* signs, const std::byte* rows, std::size_t n, RowType source,
+                          std::uint32_t ordinal) {
+  constexpr std::size_t kChunk = 1024;
+  const std::byte* pointers[kChunk];
+  const std::size_t width = dim_ * item_size(source);
+  std::size_t written = 0;
+  for (std::size_t begin = 0; begin < n; begin += kChunk) {
+    const std::size_t count = std::min(kChunk, n - begin);
+    for (std::size_t i = 0; i < count; ++i) pointers[i] = rows + (begin + i) * width;
+    written += upsert(signs + begin * sizeof(std::uint64_t), pointers, count, source, ordinal);
+  }
+  return written;
+}
+
+std::size_t Table::erase(const std::byte* signs, std::size_t n, std::uint32_t ordinal) {
+  const std::lock_guard lock(writer_);
+  std::size_t erased = 0;
+  pipelined(
+      *storage_, signs, n, [](std::uint64_t, std::size_t) {},
+      [&](std::uint64_t sign, std::size_t, std::size_t) {
+        const TableStorage::Place place = storage_->locate(sign);
+        if (place.bucket == TableStorage::kNowhere.bucket || storage_->ordinal_at(place) > ordinal) return;
+        storage_->remove(place);
+        ++erased;
+      });
+  size_.store(size() - erased, std::memory_order_relaxed);
+  return erased;
+}
+
+void Table::reserve(std::size_t rows) {
+  const std::lock_guard lock(writer_);
+  if (rows > storage_->max_rows()) publish(rebuilt(*storage_, rows));
+}
+
+std::shared_ptr<TableStorage> Table::rebuilt(const TableStorage& old, std::size_t rows) const {
+  auto storage = std::make_shared<TableStorage>(buckets_for(rows), row_bytes());
+  std::uint64_t signs[kSlots];
+  std::uint32_t ordinals[kSlots];
+  std::vector<std::byte> values(kSlots * row_bytes());
+  std::vector<std::uint64_t> words(storage->row_words());
+  // Old and new buckets are in the order of the hash, so both sides are walked front to back.
+  for (std::size_t index = 0; index < old.bucket_count(); ++index) {
+    const std::size_t n = old.read_bucket(index, signs, values.data(), ordinals);
+    for (std::size_t i = 0; i < n; ++i) {
+      pack_row(values.data() + i * row_bytes(), dim_, type_, type_, words);
+      storage->insert(signs[i], words.data(), ordinals[i]);
+    }
+  }
+  return storage;
+}
+
+Table::Page Table::scan(std::size_t start, std::size_t limit) const {
+  const auto storage = pin();
+  Page page{{}, {}, {}, kEnd};
+  std::uint64_t signs[kSlots];
+  std::uint32_t ordinals[kSlots];
+  std::vector<std::byte> rows(kSlots * row_bytes());
+  // A position is a bucket here: a page ends at a bucket's end, so it may hold a few rows more or less than
+  // asked.
+  for (std::size_t index = start; index < storage->bucket_count(); ++index) {
+    if (page.signs.size() >= limit) {
+      page.next = index;
+      break;
+    }
+    const std::size_t n = storage->read_bucket(index, signs, rows.data(), ordinals);
+    page.signs.insert(page.signs.end(), signs, signs + n);
+    page.ordinals.insert(page.ordinals.end(), ordinals, ordinals + n);
+    page.rows.insert(page.rows.end(), rows.data(), rows.data() + n * row_bytes());
+  }
+  return page;
+}
+
+}  // namespace satrap
