@@ -1,0 +1,54 @@
+# Every target sets up what it needs. `make setup` alone makes .venv and installs satrap in it.
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3.11
+STAMP := $(VENV)/.installed
+NATIVE := $(shell find native CMakeLists.txt -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
+export PATH := $(abspath $(BIN)):$(PATH)
+
+.PHONY: setup demo test test-fast bench lint types contracts protos stubs sanitize clean help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(STAMP)  ## make .venv and install satrap with everything it needs
+
+$(STAMP): pyproject.toml constraints.txt $(NATIVE)
+	@scripts/setup "$(PYTHON)" "$(VENV)"
+	@touch $@
+
+demo: setup  ## train, checkpoint, serve on two shards, compare the AUC; under two minutes
+	@$(BIN)/satrap demo $(DEMO_FLAGS)
+
+test: setup  ## the whole suite: fast tests, then slow ones
+	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m slow
+
+test-fast: setup  ## without the tests that start processes
+	$(BIN)/python -m pytest -m "not slow"
+
+bench: setup  ## the benchmarks, quickly; see docs/benchmarks.md for the full runs
+	$(BIN)/python benchmarks/serve.py --quick
+
+lint: setup  ## layout and lint of Python and C++
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	git ls-files 'native/*.cpp' 'native/*.h' | xargs $(BIN)/clang-format --dry-run --Werror
+
+types: setup  ## mypy, strict
+	$(BIN)/mypy
+
+contracts: setup  ## who may import whom
+	$(BIN)/lint-imports
+
+protos: setup  ## generate the Python modules of protos/*.proto
+	scripts/protos
+
+stubs: setup  ## generate the type stubs of the native core
+	scripts/stubs
+
+sanitize: setup  ## native tests under ASan/UBSan and TSan
+	scripts/sanitize
+
+clean:  ## remove what the targets made
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,64 @@
+"""The command line's table of contents, and the one place where an error becomes a sentence and an exit status."""
+
+import logging
+import sys
+
+import typer
+
+import satrap
+from satrap.cli import archive, demo, execute, servers, up
+from satrap.errors import SatrapError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="satrap",
+    help="Serve models whose weight sits in embeddings: PERSIA's checkpoints over TorchServe's API.",
+    no_args_is_help=True,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+app.command("up")(up.up)
+app.command("embedding-server")(servers.embedding_server)
+app.command("middleware")(servers.middleware)
+app.command("serving")(servers.serving)
+app.command("archive")(archive.archive)
+app.command(
+    "exec",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)(execute.execute)
+app.command("demo")(demo.demo)
+# PERSIA's names of the first two processes.
+app.command("embedding-parameter-server", hidden=True)(servers.embedding_server)
+app.command("embedding-worker", hidden=True)(servers.middleware)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"satrap {satrap.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Say the version."
+    ),
+) -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+
+
+def main() -> None:
+    """Run the command line. An error of satrap's own is one sentence on standard error and exit status 1."""
+    try:
+        app()
+    except SatrapError as error:
+        print(f"satrap: error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,111 @@
+"""Flags that several commands share."""
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from satrap.config import EmbeddingConfig, GlobalConfig, load_embedding_config, load_global_config
+from satrap.errors import InvalidInputError
+
+__all__ = [
+    "Checkpoint",
+    "EmbeddingConfigPath",
+    "ExitWithParent",
+    "GlobalConfigPath",
+    "Host",
+    "Insecure",
+    "ModelStore",
+    "Models",
+    "Shards",
+    "read_embedding_config",
+    "read_global_config",
+    "require_embedding_config",
+    "shard_addresses",
+]
+
+log = logging.getLogger("satrap.config")
+
+GlobalConfigPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--global-config",
+        envvar="PERSIA_GLOBAL_CONFIG",
+        help="global_config.yaml, PERSIA's or satrap's. Without it every key has its default.",
+        show_envvar=True,
+    ),
+]
+EmbeddingConfigPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--embedding-config",
+        envvar="PERSIA_EMBEDDING_CONFIG",
+        help="embedding_config.yml, PERSIA's as it is: the features and their dims.",
+        show_envvar=True,
+    ),
+]
+Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure", help="Listen on an address that others can reach, without tokens and encryption."
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        "--checkpoint", help="Checkpoint directory to load; otherwise infer_config.embedding_checkpoint."
+    ),
+]
+ModelStore = Annotated[
+    Path | None,
+    typer.Option("--model-store", help="Directory with the .mar archives that may be registered."),
+]
+Models = Annotated[
+    str | None,
+    typer.Option("--models", help="Archives to register at start: a.mar,b.mar or name=a.mar, or all."),
+]
+Shards = Annotated[
+    str | None,
+    typer.Option(
+        "--shards",
+        help="Addresses of the embedding servers, comma-separated, in order; otherwise infer_config.servers.",
+        envvar="SATRAP_SHARDS",
+    ),
+]
+ExitWithParent = Annotated[
+    bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when standard input closes.")
+]
+
+
+def read_global_config(path: Path | None) -> GlobalConfig:
+    """The file's values, or the defaults without a file; unknown keys of PERSIA's are logged."""
+    return load_global_config(path, log.warning) if path is not None else GlobalConfig()
+
+
+def read_embedding_config(path: Path | None) -> EmbeddingConfig | None:
+    """The file's values, or None without a file."""
+    return load_embedding_config(path, log.warning) if path is not None else None
+
+
+def require_embedding_config(path: Path | None) -> EmbeddingConfig:
+    """The file's values.
+
+    Raises:
+        InvalidInputError: no file was named.
+    """
+    config = read_embedding_config(path)
+    if config is None:
+        raise InvalidInputError(
+            "no embedding config: pass --embedding-config FILE or set PERSIA_EMBEDDING_CONFIG "
+            "(the embedding_config.yml of the training job)"
+        )
+    return config
+
+
+def shard_addresses(flag: str | None, config: GlobalConfig) -> list[str]:
+    """The embedding servers in order: those of the flag, otherwise infer_config.servers; may be empty."""
+    if flag is not None:
+        return [address.strip() for address in flag.split(",") if address.strip()]
+    return list(config.common_config.infer_config.servers)

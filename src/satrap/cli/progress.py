@@ -1,0 +1,58 @@
+"""A progress bar on standard error while a checkpoint loads; lines, one in ten percent, where it is no terminal."""
+
+import logging
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+__all__ = ["LoadProgress"]
+
+log = logging.getLogger("satrap.load")
+
+
+class LoadProgress:
+    """Shows how far a load is. `update` may be called from any thread."""
+
+    def __init__(self, name: str) -> None:
+        """Show nothing yet; `name` stands before the bar."""
+        self._name = name
+        self._bar: Progress | None = None
+        self._said = 0
+
+    def update(self, fraction: float, rows: int) -> None:
+        """`fraction` of the checkpoint is loaded (0 to 1), `rows` rows so far."""
+        if not sys.stderr.isatty():
+            tenth = int(fraction * 10)
+            if tenth > self._said:
+                self._said = tenth
+                log.info("%s: %d %% loaded, %s rows", self._name, tenth * 10, f"{rows:,}")
+            return
+        if self._bar is None:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TextColumn("{task.fields[rows]:,} rows"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+            self._bar.add_task(f"loading {self._name}", total=1.0, rows=0)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=fraction, rows=rows)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def __enter__(self) -> "LoadProgress":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

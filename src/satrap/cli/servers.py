@@ -1,0 +1,155 @@
+"""The commands that run one process: an embedding server, a middleware, a serving frontend."""
+
+import sys
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from satrap.cli import options
+from satrap.signals import stop_on_eof, stop_on_signals
+
+__all__ = ["embedding_server", "middleware", "serving"]
+
+
+def _announce(line: str) -> None:
+    """The one line on standard output, which a supervisor or a script waits for."""
+    print(line, flush=True)
+
+
+def _stop_event(exit_with_parent: bool) -> threading.Event:
+    stop = threading.Event()
+    stop_on_signals(stop)
+    if exit_with_parent:
+        stop_on_eof(stop)
+    return stop
+
+
+def embedding_server(
+    global_config: options.GlobalConfigPath = None,
+    embedding_config: options.EmbeddingConfigPath = None,
+    replica_index: Annotated[int, typer.Option(min=0, help="Which shard this is, from 0.")] = 0,
+    replica_size: Annotated[int, typer.Option(min=1, help="How many shards there are.")] = 1,
+    host: options.Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8888,
+    checkpoint: options.Checkpoint = None,
+    unix_socket: Annotated[
+        Path | None,
+        typer.Option(help="Also listen on this Unix socket: cheaper for processes of this machine."),
+    ] = None,
+    insecure: options.Insecure = False,
+    exit_with_parent: options.ExitWithParent = False,
+) -> None:
+    """Hold one shard of the embeddings and answer lookups.
+
+    Example: satrap embedding-server --replica-index 0 --replica-size 2 --port 8888 --checkpoint /data/checkpoint
+    """
+    from satrap.cli.progress import LoadProgress
+    from satrap.embedding_server.server import EmbeddingServerSettings, run
+    from satrap.rpc import check_bind_host
+
+    check_bind_host(host, insecure=insecure)
+    config = options.read_global_config(global_config)
+    options.read_embedding_config(embedding_config)  # a broken file is found here, not at the first lookup
+    named = config.common_config.infer_config.embedding_checkpoint
+    stop = _stop_event(exit_with_parent)
+    with LoadProgress(f"shard {replica_index} of {replica_size}") as progress:
+
+        def ready(line: str) -> None:
+            progress.close()
+            _announce(line)
+
+        run(
+            EmbeddingServerSettings(
+                host=host,
+                port=port,
+                replica_index=replica_index,
+                replica_size=replica_size,
+                checkpoint=checkpoint or (Path(named) if named else None),
+                row_dtype=config.embedding_server.row_dtype,
+                load_threads=config.embedding_server.load_threads,
+                rpc_threads=config.embedding_server.rpc_threads,
+                unix_socket=unix_socket,
+            ),
+            stop,
+            ready,
+            on_progress=progress.update,
+        )
+
+
+def middleware(
+    global_config: options.GlobalConfigPath = None,
+    embedding_config: options.EmbeddingConfigPath = None,
+    host: options.Host = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8887,
+    shards: options.Shards = None,
+    insecure: options.Insecure = False,
+    exit_with_parent: options.ExitWithParent = False,
+) -> None:
+    """Turn batches of ids into tensors, for clients that do not look up in their own process.
+
+    Example: satrap middleware --global-config global_config.yaml --embedding-config embedding_config.yml --port 8887
+    """
+    from satrap.middleware.server import MiddlewareSettings, run
+    from satrap.rpc import check_bind_host
+
+    check_bind_host(host, insecure=insecure)
+    config = options.read_global_config(global_config)
+    run(
+        MiddlewareSettings(
+            embedding_config=options.require_embedding_config(embedding_config),
+            shards=options.shard_addresses(shards, config),
+            host=host,
+            port=port,
+            lookup_timeout=config.middleware.lookup_timeout_seconds,
+            rpc_threads=config.middleware.rpc_threads,
+        ),
+        _stop_event(exit_with_parent),
+        _announce,
+    )
+
+
+def serving(
+    model_store: options.ModelStore = None,
+    global_config: options.GlobalConfigPath = None,
+    embedding_config: options.EmbeddingConfigPath = None,
+    models: options.Models = None,
+    host: options.Host = "127.0.0.1",
+    grpc_inference_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of TorchServe's inference API; 0 picks a free one.")
+    ] = 7070,
+    grpc_management_port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of TorchServe's management API; 0 picks a free one.")
+    ] = 7071,
+    shards: options.Shards = None,
+    insecure: options.Insecure = False,
+    exit_with_parent: options.ExitWithParent = False,
+) -> None:
+    """Serve models from .mar archives over TorchServe's gRPC.
+
+    Example: satrap serving --model-store model_store --models deepctr.mar --embedding-config embedding_config.yml
+    """
+    from satrap.rpc import check_bind_host
+    from satrap.serving.server import ServingSettings, run
+
+    check_bind_host(host, insecure=insecure)
+    config = options.read_global_config(global_config)
+    options.read_embedding_config(embedding_config)
+    run(
+        ServingSettings(
+            config=config.serving,
+            models_config=config.models,
+            model_store=model_store,
+            startup_models=models,
+            host=host,
+            inference_port=grpc_inference_port,
+            management_port=grpc_management_port,
+            global_config=global_config,
+            embedding_config=embedding_config,
+            shards=shards,
+        ),
+        _stop_event(exit_with_parent),
+        _announce,
+    )
+    sys.stdout.flush()

@@ -1,0 +1,22 @@
+"""What `satrap up` decides."""
+
+from satrap.cli.up import ready_line, shard_count
+
+
+def test_the_flag_wins_over_the_config_and_one_is_the_least():
+    assert shard_count(3, ["a:1", "b:2"]) == 3
+    assert shard_count(None, ["a:1", "b:2"]) == 2
+    assert shard_count(None, []) == 1
+
+
+def test_the_ready_line_adds_up_what_the_children_said():
+    assert (
+        ready_line(
+            [
+                "satrap embedding-server ready on 127.0.0.1:41: shard 0 of 2, 1,500 rows",
+                "satrap embedding-server ready on 127.0.0.1:42: shard 1 of 2, 500 rows",
+                "satrap serving ready on 127.0.0.1:7070 (inference), 127.0.0.1:7071 (management): 1 model",
+            ]
+        )
+        == "satrap up ready on 127.0.0.1:7070 (inference), 127.0.0.1:7071 (management): 1 model, 2 shards, 2,000 rows"
+    )
