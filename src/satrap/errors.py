@@ -13,7 +13,8 @@
     │       └── CheckpointCorruptError      a file is not what it says: offset
     ├── NotFoundError                  NOT_FOUND            404
     │   ├── ModelNotFoundError         model
-    │   └── ModelVersionNotFoundError  model, version
+    │   ├── ModelVersionNotFoundError  model, version
+    │   └── ArchiveNotFoundError       an archive that the model store does not offer: url
     ├── ConflictError                  ABORTED              409
     │   ├── VersionRegisteredError     model, version
     │   └── DefaultVersionError        PERMISSION_DENIED    403: model
@@ -27,6 +28,7 @@
     ├── WorkerError                    INTERNAL             500
     │   ├── WorkerStartError           model, version, reason
     │   └── WorkerDiedError            model, version
+    ├── UnregisterTimeoutError     FAILED_PRECONDITION  408: model
     └── RemoteError                    as the server said: status, details
 
 Caller mistakes are `InvalidInputError`; weather is the rest. Facts are attributes, the sentence is built from
@@ -42,6 +44,7 @@ import grpc
 
 __all__ = [
     "ArchiveError",
+    "ArchiveNotFoundError",
     "BatchDecodeError",
     "BatchError",
     "CheckpointCorruptError",
@@ -64,6 +67,7 @@ __all__ = [
     "ShardUnavailableError",
     "UnavailableError",
     "UnknownFeatureError",
+    "UnregisterTimeoutError",
     "UnsupportedBatchError",
     "VersionRegisteredError",
     "WorkerDiedError",
@@ -173,6 +177,15 @@ class ModelVersionNotFoundError(NotFoundError):
         """Build TorchServe's sentence."""
         self.model, self.version = model, version
         super().__init__(f"Model version: {version} does not exist for model: {model}")
+
+
+class ArchiveNotFoundError(NotFoundError):
+    """The model store offers no such archive; the sentence is TorchServe's."""
+
+    def __init__(self, url: str, sentence: str) -> None:
+        """Keep the url as it was given, and TorchServe's sentence."""
+        self.url = url
+        super().__init__(sentence)
 
 
 class ConflictError(SatrapError):
@@ -297,6 +310,18 @@ class WorkerDiedError(WorkerError):
         """Build TorchServe's sentence."""
         self.model, self.version = model, version
         super().__init__("Worker died.")
+
+
+class UnregisterTimeoutError(SatrapError):
+    """A version was taken out, but some of its requests were not finished in time; the sentence is TorchServe's."""
+
+    grpc_status = grpc.StatusCode.FAILED_PRECONDITION
+    http_status = 408
+
+    def __init__(self, model: str) -> None:
+        """Build TorchServe's sentence."""
+        self.model = model
+        super().__init__(f"Timed out while cleaning resources: {model}")
 
 
 class RemoteError(SatrapError):
