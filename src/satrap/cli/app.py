@@ -6,7 +6,11 @@ import sys
 import typer
 
 import satrap
-from satrap.cli import archive, demo, execute, servers, up
+from satrap.cli.archive import archive
+from satrap.cli.demo import demo
+from satrap.cli.execute import execute
+from satrap.cli.servers import embedding_server, middleware, serving
+from satrap.cli.up import up
 from satrap.errors import SatrapError
 
 __all__ = ["app", "main"]
@@ -21,19 +25,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.command("up")(up.up)
-app.command("embedding-server")(servers.embedding_server)
-app.command("middleware")(servers.middleware)
-app.command("serving")(servers.serving)
-app.command("archive")(archive.archive)
+app.command("up")(up)
+app.command("embedding-server")(embedding_server)
+app.command("middleware")(middleware)
+app.command("serving")(serving)
+app.command("archive")(archive)
 app.command(
     "exec",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-)(execute.execute)
-app.command("demo")(demo.demo)
+)(execute)
+app.command("demo")(demo)
 # PERSIA's names of the first two processes.
-app.command("embedding-parameter-server", hidden=True)(servers.embedding_server)
-app.command("embedding-worker", hidden=True)(servers.middleware)
+app.command("embedding-parameter-server", hidden=True)(embedding_server)
+app.command("embedding-worker", hidden=True)(middleware)
 
 
 def _print_version(value: bool) -> None:

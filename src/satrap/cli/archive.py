@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -65,9 +65,9 @@ def archive(
         serialized_file=serialized_file,
         model_file=model_file,
         extra_files=extra_files,
-        runtime=cast(packaging.Runtime, runtime.value),
+        runtime=runtime.value,
         export_path=export_path,
-        archive_format=cast(packaging.ArchiveFormat, archive_format.value),
+        archive_format=archive_format.value,
         force=force,
         requirements_file=requirements_file,
         config_file=config_file,

@@ -91,8 +91,9 @@ def make_clicks(samples: int, seed: int) -> Clicks:
 
 
 def _zipf(n: int) -> NDArray[np.float64]:
-    weights = np.arange(1, n + 1, dtype=np.float64) ** -_ZIPF
-    return weights / weights.sum()
+    weights: NDArray[np.float64] = np.arange(1, n + 1, dtype=np.float64) ** -_ZIPF
+    shares: NDArray[np.float64] = weights / weights.sum()
+    return shares
 
 
 def embedding_config_text() -> str:

@@ -33,21 +33,18 @@ class DenseModel(nn.Module):
         return torch.sigmoid(self.layers(torch.cat(parts, 1)))
 
 
-class Embeddings(nn.Module):
+class Embeddings:
     """One table a slot, as a trainer without PERSIA has it."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.tables = nn.ModuleDict(
-            {
-                name: nn.EmbeddingBag(slot.ids, slot.dim, mode="sum" if slot.summed else "mean", sparse=True)
-                for name, slot in SLOTS.items()
-            }
-        )
+        self.tables = {
+            name: nn.EmbeddingBag(slot.ids, slot.dim, mode="sum" if slot.summed else "mean", sparse=True)
+            for name, slot in SLOTS.items()
+        }
         for table in self.tables.values():
             nn.init.normal_(table.weight, std=0.05)
 
-    def forward(self, clicks: Clicks) -> list[Tensor]:
+    def look_up(self, clicks: Clicks) -> list[Tensor]:
         """`[batch, dim]` for each slot, in the order of the slots."""
         return [
             table(
@@ -71,16 +68,16 @@ def train(clicks: Clicks, seed: int, epochs: int) -> tuple[Embeddings, DenseMode
     """Fit both parts; deterministic for a seed and a number of threads."""
     torch.manual_seed(seed)
     embeddings, dense = Embeddings(), DenseModel()
-    sparse_optimizer = torch.optim.SparseAdam(list(embeddings.parameters()), lr=0.01)
+    sparse_optimizer = torch.optim.SparseAdam([table.weight for table in embeddings.tables.values()], lr=0.01)
     dense_optimizer = torch.optim.Adam(dense.parameters(), lr=0.003)
     for _ in range(epochs):
         for chunk in _chunks(clicks, _BATCH):
-            predicted = dense([torch.from_numpy(chunk.dense)], embeddings(chunk)).reshape(-1)
+            predicted = dense([torch.from_numpy(chunk.dense)], embeddings.look_up(chunk)).reshape(-1)
             loss = nn.functional.binary_cross_entropy(predicted, torch.from_numpy(chunk.labels))
             sparse_optimizer.zero_grad()
             dense_optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            sparse_optimizer.step()
+            sparse_optimizer.step()  # type: ignore[no-untyped-call]
             dense_optimizer.step()
     return embeddings, dense
 
@@ -90,7 +87,7 @@ def predict(embeddings: Embeddings, dense: DenseModel, clicks: Clicks) -> NDArra
     """The offline answer: `[samples]`, in float32 throughout."""
     return np.concatenate(
         [
-            dense([torch.from_numpy(chunk.dense)], embeddings(chunk)).reshape(-1).numpy()
+            dense([torch.from_numpy(chunk.dense)], embeddings.look_up(chunk)).reshape(-1).numpy()
             for chunk in _chunks(clicks, _BATCH)
         ]
     )

@@ -1,0 +1,235 @@
+"""Runs the demo: every step prints what it did and how long it took."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from satrap._core import ids as id_kernels
+from satrap.client import InferenceClient
+from satrap.demo import clicks, model
+from satrap.demo.scores import auc
+from satrap.errors import SatrapError
+from satrap.serving.archive.package import package
+from satrap.trainer import write_persia_checkpoint
+
+__all__ = ["run"]
+
+_SEED = 20_26
+_TRAIN_SAMPLES = 200_000
+_HELD_OUT_SAMPLES = 25_600
+_EPOCHS = 2
+_BATCH = 128
+_SHARDS = 2
+_PREFIX_BITS = 8
+_MODEL = "demo"
+_TOLERANCE = 1e-3
+
+
+class DemoFailedError(SatrapError):
+    """The demo's own check did not hold."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """What the demo writes, under one folder."""
+
+    folder: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """PERSIA's checkpoint directory."""
+        return self.folder / "checkpoint"
+
+    @property
+    def model_store(self) -> Path:
+        """The archives."""
+        return self.folder / "model_store"
+
+    @property
+    def embedding_config(self) -> Path:
+        """The features."""
+        return self.folder / "embedding_config.yml"
+
+
+@dataclass(frozen=True)
+class Served:
+    """What came back: predictions `[samples]`, seconds per request `[requests]`."""
+
+    predictions: NDArray[np.float32]
+    seconds: NDArray[np.float64]
+
+
+def run(*, keep: bool, folder: Path | None) -> None:
+    """Run all of it; with `keep` stay up until interrupted.
+
+    Raises:
+        DemoFailedError: the AUC served differs from the AUC computed offline.
+    """
+    console = Console(highlight=False)
+    with ExitStack() as stack:
+        root = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="satrap-demo-")))
+        files = Files(root.resolve())
+        with _step(console, f"making {_TRAIN_SAMPLES + _HELD_OUT_SAMPLES:,} clicks"):
+            data = clicks.make_clicks(_TRAIN_SAMPLES + _HELD_OUT_SAMPLES, _SEED)
+            held_out = data.slice(_TRAIN_SAMPLES, len(data))
+        with _step(console, "training embeddings and a dense model"):
+            embeddings, dense = model.train(data.slice(0, _TRAIN_SAMPLES), _SEED, _EPOCHS)
+            offline = model.predict(embeddings, dense, held_out)
+        with _step(console, f"writing a PERSIA checkpoint and an archive to {files.folder}"):
+            _write(files, embeddings, dense)
+        with _step(console, f"starting {_SHARDS} embedding servers and serving"):
+            process, line = stack.enter_context(_satrap_up(files))
+        console.print(f"  {line}")
+        inference, management = _addresses(line)
+        with _step(
+            console, f"sending {_HELD_OUT_SAMPLES:,} held-out samples in batches of {_BATCH} over gRPC"
+        ):
+            served = _send(inference, held_out)
+        served_auc, offline_auc = auc(held_out.labels, served.predictions), auc(held_out.labels, offline)
+        console.print(_report(served, served_auc, offline_auc))
+        if abs(served_auc - offline_auc) > _TOLERANCE:
+            raise DemoFailedError(
+                f"the AUC served is {served_auc:.5f}, offline it is {offline_auc:.5f}: "
+                f"more than {_TOLERANCE} apart, so what is served is not what was trained"
+            )
+        if keep:
+            _stay(console, process, files, inference, management)
+
+
+@contextmanager
+def _step(console: Console, what: str) -> Iterator[None]:
+    started = time.perf_counter()
+    with console.status(what):
+        yield
+    console.print(f"{what}: {time.perf_counter() - started:.1f} s")
+
+
+def _write(files: Files, embeddings: model.Embeddings, dense: model.DenseModel) -> None:
+    files.model_store.mkdir(parents=True, exist_ok=True)
+    files.embedding_config.write_text(clicks.embedding_config_text(), encoding="utf-8")
+    by_dim: dict[int, list[tuple[NDArray[np.uint64], NDArray[np.float32]]]] = {}
+    for group, (name, rows) in enumerate(embeddings.rows().items()):
+        prefix = (group + 1) << (64 - _PREFIX_BITS)
+        signs = id_kernels.add_prefix(np.arange(len(rows), dtype=np.uint64), _PREFIX_BITS, prefix)
+        by_dim.setdefault(clicks.SLOTS[name].dim, []).append((signs, rows))
+    write_persia_checkpoint(
+        files.checkpoint,
+        {
+            dim: (np.concatenate([signs for signs, _ in parts]), np.concatenate([rows for _, rows in parts]))
+            for dim, parts in by_dim.items()
+        },
+        num_shards=_SHARDS,
+        num_internal_shards=4,
+    )
+    serialized = files.folder / f"{_MODEL}.pt"
+    torch.jit.script(dense).save(serialized)
+    package(
+        model_name=_MODEL,
+        version="1.0",
+        serialized_file=serialized,
+        export_path=files.model_store,
+        force=True,
+    )
+
+
+@contextmanager
+def _satrap_up(files: Files) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`satrap up` on free ports; stopped, and waited for, at the end."""
+    command = [sys.executable, "-P", "-m", "satrap.cli", "up", "--exit-with-parent", "--shards", str(_SHARDS)]
+    command += ["--embedding-config", str(files.embedding_config), "--checkpoint", str(files.checkpoint)]
+    command += ["--model-store", str(files.model_store), "--models", "all"]
+    command += ["--grpc-inference-port", "0", "--grpc-management-port", "0"]
+    log = (files.folder / "satrap.log").open("w", encoding="utf-8")
+    with (
+        log,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline().strip()
+            if not line:
+                raise DemoFailedError(
+                    f"satrap up did not start:\n{(files.folder / 'satrap.log').read_text(encoding='utf-8')}"
+                )
+            yield process, line
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _addresses(line: str) -> tuple[str, str]:
+    """Inference and management address from the ready line."""
+    words = line.replace(",", "").split()
+    return words[words.index("(inference)") - 1], words[words.index("(management):") - 1]
+
+
+def _send(address: str, samples: clicks.Clicks) -> Served:
+    payloads = [samples.slice(i, i + _BATCH).batch() for i in range(0, len(samples), _BATCH)]
+    predictions, seconds = [], []
+    with InferenceClient(address) as client:
+        for _ in range(3):  # the first forwards of a TorchScript model are its profiling runs
+            client.infer(_MODEL, payloads[0])
+        for payload in payloads:
+            data = payload.to_bytes()
+            started = time.perf_counter()
+            predictions.append(client.infer(_MODEL, data))
+            seconds.append(time.perf_counter() - started)
+    return Served(np.concatenate(predictions).astype(np.float32), np.array(seconds))
+
+
+def _report(served: Served, served_auc: float, offline_auc: float) -> Table:
+    table = Table(title="satrap demo", show_header=False)
+    table.add_row("AUC served", f"{served_auc:.5f}")
+    table.add_row("AUC offline", f"{offline_auc:.5f}")
+    table.add_row("requests", f"{len(served.seconds):,} of {_BATCH} samples")
+    for name, share in (("p50", 50), ("p90", 90), ("p99", 99)):
+        table.add_row(f"latency {name}", f"{np.percentile(served.seconds, share) * 1e3:.2f} ms")
+    return table
+
+
+def _stay(
+    console: Console, process: subprocess.Popen[str], files: Files, inference: str, management: str
+) -> None:
+    console.print(
+        f"""
+Up until Ctrl-C. Try, in another terminal:
+
+  # look at a batch's predictions
+  python - <<'PY'
+  from satrap.client import InferenceClient
+  from satrap.demo.clicks import make_clicks
+  with InferenceClient("{inference}") as client:
+      print(client.infer("{_MODEL}", make_clicks(4, seed=1).batch()))
+  PY
+
+  # register a second version while it serves, and make it the default
+  satrap archive --model-name {_MODEL} --version 2.0 --serialized-file {files.folder}/{_MODEL}.pt \\
+    --export-path {files.model_store} --force
+  python - <<'PY'
+  from satrap.client import ManagementClient
+  with ManagementClient("{management}") as client:
+      print(client.register("{_MODEL}.mar", initial_workers=1, synchronous=True))
+      print(client.set_default("{_MODEL}", "2.0"))
+  PY
+
+  # what the servers say
+  tail -f {files.folder}/satrap.log
+"""
+    )
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        console.print("stopping")
