@@ -1,5 +1,10 @@
 """What every test may ask for."""
 
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -9,3 +14,82 @@ import pytest
 def persia_data() -> Path:
     """The folder of bytes that PERSIA's own code wrote."""
     return Path(__file__).parent / "data" / "persia"
+
+
+@dataclass
+class Command:
+    """A running `satrap` command: its process, its ready line, and what it logs."""
+
+    process: subprocess.Popen[str]
+    line: str
+    log: Path
+
+    @property
+    def addresses(self) -> list[str]:
+        """Every host:port of the ready line, in order."""
+        return re.findall(r"[\w.]+:\d+", self.line)
+
+    def stop(self) -> int:
+        """SIGTERM, wait, and the exit status."""
+        self.process.terminate()
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        self.process.kill()
+        self.process.wait(60)
+
+
+class Commands:
+    """Starts commands and stops what is left of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._running: list[Command] = []
+
+    def __call__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> Command:
+        """Start `satrap ARGUMENTS` and wait for its ready line; a command that ends instead fails the test."""
+        log = self._folder / f"command-{len(self._running)}.log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "satrap.cli", *map(str, arguments), "--exit-with-parent"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=env,
+            )
+        command = Command(process, "", log)
+        self._running.append(command)
+        command.line = process.stdout.readline().strip()
+        if not command.line:
+            pytest.fail(f"satrap {arguments[0]} did not become ready:\n{log.read_text()}")
+        return command
+
+    def close(self) -> None:
+        """Stop everything, in reverse order."""
+        for command in reversed(self._running):
+            if command.process.poll() is None:
+                command.process.terminate()
+                try:
+                    command.process.wait(60)
+                except subprocess.TimeoutExpired:
+                    command.kill()
+            for pipe in (command.process.stdin, command.process.stdout):
+                pipe.close()
+
+
+@pytest.fixture
+def satrap(tmp_path: Path) -> Iterator[Commands]:
+    """Start `satrap` commands as a user does; they are stopped at the end of the test."""
+    commands = Commands(tmp_path)
+    yield commands
+    commands.close()
+
+
+@pytest.fixture(scope="module")
+def satrap_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+    """The same, for all tests of a module."""
+    commands = Commands(tmp_path_factory.mktemp("commands"))
+    yield commands
+    commands.close()
