@@ -29,7 +29,8 @@
     │   ├── WorkerStartError           model, version, reason
     │   └── WorkerDiedError            model, version
     ├── UnregisterTimeoutError     FAILED_PRECONDITION  408: model
-    └── RemoteError                    as the server said: status, details
+    ├── RemoteError                    as the server said: status, details
+    └── UnexpectedAnswerError          an answer that is not what the API promises
 
 Caller mistakes are `InvalidInputError`; weather is the rest. Facts are attributes, the sentence is built from
 them. `grpc_status` and `http_status` say how an error travels; lower-layer errors (native decoders, grpc, OS)
@@ -66,6 +67,7 @@ __all__ = [
     "ShardMismatchError",
     "ShardUnavailableError",
     "UnavailableError",
+    "UnexpectedAnswerError",
     "UnknownFeatureError",
     "UnregisterTimeoutError",
     "UnsupportedBatchError",
@@ -331,3 +333,7 @@ class RemoteError(SatrapError):
         """Keep the status and the server's sentence."""
         self.status, self.details = status, details
         super().__init__(f"{status.name}: {details}")
+
+
+class UnexpectedAnswerError(SatrapError):
+    """A server answered with success, and with something that its API does not promise."""

@@ -6,6 +6,7 @@ No server shares its port (`so_reuseport` off): a second one on the same port is
 connections.
 """
 
+import re
 from collections.abc import Mapping
 from concurrent import futures
 from typing import Any
@@ -104,10 +105,29 @@ _BY_STATUS: Mapping[grpc.StatusCode, type[errors.SatrapError]] = {
 }
 
 
+# TorchServe's details end in a Java class, `message\nsome.package.Class` or `message\nClass.()`. Its inference API
+# says INTERNAL whatever happened: then the class tells more than the status.
+_JAVA_CLASS = re.compile(r"\n(?:\w+\.)*(\w+(?:Exception|Error))(?:\.\(\))?\s*\Z")
+_BY_JAVA_CLASS: Mapping[str, type[errors.SatrapError]] = {
+    "BadRequestException": errors.InvalidInputError,
+    "ConflictStatusException": errors.ConflictError,
+    "ModelNotFoundException": errors.NotFoundError,
+    "ModelVersionNotFoundException": errors.NotFoundError,
+    "ServiceUnavailableException": errors.UnavailableError,
+}
+
+
 def error_from_rpc(error: grpc.RpcError) -> errors.SatrapError:
-    """Translate what a call raised; every status has a class, `RemoteError` where there is no closer one."""
+    """Translate what a call raised; every status has a class, `RemoteError` where there is no closer one.
+
+    The sentence is the server's, without the Java class that TorchServe puts behind it.
+    """
     call: Any = error  # grpc raises objects that are RpcError and Call, which its stubs cannot say
     status = call.code() if hasattr(call, "code") else grpc.StatusCode.UNKNOWN
     details = (call.details() if hasattr(call, "details") else None) or str(error)
     kind = _BY_STATUS.get(status)
+    if java := _JAVA_CLASS.search(details):
+        details = details[: java.start()]
+        if status is grpc.StatusCode.INTERNAL:
+            kind = _BY_JAVA_CLASS.get(java[1])
     return kind(details) if kind is not None else errors.RemoteError(status, details)

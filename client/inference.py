@@ -1,0 +1,163 @@
+"""The client of TorchServe's inference API."""
+
+import json
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from google.protobuf import empty_pb2
+from numpy.typing import NDArray
+
+from satrap import rpc
+from satrap.client.call import Metadata, call, metadata_pairs
+from satrap.client.persia_batch import PersiaBatch
+from satrap.client.retry import DEFAULT_RETRY, Retry
+from satrap.errors import UnexpectedAnswerError
+from satrap.protos import inference_pb2, inference_pb2_grpc
+
+__all__ = ["InferenceClient", "parse_prediction"]
+
+BATCH_KEY = "batch"
+"""The input under which PERSIA's handlers, and satrap's, look for a batch."""
+
+
+class InferenceClient:
+    """Asks models for predictions, over gRPC.
+
+    Speaks to satrap and to TorchServe alike. Connects at the first call; one client is enough for all threads of
+    a process, and cheaper than several.
+
+        with InferenceClient("127.0.0.1:7070") as client:
+            scores = client.infer("deepctr", batch)
+
+    Predictions change nothing on the server, so a call that finds the server unavailable is tried again within
+    its deadline (see `Retry`).
+    """
+
+    def __init__(
+        self,
+        address: str = "127.0.0.1:7070",
+        *,
+        timeout: float = 60.0,
+        metadata: Metadata | None = None,
+        retry: Retry = DEFAULT_RETRY,
+    ) -> None:
+        """Prepare a channel; nothing is sent yet.
+
+        Args:
+            address: `host:port` or `unix:path`.
+            timeout: Seconds that a call may take, retries included, unless the call says otherwise.
+            metadata: Headers of every call, for instance `{"authorization": "Bearer <token>"}`.
+            retry: When an unavailable server is tried again; `NO_RETRY` never does.
+        """
+        self.address = address
+        self.timeout = timeout
+        self.retry = retry
+        self._metadata = dict(metadata or {})
+        self._channel = rpc.channel(address)
+        self._stub: Any = inference_pb2_grpc.InferenceAPIsServiceStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def __repr__(self) -> str:
+        return f"<InferenceClient {self.address}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; calls that are under way fail."""
+        self._channel.close()
+
+    def ping(self, *, timeout: float | None = None) -> str:
+        """The server's health in its own word, `Healthy` when all is well.
+
+        Raises:
+            SatrapError: it did not answer.
+        """
+        answer = self._call(self._stub.Ping, empty_pb2.Empty(), timeout, None)
+        try:
+            return str(json.loads(answer.health)["status"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UnexpectedAnswerError(f"the health is no JSON with a status: {answer.health!r}") from error
+
+    def infer(
+        self,
+        model: str,
+        batch: PersiaBatch | bytes,
+        *,
+        version: str = "",
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> NDArray[Any]:
+        """Predictions for a batch of samples, in their order.
+
+        Args:
+            model: The model's name.
+            batch: The samples, or their bytes (`PersiaBatch.to_bytes()`).
+            version: A version; empty: the model's default.
+            timeout: Seconds for this call, retries included.
+            metadata: Headers of this call, beside those of the client.
+
+        Returns:
+            What the handler answered, as an array: `[samples]` float64 for one number per sample, with as many
+            dimensions as its list is nested.
+
+        Raises:
+            InvalidInputError: the server cannot use the batch; the sentence says which feature.
+            NotFoundError: no such model or version.
+            UnavailableError: a shard or the server cannot be reached, and the retries did not help.
+            DeadlineError: no answer in time.
+            UnexpectedAnswerError: the answer is no list of numbers; `predict` gives it as it is.
+            RemoteError: anything else that the server said.
+        """
+        data = batch.to_bytes() if isinstance(batch, PersiaBatch) else bytes(batch)
+        answer = self.predict(model, {BATCH_KEY: data}, version=version, timeout=timeout, metadata=metadata)
+        return parse_prediction(answer)
+
+    def predict(
+        self,
+        model: str,
+        inputs: Mapping[str, bytes],
+        *,
+        version: str = "",
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> bytes:
+        """What a handler answers to named inputs, as the bytes that it came in.
+
+        Arguments and errors are those of `infer`.
+        """
+        request = inference_pb2.PredictionsRequest(model_name=model, model_version=version, input=inputs)
+        return bytes(self._call(self._stub.Predictions, request, timeout, metadata).prediction)
+
+    def _call(self, method: Any, request: Any, timeout: float | None, metadata: Metadata | None) -> Any:
+        return call(
+            method,
+            request,
+            timeout=self.timeout if timeout is None else timeout,
+            metadata=metadata_pairs({**self._metadata, **(metadata or {})}),
+            retry=self.retry,
+        )
+
+
+def parse_prediction(answer: bytes) -> NDArray[Any]:
+    """The array in a handler's answer: a JSON list of numbers, nested to any depth (NaN and Infinity allowed).
+
+    Raises:
+        UnexpectedAnswerError: it is something else, or rows differ in length.
+    """
+    try:
+        values = json.loads(answer)
+        array = np.asarray(values)
+    except ValueError as error:
+        raise UnexpectedAnswerError(
+            f"the prediction is no list of numbers: {error}: {answer[:80]!r}"
+        ) from error
+    if not isinstance(values, list) or (array.size and array.dtype.kind not in "biuf"):
+        raise UnexpectedAnswerError(f"the prediction is no list of numbers: {answer[:80]!r}")
+    return array

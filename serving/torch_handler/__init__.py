@@ -1,0 +1,1 @@
+"""TorchServe's handler classes. They import torch: only a worker imports this package."""

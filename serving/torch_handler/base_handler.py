@@ -1,0 +1,164 @@
+"""TorchServe's `BaseHandler`: loads the model of an archive and runs preprocess, inference and postprocess."""
+
+import importlib
+import inspect
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from satrap.errors import ArchiveError
+from satrap.serving.context import Context
+from satrap.serving.label_mapping import load_label_mapping
+
+__all__ = ["BaseHandler"]
+
+_LABEL_MAPPING = "index_to_name.json"
+
+
+class BaseHandler:
+    """What handlers derive from. A subclass overrides the steps that it needs to.
+
+    `initialize` sets, for the methods and for subclasses:
+
+    * `model`: the model in evaluation mode on `device`, or None when the archive has no serialized file
+      and no model file (such a handler loads what it needs itself);
+    * `device`: the GPU that the worker was given, otherwise the CPU; `map_location`: the same for `torch.load`;
+    * `manifest`, `context`, `model_yaml_config`: from the archive;
+    * `mapping`: the archive's `index_to_name.json`, or None.
+
+    One thread uses a handler at a time.
+    """
+
+    def __init__(self) -> None:
+        """Set every attribute; nothing is loaded before `initialize`."""
+        self.model: Any = None
+        self.mapping: dict[str, str] | None = None
+        self.device: torch.device | None = None
+        self.map_location: str | None = None
+        self.manifest: dict[str, Any] | None = None
+        self.context: Context | None = None
+        self.model_pt_path: str | None = None
+        self.model_yaml_config: dict[str, Any] = {}
+        self.initialized = False
+        self.explain = False
+        self.target = 0
+
+    def initialize(self, context: Context) -> None:
+        """Load the model: eager where the manifest has a `modelFile`, otherwise TorchScript of any suffix.
+
+        Raises:
+            ArchiveError: A file of the manifest is missing, cannot be loaded, or is of a kind (`.onnx`, `.so`)
+                that needs a handler of its own.
+        """
+        self.context = context
+        self.manifest = context.manifest
+        self.model_yaml_config = context.model_yaml_config
+        gpu = context.system_properties.get("gpu_id")
+        on_gpu = gpu is not None and torch.cuda.is_available()
+        self.map_location = "cuda" if on_gpu else "cpu"
+        self.device = torch.device(f"cuda:{gpu}" if on_gpu else "cpu")
+
+        folder = Path(str(context.system_properties["model_dir"]))
+        described = context.manifest.get("model", {})
+        serialized = described.get("serializedFile")
+        weights = folder / serialized if serialized else None
+        self.model_pt_path = str(weights) if weights is not None else None
+        if model_file := described.get("modelFile"):
+            self.model = self._load_eager(folder, model_file, weights)
+        elif weights is not None:
+            self.model = self._load_script(weights)
+        if self.model is not None:
+            self.model.eval()
+        self.mapping = load_label_mapping(folder / _LABEL_MAPPING)
+        self.initialized = True
+
+    def preprocess(self, data: Any) -> Any:
+        """Turn the requests into what the model takes: here one tensor on `device`."""
+        return torch.as_tensor(data, device=self.device)
+
+    def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the model on what `preprocess` returned."""
+        with torch.inference_mode():
+            return self.model(data.to(self.device), *args, **kwargs)
+
+    def postprocess(self, data: Any) -> list[Any]:
+        """Turn the model's output into a list with one element per request: here `tolist()`."""
+        answers: list[Any] = data.tolist()
+        return answers
+
+    def handle(self, data: Any, context: Context) -> Any:
+        """Answer a batch: `data` has one dict per request, and so many elements has the list returned.
+
+        A request with the header `describe: True` gets `describe_handle()` instead.
+        """
+        started = time.perf_counter()
+        self.context = context
+        if self._is_describe():
+            answers: Any = [self.describe_handle()]
+        else:
+            answers = self.postprocess(self.inference(self.preprocess(data)))
+        elapsed_ms = round((time.perf_counter() - started) * 1000, 2)
+        context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
+        return answers
+
+    def describe_handle(self) -> Any:
+        """What DescribeModel with `customized` tells about this model; None: nothing."""
+        return None
+
+    def _is_describe(self) -> bool:
+        return self.context is not None and self.context.get_request_header(0, "describe") == "True"
+
+    def _load_script(self, weights: Path) -> Any:
+        if weights.suffix in (".onnx", ".so"):
+            raise ArchiveError(
+                weights.name,
+                f"a {weights.suffix} model needs a handler that loads it in initialize(); without one, and "
+                "without a modelFile, every serialized file is taken as TorchScript (torch.jit.save)",
+            )
+        with _loading(weights), _without_script_deprecation():
+            return torch.jit.load(str(weights), map_location=self.device)  # type: ignore[no-untyped-call]
+
+    def _load_eager(self, folder: Path, model_file: str, weights: Path | None) -> torch.nn.Module:
+        if not (folder / model_file).is_file():
+            raise ArchiveError(model_file, "the manifest's modelFile is not in the archive")
+        # By name and not by path: pickles and the archive's other modules must meet the same classes.
+        module = importlib.import_module(Path(model_file).stem)
+        classes = [
+            c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__
+        ]
+        if len(classes) != 1:
+            raise ArchiveError(
+                model_file,
+                f"a model file defines exactly one class, this one has {len(classes)}: "
+                f"{', '.join(c.__name__ for c in classes) or 'none'}",
+            )
+        model: torch.nn.Module = classes[0]()
+        if weights is not None:
+            with _loading(weights):
+                state = torch.load(weights, map_location=self.device, weights_only=True)
+                model.load_state_dict(state)
+        return model.to(self.device)
+
+
+@contextmanager
+def _loading(weights: Path) -> Iterator[None]:
+    """Name the file in what torch says about it."""
+    if not weights.is_file():
+        raise ArchiveError(weights.name, "the manifest's serializedFile is not in the archive")
+    try:
+        yield
+    except Exception as error:  # torch raises many kinds for a bad file: RuntimeError, UnpicklingError, ...
+        raise ArchiveError(weights.name, f"cannot be loaded: {error}") from error
+
+
+@contextmanager
+def _without_script_deprecation() -> Iterator[None]:
+    """TorchScript is what archives hold: its deprecation in torch 2.13 tells a server's user nothing to do."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
+        yield
