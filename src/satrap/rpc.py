@@ -9,6 +9,7 @@ connections.
 import re
 from collections.abc import Mapping
 from concurrent import futures
+from types import TracebackType
 from typing import Any
 
 import grpc
@@ -18,10 +19,12 @@ from satrap import errors
 
 __all__ = [
     "TORCHSERVE_MESSAGE_LIMIT",
+    "ErrorsAsStatus",
     "aio_server",
     "channel",
     "check_bind_host",
     "error_from_rpc",
+    "listen",
     "server",
 ]
 
@@ -94,6 +97,42 @@ def check_bind_host(host: str, *, insecure: bool) -> None:
             f"refusing to listen on {host}: anybody who reaches it could use it without a token and without "
             "encryption. Use a loopback address (127.0.0.1), or pass --insecure if the network is yours"
         )
+
+
+def listen(server: grpc.Server, address: str) -> int:
+    """Make `server` listen on `host:port` (port 0: the kernel picks one) or `unix:path`; returns the port.
+
+    Raises:
+        UnavailableError: the address cannot be had.
+    """
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise errors.UnavailableError(
+            f"cannot listen on {address}: another process may have it; choose another port, or stop that process"
+        ) from error
+
+
+class ErrorsAsStatus:
+    """Ends a call with the status and the sentence of a `SatrapError` that its body raises.
+
+    For the handlers of a threaded server: `with ErrorsAsStatus(context): ...`. Other exceptions are mistakes of ours
+    and pass; grpc logs them and answers UNKNOWN.
+    """
+
+    __slots__ = ("_context",)
+
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        """Nothing to prepare."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, errors.SatrapError):
+            self._context.abort(error.grpc_status, str(error))
 
 
 _BY_STATUS: Mapping[grpc.StatusCode, type[errors.SatrapError]] = {
