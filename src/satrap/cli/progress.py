@@ -1,7 +1,8 @@
-"""A progress bar on standard error while a checkpoint loads; lines, one in ten percent, where it is no terminal."""
+"""A progress bar on standard error while a checkpoint loads; a line every few seconds where it is no terminal."""
 
 import logging
 import sys
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -11,6 +12,8 @@ __all__ = ["LoadProgress"]
 
 log = logging.getLogger("satrap.load")
 
+_LINE_SECONDS = 5.0
+
 
 class LoadProgress:
     """Shows how far a load is. `update` may be called from any thread."""
@@ -19,15 +22,15 @@ class LoadProgress:
         """Show nothing yet; `name` stands before the bar."""
         self._name = name
         self._bar: Progress | None = None
-        self._said = 0
+        self._said_at = time.monotonic()
 
     def update(self, fraction: float, rows: int) -> None:
         """`fraction` of the checkpoint is loaded (0 to 1), `rows` rows so far."""
         if not sys.stderr.isatty():
-            tenth = int(fraction * 10)
-            if tenth > self._said:
-                self._said = tenth
-                log.info("%s: %d %% loaded, %s rows", self._name, tenth * 10, f"{rows:,}")
+            now = time.monotonic()
+            if now - self._said_at >= _LINE_SECONDS:
+                self._said_at = now
+                log.info("%s: %.0f %% loaded, %s rows", self._name, fraction * 100, f"{rows:,}")
             return
         if self._bar is None:
             self._bar = Progress(
