@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from satrap.cli import options
+from satrap.errors import InvalidInputError
 from satrap.signals import stop_on_eof, stop_on_signals
 
 __all__ = ["embedding_server", "middleware", "serving"]
@@ -50,6 +51,10 @@ def embedding_server(
     from satrap.rpc import check_bind_host
 
     check_bind_host(host, insecure=insecure)
+    if replica_index >= replica_size:
+        raise InvalidInputError(
+            f"--replica-index {replica_index} is not below --replica-size {replica_size}: shards are numbered from 0"
+        )
     config = options.read_global_config(global_config)
     options.read_embedding_config(embedding_config)  # a broken file is found here, not at the first lookup
     named = config.common_config.infer_config.embedding_checkpoint
