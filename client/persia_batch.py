@@ -60,27 +60,20 @@ class PersiaBatch:
         """
         if not id_type_features:
             raise BatchError("there must be at least one id feature")
-        self.batch_size = batch_size or id_type_features[0].batch_size
         for feature in id_type_features:
-            if not isinstance(feature, IDTypeFeature | IDTypeFeatureWithSingleID):
-                raise BatchError(
-                    f"an id feature must be an IDTypeFeature or an IDTypeFeatureWithSingleID, not {feature!r}"
-                )
+            _check_kind(feature)
+        self.batch_size = batch_size or id_type_features[0].batch_size
         for each in (*id_type_features, *(non_id_type_features or ()), *(labels or ())):
             self._check_size(each)
         if requires_grad and not labels:
             raise BatchError(
                 "requires_grad=True needs a label; a batch for inference has requires_grad=False"
             )
-        if meta is not None and not isinstance(meta, bytes):
-            # PERSIA sends the batch without it, and existing clients count on that.
-            log.warning("meta is dropped: it must be bytes, not %s", type(meta).__name__)
-            meta = None
         self.data = Batch(
             id_features=[feature.to_id_feature() for feature in id_type_features],
             non_id_features=[feature.to_tensor() for feature in non_id_type_features or ()],
             labels=[label.to_tensor() for label in labels or ()],
-            meta=meta,
+            meta=_only_bytes(meta),
             requires_grad=requires_grad,
             batch_id=None,
         )
@@ -102,3 +95,18 @@ class PersiaBatch:
             raise BatchError(
                 f"{feature.batch_size} samples; a batch has {MAX_BATCH_SIZE} at most", feature=feature.name
             )
+
+
+def _check_kind(feature: object) -> None:
+    if not isinstance(feature, IDTypeFeature | IDTypeFeatureWithSingleID):
+        raise BatchError(
+            f"an id feature is an IDTypeFeature or an IDTypeFeatureWithSingleID, not {feature!r}"
+        )
+
+
+def _only_bytes(meta: object) -> bytes | None:
+    """PERSIA sends a batch without its meta when that is not bytes, and existing clients count on it."""
+    if meta is None or isinstance(meta, bytes):
+        return meta
+    log.warning("the batch's meta is left out: it must be bytes, not %s", type(meta).__name__)
+    return None

@@ -1,0 +1,214 @@
+"""The handler that needs no code: batch bytes in, a TorchScript model's predictions out."""
+
+import logging
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from satrap.batch import DecodedBatch, decode
+from satrap.errors import ArchiveError, BatchError, SatrapError
+from satrap.middleware import LOCAL_ADDRESS, Embedding, EmbeddingLookup, open_lookup
+from satrap.serving.context import Context
+from satrap.serving.prediction import PredictionException
+from satrap.serving.tensors import embedding_tensor, tensor_of
+from satrap.serving.torch_handler.base_handler import BaseHandler
+
+__all__ = ["EmbeddingHandler"]
+
+log = logging.getLogger(__name__)
+
+BATCH_KEY = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """One request's tensors: `size` samples each, dense ones in their own dtypes, embeddings float16."""
+
+    size: int
+    dense: list[torch.Tensor]
+    embeddings: list[torch.Tensor]
+
+    @property
+    def shape(self) -> Hashable:
+        """What has to be equal for two requests to go through the model together."""
+        return tuple(
+            tuple((tensor.dtype, tensor.shape[1:]) for tensor in tensors)
+            for tensors in (self.dense, self.embeddings)
+        )
+
+
+class EmbeddingHandler(BaseHandler):
+    """Looks up the ids of PERSIA batches and calls `model(dense tensors, embedding tensors)`.
+
+    A request is `{"batch": PersiaBatch.to_bytes()}`; where it has one input only, that may have any name. The
+    model is TorchScript. It gets two lists in the batch's order: the dense tensors, and per id feature
+    `[samples, dim]` (summed) or `[samples, sample_fixed_size, dim + 1]` (raw, the mask last); all that are
+    floating point in the dtype of its parameters. A model whose first argument is one tensor gets the one dense
+    tensor. It returns one tensor, `[samples]` or `[samples, ...]`; the answer is its numbers as a flat list.
+
+    All requests of a TorchServe batch are answered by one lookup and one forward (one per kind, where they differ
+    in their features' shapes). Where a request is wrong, its element of the answer is the error; the others
+    are answered. Which embeddings: `EMBEDDING_WORKER_SERVICE`, by default the middleware in this process.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is opened before `initialize`."""
+        super().__init__()
+        self.lookup: EmbeddingLookup | None = None
+        self._dtype = torch.float32
+        self._takes_one_dense_tensor = False
+
+    def initialize(self, context: Context) -> None:
+        """Load the model and open the lookup. Shards that are not there yet are no error: requests will say so.
+
+        Raises:
+            ArchiveError: the archive has no model.
+            ConfigError: the embedding config cannot be used.
+        """
+        super().initialize(context)
+        if self.model is None:
+            raise ArchiveError(
+                context.model_name, "EmbeddingHandler needs a TorchScript model (--serialized-file)"
+            )
+        self._dtype = _floating_dtype(self.model)
+        self._takes_one_dense_tensor = _first_argument_is_tensor(self.model)
+        addresses = os.environ.get("EMBEDDING_WORKER_SERVICE") or LOCAL_ADDRESS
+        self.lookup = open_lookup([address.strip() for address in addresses.split(",")], os.environ)
+
+    def preprocess(self, data: Sequence[Mapping[str, Any]]) -> list[Features | SatrapError]:
+        """Decode and look up every request; an element is the request's tensors, or why there are none."""
+        prepared: list[Features | SatrapError | None] = [None] * len(data)
+        batches: dict[int, DecodedBatch] = {}
+        for place, inputs in enumerate(data):
+            try:
+                batches[place] = decode(_batch_bytes(inputs))
+            except BatchError as error:
+                prepared[place] = error
+        for place, embeddings in zip(batches, self._look_up(list(batches.values())), strict=True):
+            if isinstance(embeddings, SatrapError):
+                prepared[place] = embeddings
+                continue
+            try:
+                prepared[place] = self._features(batches[place], embeddings)
+            except BatchError as error:
+                prepared[place] = error
+        return [request for request in prepared if request is not None]
+
+    def inference(self, data: list[Features | SatrapError], *args: Any, **kwargs: Any) -> list[Any]:
+        """Call the model; an element is the request's part of its output, or the error of `preprocess`."""
+        answers: list[Any] = list(data)
+        groups: dict[Hashable, list[int]] = {}
+        for place, request in enumerate(data):
+            if isinstance(request, Features):
+                groups.setdefault(request.shape, []).append(place)
+        for places in groups.values():
+            requests = [data[place] for place in places]
+            try:
+                outputs: Sequence[Any] = self._forward(requests)  # type: ignore[arg-type]  # grouped: all Features
+            except Exception:
+                if len(places) == len(data):
+                    raise
+                log.exception("the model failed on %d of %d requests", len(places), len(data))
+                outputs = [PredictionException("Prediction failed", 503)] * len(places)
+            for place, output in zip(places, outputs, strict=True):
+                answers[place] = output
+        return answers
+
+    def postprocess(self, data: list[Any]) -> list[Any]:
+        """Flatten outputs into lists of numbers; errors stay what they are."""
+        return [
+            output.reshape(-1).tolist() if isinstance(output, torch.Tensor) else output for output in data
+        ]
+
+    def _look_up(self, batches: Sequence[DecodedBatch]) -> list[list[Embedding] | SatrapError]:
+        """One lookup for all; if a batch spoils it, one for each, so that the others have theirs."""
+        if not batches:
+            return []
+        assert self.lookup is not None, "handle() before initialize()"
+        try:
+            return list(self.lookup.lookup_many(batches))
+        except BatchError as error:
+            if len(batches) == 1:
+                return [error]
+        except SatrapError as error:
+            return [error] * len(batches)
+        alone: list[list[Embedding] | SatrapError] = []
+        for batch in batches:
+            try:
+                alone.append(self.lookup.lookup(batch))
+            except SatrapError as error:
+                alone.append(error)
+        return alone
+
+    def _features(self, batch: DecodedBatch, embeddings: Sequence[Embedding]) -> Features:
+        assert self.device is not None, "handle() before initialize()"
+        tensors = [embedding_tensor(embedding, self.device) for embedding in embeddings]
+        size = len(tensors[0]) if tensors else 0
+        dense: list[torch.Tensor] = []
+        for feature in batch.non_id_features:
+            if len(feature.data) != size:
+                raise BatchError(
+                    f"{len(feature.data)} samples where the ids have {size}", feature=feature.name or ""
+                )
+            dense.append(tensor_of(feature.data, self.device))
+        if self._takes_one_dense_tensor and len(dense) != 1:
+            raise BatchError(f"the model takes one dense tensor, the batch has {len(dense)}")
+        return Features(size, dense, tensors)
+
+    def _forward(self, requests: Sequence[Features]) -> Sequence[torch.Tensor]:
+        """The model's output for requests of equal shapes, split again."""
+        dense = [self._joined(parts) for parts in zip(*(request.dense for request in requests), strict=True)]
+        embeddings = [
+            self._joined(parts) for parts in zip(*(request.embeddings for request in requests), strict=True)
+        ]
+        with torch.inference_mode():
+            output = self.model(dense[0] if self._takes_one_dense_tensor else dense, embeddings)
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(f"the model must return one tensor, it returned {type(output).__name__}")
+        if len(requests) == 1:
+            return [output]
+        sizes = [request.size for request in requests]
+        if output.ndim == 0 or len(output) != sum(sizes):
+            raise ValueError(
+                f"the model must return one row per sample: {sum(sizes)} samples gave {list(output.shape)}"
+            )
+        return output.split(sizes)
+
+    def _joined(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+        joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))
+        return joined.to(self._dtype) if joined.is_floating_point() else joined
+
+
+def _batch_bytes(inputs: Mapping[str, Any]) -> bytes | bytearray | memoryview:
+    """The bytes under `batch`, or of the only input.
+
+    Raises:
+        BatchError: there are several inputs and none has that name, or it is not bytes.
+    """
+    value = inputs.get(BATCH_KEY)
+    if value is None:
+        if len(inputs) != 1:
+            names = ", ".join(map(repr, inputs)) or "none"
+            raise BatchError(f"the request needs an input named {BATCH_KEY!r}; it has {names}")
+        value = next(iter(inputs.values()))
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise BatchError(f"a batch is bytes (PersiaBatch.to_bytes()), not {type(value).__name__}")
+    return value
+
+
+def _floating_dtype(model: Any) -> torch.dtype:
+    """The dtype of the model's first floating-point parameter or buffer; float32 where it has none."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            dtype: torch.dtype = tensor.dtype
+            return dtype
+    return torch.float32
+
+
+def _first_argument_is_tensor(model: Any) -> bool:
+    """Whether a TorchScript model declares its first argument as one tensor rather than a list."""
+    schema = getattr(getattr(model, "forward", None), "schema", None)
+    return schema is not None and len(schema.arguments) > 1 and str(schema.arguments[1].type) == "Tensor"

@@ -1,0 +1,1 @@
+"""PERSIA's embedding package: its `data` module."""

@@ -1,0 +1,3 @@
+from satrap.compat.embedding_client import PersiaEmbeddingClientPyClass, PyPersiaBatchData
+
+__all__ = ["PersiaEmbeddingClientPyClass", "PyPersiaBatchData"]

@@ -1,0 +1,3 @@
+from satrap.serving.context import Context, RequestProcessor
+
+__all__ = ["Context", "RequestProcessor"]

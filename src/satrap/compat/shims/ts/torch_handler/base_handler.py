@@ -1,0 +1,3 @@
+from satrap.serving.torch_handler.base_handler import BaseHandler
+
+__all__ = ["BaseHandler"]
