@@ -6,6 +6,7 @@ No server shares its port (`so_reuseport` off): a second one on the same port is
 connections.
 """
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from concurrent import futures
@@ -91,12 +92,18 @@ def check_bind_host(host: str, *, insecure: bool) -> None:
     Raises:
         InvalidInputError: `host` is not a loopback address and `insecure` is false.
     """
-    loopback = host in ("localhost", "::1", "[::1]") or host.startswith("127.")
-    if not loopback and not insecure:
+    if not insecure and not _is_loopback(host):
         raise errors.InvalidInputError(
             f"refusing to listen on {host}: anybody who reaches it could use it without a token and without "
             "encryption. Use a loopback address (127.0.0.1), or pass --insecure if the network is yours"
         )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name: where it leads is not known here
+        return False
 
 
 def listen(server: grpc.Server, address: str) -> int:

@@ -1,0 +1,117 @@
+"""Channels, servers and errors, with real sockets."""
+
+import threading
+from pathlib import Path
+
+import grpc
+import pytest
+
+from satrap import errors, rpc
+
+METHOD = "/test.Service/Call"
+
+
+class Service(grpc.GenericRpcHandler):
+    """Calls `body` for each request, whose bytes it gets and whose bytes it answers."""
+
+    def __init__(self, body) -> None:
+        self.body = body
+
+    def service(self, details):
+        return grpc.unary_unary_rpc_method_handler(self.call)
+
+    def call(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        with rpc.ErrorsAsStatus(context):
+            return self.body(request)
+
+
+@pytest.fixture
+def serve():
+    running: list[grpc.Server] = []
+
+    def start(body, address: str = "127.0.0.1:0") -> str:
+        server = rpc.server(threads=2)
+        server.add_generic_rpc_handlers((Service(body),))
+        port = rpc.listen(server, address)
+        server.start()
+        running.append(server)
+        return address if address.startswith("unix:") else f"127.0.0.1:{port}"
+
+    yield start
+    for server in running:
+        server.stop(None).wait()
+
+
+def call(address: str, request: bytes = b"x", timeout: float = 20) -> bytes:
+    with rpc.channel(address) as channel:
+        return channel.unary_unary(METHOD)(request, timeout=timeout, wait_for_ready=True)
+
+
+def test_between_our_processes_messages_have_no_limit(serve):
+    address = serve(lambda request: request * 2)
+    assert len(call(address, bytes(20_000_000))) == 40_000_000
+
+
+def test_unix_sockets_work(serve, tmp_path: Path):
+    assert call(serve(lambda request: request, f"unix:{tmp_path}/s"), b"hello") == b"hello"
+
+
+def test_a_taken_port_is_an_error_and_not_half_of_the_connections(serve):
+    address = serve(lambda request: request)
+    with pytest.raises(errors.UnavailableError, match="another process may have it"):
+        rpc.listen(rpc.server(threads=1), address)
+
+
+def test_errors_travel_as_their_status_and_sentence(serve):
+    def refuse(_: bytes) -> bytes:
+        raise errors.UnknownFeatureError("the embedding config has no such slot", feature="age")
+
+    with pytest.raises(grpc.RpcError) as caught:
+        call(serve(refuse))
+    translated = rpc.error_from_rpc(caught.value)
+    assert isinstance(translated, errors.InvalidInputError)
+    assert str(translated) == "bad batch: feature 'age': the embedding config has no such slot"
+
+
+def test_a_server_that_is_not_there_is_unavailable():
+    server = rpc.server(threads=1)
+    port = rpc.listen(server, "127.0.0.1:0")
+    server.stop(None).wait()
+    with rpc.channel(f"127.0.0.1:{port}") as channel, pytest.raises(grpc.RpcError) as caught:
+        channel.unary_unary(METHOD)(b"", timeout=20)
+    assert isinstance(rpc.error_from_rpc(caught.value), errors.UnavailableError)
+
+
+def test_a_deadline_is_a_deadline_error(serve):
+    release = threading.Event()
+    address = serve(lambda request: request if release.wait(30) else b"")
+    with pytest.raises(grpc.RpcError) as caught:
+        call(address, timeout=0.2)
+    release.set()
+    assert isinstance(rpc.error_from_rpc(caught.value), errors.DeadlineError)
+
+
+@pytest.mark.parametrize("status", list(grpc.StatusCode))
+def test_every_status_has_a_class(status):
+    class Failed(grpc.RpcError):
+        def code(self):
+            return status
+
+        def details(self):
+            return "the sentence"
+
+    translated = rpc.error_from_rpc(Failed())
+    assert isinstance(translated, errors.SatrapError)
+    assert "the sentence" in str(translated)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.1.2.3"])
+def test_loopback_needs_no_word(host):
+    rpc.check_bind_host(host, insecure=False)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "example.org", "127.example.org"])
+def test_other_addresses_need_insecure(host):
+    with pytest.raises(errors.InvalidInputError, match="--insecure"):
+        rpc.check_bind_host(host, insecure=False)
+    rpc.check_bind_host(host, insecure=True)
