@@ -1,0 +1,1 @@
+"""What satrap is measured against."""
