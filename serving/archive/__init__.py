@@ -1,0 +1,1 @@
+"""Model archives: reading manifests, unpacking, the model store, and writing."""

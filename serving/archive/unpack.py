@@ -1,0 +1,193 @@
+"""Unpacks one archive in a process of its own, so that no archive can hold or harm the frontend.
+
+Zip (`.mar`), gzipped tar (one leading folder, stripped) and plain directories are told apart by what they are,
+not by their names. Everything is checked before anything is written: paths that leave the target, symbolic
+links, and more files or bytes than allowed are refused. The frontend made the target directory and removes it
+when unpacking fails.
+"""
+
+import os
+import shutil
+import socket
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from satrap.serving.archive.manifest import MANIFEST_NAME, ArchiveOptions, Manifest, ManifestError
+from satrap.serving.frames import Kind, encode, receive_head
+
+__all__ = ["Limits", "UnpackError", "run", "unpack"]
+
+_CHUNK = 1024**2
+
+
+class UnpackError(Exception):
+    """The archive is refused, and why."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an archive may hold, unpacked."""
+
+    max_bytes: int
+    max_files: int
+
+
+def run(connection: socket.socket) -> None:
+    """Serve one `UNPACK` on that connection (the role "unpack" of `satrap.serving.template`)."""
+    received = receive_head(connection)
+    if received is None:
+        return
+    head = received[1]
+    limits = Limits(head["max_bytes"], head["max_files"])
+    try:
+        manifest, options = unpack(Path(head["archive"]), Path(head["target"]), limits)
+        answer: dict[str, object] = {"manifest": manifest.raw, "config": asdict(options)}
+    except (UnpackError, ManifestError) as error:
+        answer = {"reason": str(error)}
+    except OSError as error:
+        answer = {"reason": f"it cannot be unpacked: {error}"}
+    for buffer in encode(Kind.UNPACKED, answer):
+        connection.sendall(buffer)
+
+
+def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, ArchiveOptions]:
+    """Unpack into the empty directory `target`; return the manifest and the server's part of the config file.
+
+    Raises:
+        UnpackError: the archive is refused.
+        ManifestError: its manifest or config file is.
+        OSError: reading or writing failed.
+    """
+    if archive.is_dir():
+        _copy_directory(archive, target, limits)
+    elif zipfile.is_zipfile(archive):
+        _unpack_zip(archive, target, limits)
+    elif tarfile.is_tarfile(archive):
+        _unpack_tar(archive, target, limits)
+    else:
+        raise UnpackError("it is neither a zip file, nor a gzipped tar file, nor a directory")
+    manifest_file = target / MANIFEST_NAME
+    if not manifest_file.is_file():
+        raise UnpackError(f"there is no {MANIFEST_NAME} in it")
+    manifest = Manifest.parse(manifest_file.read_bytes())
+    if not manifest.config_file:
+        return manifest, ArchiveOptions()
+    config_file = target / _inside(manifest.config_file)
+    if not config_file.is_file():
+        raise UnpackError(f"the config file {manifest.config_file!r} that its manifest names is not in it")
+    return manifest, ArchiveOptions.parse(config_file.read_bytes(), manifest.config_file)
+
+
+def _inside(name: str) -> PurePosixPath:
+    """The relative path of an entry.
+
+    Raises:
+        UnpackError: it would lie outside of the target.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if (
+        path.is_absolute()
+        or ".." in path.parts
+        or ":" in (path.parts[0] if path.parts else "")
+        or "\0" in name
+    ):
+        raise UnpackError(f"entry {name!r} would be written outside of the archive's directory")
+    return path
+
+
+class _Budget:
+    """Counts files and bytes against the limits."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._bytes, self._files = limits, 0, 0
+
+    def spend(self, size: int) -> None:
+        self._bytes += size
+        self._files += 1
+        if self._files > self._limits.max_files:
+            raise UnpackError(f"it has more than {self._limits.max_files} entries (max_archive_files)")
+        if self._bytes > self._limits.max_bytes:
+            raise UnpackError(
+                f"it is larger than {self._limits.max_bytes} bytes unpacked (max_archive_bytes)"
+            )
+
+
+def _unpack_zip(archive: Path, target: Path, limits: Limits) -> None:
+    budget = _Budget(limits)
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            for entry in opened.infolist():
+                path = _inside(entry.filename)
+                budget.spend(entry.file_size)
+                if stat.S_ISLNK(entry.external_attr >> 16):
+                    raise UnpackError(f"entry {entry.filename!r} is a symbolic link")
+                if entry.flag_bits & 1:
+                    raise UnpackError(f"entry {entry.filename!r} is encrypted")
+                if entry.is_dir():
+                    (target / path).mkdir(parents=True, exist_ok=True)
+                    continue
+                (target / path).parent.mkdir(parents=True, exist_ok=True)
+                # zipfile gives at most `file_size` bytes, so the budget above holds for what is written.
+                with opened.open(entry) as source, (target / path).open("xb") as copy:
+                    shutil.copyfileobj(source, copy, _CHUNK)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+        raise UnpackError(f"it is not a sound zip file: {error}") from error
+    except FileExistsError as error:
+        raise UnpackError(f"it holds {Path(error.filename).name!r} twice") from None
+
+
+def _unpack_tar(archive: Path, target: Path, limits: Limits) -> None:
+    budget = _Budget(limits)
+    try:
+        with tarfile.open(archive) as opened:
+            for entry in opened:
+                path = PurePosixPath(*_inside(entry.name).parts[1:])  # <model name>/ is stripped
+                budget.spend(entry.size)
+                if entry.isdir():
+                    (target / path).mkdir(parents=True, exist_ok=True)
+                elif entry.isreg():
+                    (target / path).parent.mkdir(parents=True, exist_ok=True)
+                    source = opened.extractfile(entry)
+                    assert source is not None, "a regular file has contents"
+                    with source, (target / path).open("xb") as copy:
+                        shutil.copyfileobj(source, copy, _CHUNK)
+                else:
+                    raise UnpackError(f"entry {entry.name!r} is a link or a device, not a file")
+    except (tarfile.TarError, zlib.error, EOFError) as error:
+        raise UnpackError(f"it is not a sound tar file: {error}") from error
+    except FileExistsError as error:
+        raise UnpackError(f"it holds {Path(error.filename).name!r} twice") from None
+
+
+def _copy_directory(source: Path, target: Path, limits: Limits) -> None:
+    """Copy rather than link: the version must not change when somebody edits the directory."""
+    budget = _Budget(limits)
+    root = source.resolve()
+    for entry in _walk(source):
+        path = Path(entry.path)
+        if not path.resolve().is_relative_to(root):
+            raise UnpackError(f"{path.relative_to(source)} is a symbolic link that leads out of it")
+        if entry.is_dir():
+            if entry.is_symlink():
+                raise UnpackError(f"{path.relative_to(source)} is a symbolic link to a directory")
+            (target / path.relative_to(source)).mkdir(parents=True, exist_ok=True)
+        elif entry.is_file():
+            budget.spend(entry.stat().st_size)
+            copy = target / path.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+        else:
+            raise UnpackError(f"{path.relative_to(source)} is neither a file nor a directory")
+
+
+def _walk(directory: Path) -> Iterator[os.DirEntry[str]]:
+    """Every entry below; a link to a directory is given, not entered."""
+    for entry in sorted(os.scandir(directory), key=lambda e: e.name):
+        yield entry
+        if entry.is_dir(follow_symlinks=False):
+            yield from _walk(Path(entry.path))

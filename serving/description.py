@@ -1,0 +1,76 @@
+"""A version's description, key for key as TorchServe's DescribeModel gives it."""
+
+import datetime
+import os
+from pathlib import Path
+from typing import Any
+
+from satrap.serving.roster import WorkerState, WorkerStatus
+from satrap.serving.version import Version
+
+__all__ = ["describe_version"]
+
+DEFAULT_CLIENT_TIMEOUT_MS = 0
+
+
+def describe_version(version: Version) -> dict[str, Any]:
+    """The document; a worker whose process is being started again is UNLOADING, TorchServe's other word."""
+    spec = version.spec
+    return {
+        "modelName": spec.model,
+        "modelVersion": spec.version,
+        "modelUrl": spec.url,
+        "runtime": spec.runtime,
+        "minWorkers": version.roster.minimum,
+        "maxWorkers": version.roster.maximum,
+        "batchSize": spec.batching.batch_size,
+        "maxBatchDelay": round(spec.batching.max_delay * 1000),
+        "responseTimeout": spec.response_timeout,
+        "startupTimeout": spec.startup_timeout,
+        "maxRetryTimeoutInSec": spec.max_retry_timeout,
+        "clientTimeoutInMills": DEFAULT_CLIENT_TIMEOUT_MS,
+        "parallelType": "",
+        "parallelLevel": 0,
+        "deviceType": "cpu",
+        "continuousBatching": False,
+        "useJobTicket": False,
+        "useVenv": False,
+        "stateful": False,
+        "sequenceMaxIdleMSec": 0,
+        "sequenceTimeoutMSec": 0,
+        "maxNumSequence": 0,
+        "maxSequenceJobQueueSize": 1,
+        "loadedAtStartup": spec.loaded_at_startup,
+        "workers": [_describe_worker(version, status) for status in version.roster.workers()],
+        "jobQueueStatus": {
+            "remainingCapacity": spec.batching.capacity - version.pending,
+            "pendingRequests": version.pending,
+        },
+    }
+
+
+def _describe_worker(version: Version, status: WorkerStatus) -> dict[str, Any]:
+    process = version.process(status.number)
+    pid = process.pid if process else None
+    return {
+        "id": str(status.number),
+        "startTime": _iso(process.started_at) if process else "",
+        "status": "READY" if status.state is WorkerState.READY else "UNLOADING",
+        "memoryUsage": _resident_bytes(pid) if pid else 0,
+        "pid": pid if pid else -1,
+        "gpu": False,
+        "gpuUsage": "N/A",
+    }
+
+
+def _iso(seconds: float) -> str:
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def _resident_bytes(pid: int) -> int:
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0  # it has just ended
+    return pages * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,232 @@
+"""The frontend's side of the template process: starts it, replaces it when it dies, asks it for children.
+
+Everything here belongs to the frontend's event loop. A child's life is watched through its pidfd, so it makes no
+difference whether the template that forked it still lives.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from satrap.errors import UnavailableError
+from satrap.serving.template import MESSAGE_BYTES
+
+__all__ = ["Child", "Template"]
+
+log = logging.getLogger("satrap.serving")
+
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # numpy's OpenBLAS would start its threads at import
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # torch looks for GPUs without initialising CUDA
+}
+_ATTEMPTS = 3
+_SOCKET_BUFFER = 4 * 1024**2
+
+
+@dataclass
+class Child:
+    """A forked process. The holder owns the three descriptors: `connection`, `output` (read end), `pidfd`."""
+
+    pid: int
+    pidfd: int
+    connection: socket.socket
+    output: int
+    ended: asyncio.Future[str]
+    """How it ended, in words, as the template reports it."""
+
+    def kill(self) -> None:
+        """End it at once, if it still lives."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            log.debug("process %d had ended already", self.pid)
+
+
+class _TemplateDiedError(Exception):
+    pass
+
+
+@dataclass
+class _Answer:
+    failed: str = ""
+    pid: int = 0
+    pidfd: int = -1
+    ended: asyncio.Future[str] | None = None
+
+
+class Template:
+    """Forks children; starts the template process at `start`, and again whenever it is needed and gone."""
+
+    def __init__(self) -> None:
+        """Start nothing."""
+        self._lock = asyncio.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._answer: asyncio.Future[_Answer] | None = None
+        self._ends: dict[int, asyncio.Future[str]] = {}
+        self._closed = False
+
+    @property
+    def pid(self) -> int | None:
+        """The template's pid while one runs."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start the process and wait until it has imported everything.
+
+        Raises:
+            UnavailableError: it cannot be used, and why.
+        """
+        async with self._lock:
+            await self._ensure_started()
+
+    async def fork(self, role: str) -> Child:
+        """A new child in that role ("worker" or "unpack").
+
+        Raises:
+            UnavailableError: no process could be forked, and why.
+        """
+        async with self._lock:
+            for _ in range(_ATTEMPTS):
+                await self._ensure_started()
+                try:
+                    return await self._fork(role)
+                except _TemplateDiedError:
+                    log.warning("the worker template died while it was asked for a process; starting another")
+            raise UnavailableError(
+                f"the worker template died {_ATTEMPTS} times while it was asked for a process"
+            )
+
+    async def close(self) -> None:
+        """End the template and wait until it is gone; children live on."""
+        self._closed = True
+        if self._process is not None:
+            await asyncio.to_thread(self._disconnect().wait)
+
+    async def _ensure_started(self) -> None:
+        if self._closed:
+            raise UnavailableError("serving is shutting down")
+        if self._process is not None:
+            return
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 (vfork and exec: well under a millisecond)
+                [sys.executable, "-P", "-m", "satrap.serving.template", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # standard output carries the ready line and nothing else
+                env={**os.environ, **_ENVIRONMENT},
+                start_new_session=True,
+            )
+        self._control = ours
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
+        loop.add_reader(ours.fileno(), self._read)
+        try:
+            answer = await self._answer
+        except _TemplateDiedError:
+            raise UnavailableError(
+                "the worker template ended while it started; see its error above"
+            ) from None
+        finally:
+            self._answer = None
+        if answer.failed:
+            _reap(self._disconnect())
+            raise UnavailableError(f"the worker template cannot be used: {answer.failed}")
+
+    async def _fork(self, role: str) -> Child:
+        assert self._control is not None
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+        output, output_of_child = os.pipe()
+        self._answer = asyncio.get_running_loop().create_future()
+        try:
+            socket.send_fds(
+                self._control, [json.dumps({"fork": role}).encode()], [theirs.fileno(), output_of_child]
+            )
+            answer = await self._answer
+            if answer.failed:
+                raise UnavailableError(answer.failed)
+        except BaseException as error:
+            ours.close()
+            os.close(output)
+            if isinstance(error, OSError):
+                _reap(self._disconnect())
+                raise _TemplateDiedError from error
+            raise
+        finally:
+            self._answer = None
+            theirs.close()
+            os.close(output_of_child)
+        assert answer.ended is not None
+        return Child(answer.pid, answer.pidfd, ours, output, answer.ended)
+
+    def _read(self) -> None:
+        assert self._control is not None
+        try:
+            data, descriptors, _, _ = socket.recv_fds(self._control, MESSAGE_BYTES, 1)
+        except BlockingIOError:
+            return
+        except OSError:
+            data, descriptors = b"", []
+        if not data:
+            _reap(self._disconnect())
+            return
+        message = json.loads(data)
+        if "ended" in message:
+            ended = self._ends.pop(message["ended"], None)
+            if ended is not None and not ended.done():
+                ended.set_result(_describe_status(message["status"]))
+        elif self._answer is not None and not self._answer.done():
+            answer = _Answer(failed=message.get("failed", ""), pid=message.get("pid", 0))
+            if descriptors:
+                # Registered here, not by whoever waits: the child's end may be the next message.
+                answer.pidfd = descriptors[0]
+                answer.ended = self._ends[answer.pid] = asyncio.get_running_loop().create_future()
+            self._answer.set_result(answer)
+        else:  # whoever asked was cancelled; without a peer the child ends by end-of-file
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _disconnect(self) -> subprocess.Popen[bytes]:
+        """Forget the template, which ends by it; the caller collects its exit status."""
+        assert self._control is not None and self._process is not None
+        asyncio.get_running_loop().remove_reader(self._control.fileno())
+        self._control.close()
+        self._control = None
+        process, self._process = self._process, None
+        for ended in self._ends.values():
+            if not ended.done():
+                ended.set_result("ended; the template that could tell how is gone")
+        self._ends.clear()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(_TemplateDiedError())
+        return process
+
+
+def _reap(process: subprocess.Popen[bytes]) -> None:
+    """Collect the template's exit status as soon as there is one, without waiting for it here."""
+    loop = asyncio.get_running_loop()
+    pidfd = os.pidfd_open(process.pid)
+
+    def collect() -> None:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
+        process.wait()
+
+    loop.add_reader(pidfd, collect)
+
+
+def _describe_status(status: int) -> str:
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        return f"was killed by signal {number} ({signal.strsignal(number)})"
+    return f"exited with status {os.waitstatus_to_exitcode(status)}"

@@ -1,0 +1,242 @@
+"""What can be done with models, without a protocol: predict, register, unregister, scale, set default, describe.
+
+The gRPC (and later REST) faces translate calls into these methods and these errors into statuses. Everything
+belongs to the frontend's event loop. A change that was begun is carried through even if its caller goes away.
+"""
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Coroutine, Mapping
+from typing import Any, TypeVar
+
+from satrap.config.global_config import ModelConfig
+from satrap.errors import InvalidInputError, UnregisterTimeoutError, WorkerStartError
+from satrap.serving.archive.store import ModelStore
+from satrap.serving.archive.unpack import Limits
+from satrap.serving.archive.unpacking import Unpacked, Unpacker
+from satrap.serving.description import describe_version
+from satrap.serving.forks import Template
+from satrap.serving.frames import Bytes
+from satrap.serving.registry import Registry
+from satrap.serving.settings import ServingSettings
+from satrap.serving.version import Version
+from satrap.serving.version_spec import RegisterParameters, VersionSpec, check_runtime, resolve
+from satrap.serving.worker.assignment import Assignment
+from satrap.serving.worker_process import Prediction
+
+__all__ = ["ModelService"]
+
+log = logging.getLogger("satrap.serving")
+
+FIRST_WORKER_NUMBER = 9000
+"""TorchServe names its workers by ports from 9000 on; so do we, without the ports."""
+
+MAX_LISTED = 100
+
+T = TypeVar("T")
+
+
+class ModelService:
+    """All models of one server."""
+
+    def __init__(self, settings: ServingSettings, template: Template) -> None:
+        """Start nothing."""
+        self._settings, self._template = settings, template
+        self._config = settings.config
+        self.store = ModelStore(settings.model_store)
+        self._unpacker = Unpacker(
+            template, Limits(self._config.max_archive_bytes, self._config.max_archive_files)
+        )
+        self._registry: Registry[Version] = Registry()
+        self._numbers = itertools.count(FIRST_WORKER_NUMBER)
+        self._draining: set[Version] = set()
+        self._changes: set[asyncio.Task[Any]] = set()
+
+    async def predict(
+        self, model: str, version: str, inputs: Mapping[str, Bytes], *, patience: float | None = None
+    ) -> Prediction:
+        """Answer one request by the named version, or by the one that is the default now.
+
+        `patience` is how many seconds the caller will wait; None for ever.
+
+        Raises:
+            InvalidInputError: no model was named.
+            ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
+            SatrapError: what `Version.predict` raises.
+        """
+        if not model:
+            raise InvalidInputError("Parameter model_name is required.")
+        return await self._registry.get(model, version).predict(inputs, patience=patience)
+
+    async def register(self, parameters: RegisterParameters, *, at_startup: bool = False) -> str:
+        """Register a version and start its workers; return TorchServe's sentence.
+
+        A synchronous registration returns when the workers are ready, and takes the version out again when one
+        cannot load its handler. An asynchronous one returns at once, and requests wait for the workers.
+
+        Raises:
+            InvalidInputError, ArchiveNotFoundError, ArchiveError: the archive cannot be had, or is refused.
+            VersionRegisteredError: that version is there already.
+            WorkerStartError: synchronous only.
+        """
+        return await self._carry_through(self._register(parameters, at_startup))
+
+    async def unregister(self, model: str, version: str = "") -> str:
+        """Take a version out (the default one if none is named); return when all that it accepted is answered.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError, DefaultVersionError: nothing was done.
+            UnregisterTimeoutError: it is out, but some requests were not finished in time and have failed.
+        """
+        return await self._carry_through(self._unregister(model, version))
+
+    def set_default(self, model: str, version: str) -> str:
+        """Make a version the default; return TorchServe's sentence.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: nothing was done.
+        """
+        self._registry.set_default(model, version)
+        return f'Default version successfully updated for model "{model}" to "{version}"'
+
+    async def scale(
+        self, model: str, version: str, minimum: int, maximum: int, *, synchronous: bool = False
+    ) -> str:
+        """Change how many workers a version has; return TorchServe's sentence.
+
+        Raises:
+            InvalidInputError: `maximum` is less than `minimum`.
+            ModelNotFoundError, ModelVersionNotFoundError: nothing was done.
+            WorkerStartError: synchronous only.
+        """
+        if maximum < minimum:
+            raise InvalidInputError("max_worker cannot be less than min_worker.")
+        scaled = self._registry.get(model, version)
+        scaled.scale(minimum, maximum)
+        if not synchronous:
+            return "Processing worker updates..."
+        await scaled.wait_started()
+        named = f", version: {version}" if version else ""
+        return f"Workers scaled to {minimum} for model: {model}{named}"
+
+    def describe(self, model: str, version: str = "") -> list[dict[str, Any]]:
+        """TorchServe's description of the named version, the default one, or `all`.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
+        """
+        if version == "all":
+            return [describe_version(v) for v in self._registry.versions(model)]
+        return [describe_version(self._registry.get(model, version))]
+
+    def list_models(self, limit: int, page: int) -> dict[str, Any]:
+        """The models by name, `limit` (1 to 100) from place `page` on, with their default versions' urls."""
+        limit = limit if 0 < limit <= MAX_LISTED else MAX_LISTED
+        start = max(page, 0)
+        names = self._registry.models()
+        listed = [
+            {"modelName": name, "modelUrl": self._registry.get(name).spec.url}
+            for name in names[start : start + limit]
+        ]
+        more = {"nextPageToken": str(start + limit)} if start + limit <= len(names) else {}
+        return {**more, "models": listed}
+
+    def is_healthy(self) -> bool:
+        """Every model's default version has its workers, as TorchServe's Ping counts them."""
+        return all(self._registry.get(model).is_healthy() for model in self._registry.models())
+
+    def model_count(self) -> int:
+        """How many models are registered."""
+        return len(self._registry.models())
+
+    async def close(self) -> None:
+        """End all versions; what is still queued or running fails. Drain the callers first."""
+        for change in self._changes:
+            change.cancel()
+        await asyncio.gather(*self._changes, return_exceptions=True)
+        await asyncio.gather(*(version.close() for version in {*self._registry, *self._draining}))
+        await self._unpacker.close()
+
+    # ---- changes ----
+
+    async def _register(self, parameters: RegisterParameters, at_startup: bool) -> str:
+        check_runtime(parameters.runtime)
+        unpacked = await self._unpacker.unpack(self.store.find(parameters.url))
+        spec = self._resolve(parameters, unpacked, at_startup)
+        version = Version(spec, self._assignment(spec), self._template, self._numbers, self._version_ready)
+        try:
+            self._registry.add(spec.model, spec.version, version)
+        except BaseException:
+            await self._unpacker.remove(unpacked.directory)
+            raise
+        registered = f'Model "{spec.model}" Version: {spec.version} registered with'
+        log.info("%s %d initial workers", registered, spec.min_workers)
+        version.scale(spec.min_workers, spec.max_workers)
+        if spec.min_workers == 0:
+            return f"{registered} 0 initial workers. Use scale workers API to add workers for the model."
+        if not parameters.synchronous:
+            return "Processing worker updates..."
+        try:
+            await version.wait_started()
+        except WorkerStartError:
+            self._registry.discard(spec.model, spec.version, version)
+            await self._remove(version)
+            raise
+        return f"{registered} {spec.min_workers} initial workers"
+
+    async def _unregister(self, model: str, version_name: str) -> str:
+        version = self._registry.remove(model, version_name)
+        self._draining.add(version)
+        drained = await version.drain(self._config.unregister_model_timeout_seconds)
+        await self._remove(version)
+        if not drained:
+            raise UnregisterTimeoutError(model)
+        log.info("model %r version %s unregistered", model, version.spec.version)
+        return f'Model "{model}" unregistered'
+
+    async def _remove(self, version: Version) -> None:
+        await version.close()
+        await self._unpacker.remove(version.spec.directory)
+        self._draining.discard(version)
+
+    def _resolve(self, parameters: RegisterParameters, unpacked: Unpacked, at_startup: bool) -> VersionSpec:
+        name = parameters.model_name or unpacked.manifest.model_name
+        return resolve(
+            parameters,
+            unpacked.manifest,
+            unpacked.options,
+            self._config,
+            self._model_config(name),
+            unpacked.directory,
+            loaded_at_startup=at_startup,
+        )
+
+    def _assignment(self, spec: VersionSpec) -> Assignment:
+        return Assignment(
+            model=spec.model,
+            version=spec.version,
+            directory=str(spec.directory),
+            handler=spec.handler,
+            manifest=spec.manifest.raw,
+            batch_size=spec.batching.batch_size,
+            threads=self._config.threads_per_worker,
+            max_response_bytes=self._config.max_response_bytes,
+            ours_first=self._config.compat == "satrap",
+            environment=self._settings.worker_environment(),
+        )
+
+    def _version_ready(self, version: Version) -> None:
+        spec = version.spec
+        newest = self._model_config(spec.model).default_version == "newest"
+        if newest and self._registry.became_ready(spec.model, spec.version, version):
+            log.info("model %r: version %s is ready and is the default now", spec.model, spec.version)
+
+    def _model_config(self, model: str) -> ModelConfig:
+        return self._settings.models_config.get(model) or ModelConfig()
+
+    async def _carry_through(self, change: Coroutine[Any, Any, T]) -> T:
+        task = asyncio.get_running_loop().create_task(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)

@@ -1,0 +1,47 @@
+"""A child's standard output and error, line by line into the server's log with its name before each line."""
+
+import asyncio
+import logging
+import os
+import re
+
+__all__ = ["OutputLog"]
+
+log = logging.getLogger("satrap.serving.worker")
+
+_LEVEL = re.compile(r"<(\d\d)>")
+_CHUNK = 64 * 1024
+
+
+class OutputLog:
+    """Reads a pipe to its end. A line `<level>text` is logged at that level, any other as information.
+
+    Belongs to the event loop that it was made in; owns the descriptor and closes it at the end.
+    """
+
+    def __init__(self, descriptor: int, name: str) -> None:
+        """Start to read; `name` says whose output it is."""
+        self._descriptor, self._name = descriptor, name
+        self._line = b""
+        os.set_blocking(descriptor, False)
+        asyncio.get_running_loop().add_reader(descriptor, self._read)
+
+    def _read(self) -> None:
+        try:
+            data = os.read(self._descriptor, _CHUNK)
+        except BlockingIOError:
+            return
+        *lines, self._line = (self._line + data).split(b"\n")
+        if len(self._line) > _CHUNK or not data:
+            lines.append(self._line)
+            self._line = b""
+        for line in filter(None, lines):
+            self._log(line.decode("utf-8", "replace"))
+        if not data:
+            asyncio.get_running_loop().remove_reader(self._descriptor)
+            os.close(self._descriptor)
+
+    def _log(self, line: str) -> None:
+        match = _LEVEL.match(line)
+        level, text = (int(match[1]), line[match.end() :]) if match else (logging.INFO, line)
+        log.log(level, "[%s] %s", self._name, text)

@@ -1,0 +1,56 @@
+"""What one serving process is told: where it listens, what it serves, and the configuration's part for it."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from satrap.config.global_config import ModelConfig, ServingConfig
+
+__all__ = ["LOCAL_SERVICE_VARIABLES", "ServingSettings"]
+
+LOCAL_SERVICE_VARIABLES = ("MIDDLEWARE_SERVICE", "EMBEDDING_WORKER_SERVICE")
+"""Where PERSIA's handlers look for a middleware; `satrap:local` is the library in the worker itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingSettings:
+    """Everything that `satrap.serving.server.run` needs.
+
+    Attributes:
+        config: section `serving` of the global configuration.
+        models_config: section `models`: settings by model name.
+        model_store: the only directory that archives are taken from; None refuses every registration.
+        startup_models: comma-separated `a.mar`, `name=a.mar`, or `all`; ready before the ready line is printed.
+        host: address to listen on. The caller has checked that it may (`satrap.rpc.check_bind_host`).
+        inference_port: TorchServe's 7070; 0 picks a free port.
+        management_port: TorchServe's 7071; 0 picks a free port.
+        global_config: the file, for the middleware in workers.
+        embedding_config: the file, for the middleware in workers.
+        shards: addresses of the embedding servers, comma-separated; None takes `infer_config.servers`.
+    """
+
+    config: ServingConfig = field(default_factory=ServingConfig)
+    models_config: Mapping[str, ModelConfig] = field(default_factory=dict)
+    model_store: Path | None = None
+    startup_models: str | None = None
+    host: str = "127.0.0.1"
+    inference_port: int = 7070
+    management_port: int = 7071
+    global_config: Path | None = None
+    embedding_config: Path | None = None
+    shards: str | None = None
+
+    def worker_environment(self) -> dict[str, str]:
+        """The variables that a worker gets on top of this process's own.
+
+        What was given here wins over the environment; the services' addresses are defaults.
+        """
+        variables = {name: os.environ.get(name) or "satrap:local" for name in LOCAL_SERVICE_VARIABLES}
+        if self.global_config is not None:
+            variables["PERSIA_GLOBAL_CONFIG"] = str(self.global_config.absolute())
+        if self.embedding_config is not None:
+            variables["PERSIA_EMBEDDING_CONFIG"] = str(self.embedding_config.absolute())
+        if self.shards is not None:
+            variables["SATRAP_SHARDS"] = self.shards
+        return variables

@@ -1,0 +1,116 @@
+"""How one version is served: what the call, the archive, the configuration and the defaults say, in this order."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from satrap.config.global_config import ModelConfig, ServingConfig
+from satrap.errors import InvalidInputError
+from satrap.serving.archive.manifest import RUNTIMES, ArchiveOptions, Manifest
+from satrap.serving.batching import BatchPolicy
+
+__all__ = ["RegisterParameters", "VersionSpec", "resolve"]
+
+DEFAULT_MAX_BATCH_DELAY_MS = 100
+DEFAULT_MAX_RETRY_TIMEOUT = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegisterParameters:
+    """A registration's parameters, None where not given. Delay in ms, timeouts in seconds."""
+
+    url: str
+    model_name: str | None = None
+    handler: str | None = None
+    runtime: str | None = None
+    batch_size: int | None = None
+    max_batch_delay: int | None = None
+    initial_workers: int | None = None
+    response_timeout: int | None = None
+    startup_timeout: int | None = None
+    synchronous: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class VersionSpec:
+    """One version, with everything decided. Timeouts in seconds."""
+
+    model: str
+    version: str
+    url: str
+    handler: str
+    runtime: str
+    manifest: Manifest
+    directory: Path
+    batching: BatchPolicy
+    min_workers: int
+    max_workers: int
+    response_timeout: int
+    startup_timeout: int
+    max_retry_timeout: int
+    loaded_at_startup: bool
+
+
+def check_runtime(runtime: str | None) -> None:
+    """Refuse a runtime that is not Python.
+
+    Raises:
+        InvalidInputError: TorchServe's sentence.
+    """
+    if runtime is not None and runtime not in RUNTIMES:
+        raise InvalidInputError(f"Invalid RuntimeType value: {runtime}")
+
+
+def resolve(
+    parameters: RegisterParameters,
+    manifest: Manifest,
+    options: ArchiveOptions,
+    serving: ServingConfig,
+    model_config: ModelConfig,
+    directory: Path,
+    *,
+    loaded_at_startup: bool,
+) -> VersionSpec:
+    """Decide everything about a version."""
+    workers = _first(
+        options.min_workers,
+        parameters.initial_workers,
+        model_config.workers,
+        serving.default_workers_per_model,
+    )
+    delay_ms = _first(
+        parameters.max_batch_delay,
+        options.max_batch_delay_ms,
+        model_config.max_batch_delay_ms,
+        DEFAULT_MAX_BATCH_DELAY_MS,
+    )
+    return VersionSpec(
+        model=parameters.model_name or manifest.model_name,
+        version=manifest.version,
+        url=parameters.url,
+        handler=parameters.handler or manifest.handler,
+        runtime=parameters.runtime or manifest.runtime,
+        manifest=manifest,
+        directory=directory,
+        batching=BatchPolicy(
+            batch_size=_first(parameters.batch_size, options.batch_size, model_config.batch_size, 1),
+            max_delay=delay_ms / 1000,
+            capacity=_first(options.job_queue_size, serving.job_queue_size),
+        ),
+        min_workers=workers,
+        max_workers=max(workers, _first(options.max_workers, workers)),
+        response_timeout=_first(
+            parameters.response_timeout,
+            options.response_timeout,
+            model_config.response_timeout_seconds,
+            serving.default_response_timeout_seconds,
+        ),
+        startup_timeout=_first(
+            parameters.startup_timeout, options.startup_timeout, serving.default_startup_timeout_seconds
+        ),
+        max_retry_timeout=_first(options.max_retry_timeout, DEFAULT_MAX_RETRY_TIMEOUT),
+        loaded_at_startup=loaded_at_startup,
+    )
+
+
+def _first(*values: int | None) -> int:
+    return next(value for value in values if value is not None)

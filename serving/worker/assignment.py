@@ -1,0 +1,46 @@
+"""What a worker is told when it starts: the head of a `LOAD` frame."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["Assignment"]
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One version of one model, and how to run it.
+
+    Attributes:
+        model: its name.
+        version: its version.
+        directory: the unpacked archive.
+        handler: as the manifest or the registration says: `module[:function]`, see `handler_loading`.
+        manifest: the archive's manifest, or what stands for it.
+        batch_size: the greatest number of requests in one call of the handler.
+        threads: torch's threads for one op.
+        max_response_bytes: a longer prediction is an error.
+        ours_first: whether satrap's packages named `ts` and `persia` win over installed ones.
+        environment: variables to set.
+        gpu: index of the device, or None for the CPU.
+    """
+
+    model: str
+    version: str
+    directory: str
+    handler: str
+    manifest: dict[str, Any]
+    batch_size: int = 1
+    threads: int = 1
+    max_response_bytes: int = 6_553_500
+    ours_first: bool = True
+    environment: dict[str, str] = field(default_factory=dict)
+    gpu: int | None = None
+
+    def to_head(self) -> dict[str, Any]:
+        """The frame's head."""
+        return asdict(self)
+
+    @classmethod
+    def from_head(cls, head: dict[str, Any]) -> "Assignment":
+        """The inverse of `to_head`."""
+        return cls(**head)

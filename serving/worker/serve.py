@@ -1,0 +1,126 @@
+"""A worker's life: take the assignment, load the handler, answer batches until the frontend hangs up."""
+
+import logging
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from satrap import __version__
+from satrap.serving.context import Context, RequestProcessor
+from satrap.serving.frames import Bytes, Kind, encode, read_into, receive_head
+from satrap.serving.prediction import PredictionException
+from satrap.serving.worker import surroundings
+from satrap.serving.worker.assignment import Assignment
+from satrap.serving.worker.handler_loading import EntryPoint, load_entry_point
+from satrap.serving.worker.results import Answer, answers_of, error_answer
+
+__all__ = ["run"]
+
+log = logging.getLogger("satrap.serving.worker")
+
+
+def run(connection: socket.socket) -> None:
+    """Be a worker on that connection; returns when the frontend hangs up or the handler cannot be loaded."""
+    received = receive_head(connection)
+    if received is None:
+        return
+    assignment = Assignment.from_head(received[1])
+    surroundings.prepare(assignment, connection)
+    context = _context(assignment)
+    try:
+        entry = load_entry_point(assignment.handler, Path(assignment.directory), context)
+    except Exception as error:
+        log.exception("handler %r could not be loaded", assignment.handler)
+        _send(connection, Kind.FAILED, {"reason": f"{type(error).__name__}: {error}"}, [])
+        return
+    _send(connection, Kind.READY, {}, [])
+    while (batch := _receive_batch(connection)) is not None:
+        head, data = batch
+        _set_requests(context, head)
+        started = time.perf_counter()
+        answers = _predict(entry, data, context, assignment.max_response_bytes)
+        seconds = time.perf_counter() - started
+        _report_metrics(context)
+        answered = {"answers": [[a.code, len(a.value)] for a in answers], "seconds": seconds}
+        _send(connection, Kind.ANSWER, answered, [a.value for a in answers])
+
+
+def _context(assignment: Assignment) -> Context:
+    return Context(
+        assignment.model,
+        assignment.directory,
+        assignment.manifest,
+        assignment.batch_size,
+        assignment.gpu,
+        __version__,
+        model_yaml_config=_model_config(assignment),
+    )
+
+
+def _model_config(assignment: Assignment) -> dict[str, Any]:
+    name = assignment.manifest.get("model", {}).get("configFile")
+    if not name:
+        return {}
+    config = yaml.safe_load((Path(assignment.directory) / name).read_text())
+    return config if isinstance(config, dict) else {}
+
+
+def _receive_batch(connection: socket.socket) -> tuple[dict[str, Any], list[dict[str, bytearray]]] | None:
+    received = receive_head(connection)
+    if received is None:
+        return None
+    _, head, _ = received
+    data: list[dict[str, bytearray]] = []
+    for inputs in head["inputs"]:
+        request: dict[str, bytearray] = {}
+        for key, length, _ in inputs:
+            value = bytearray(length)
+            if not read_into(connection, value):
+                return None
+            request[key] = value
+        data.append(request)
+    return head, data
+
+
+def _set_requests(context: Context, head: dict[str, Any]) -> None:
+    context.request_ids = dict(enumerate(head["ids"]))
+    context.request_processor = [
+        RequestProcessor({key: {"content-type": content_type} for key, _, content_type in inputs})
+        for inputs in head["inputs"]
+    ]
+
+
+def _predict(entry: EntryPoint, data: list[Any], context: Context, max_bytes: int) -> list[Answer]:
+    try:
+        returned = entry(data, context)
+    except PredictionException as error:
+        log.warning("the handler answered %s: %s", error.error_code, error.message)
+        return [error_answer(error)] * len(data)
+    except Exception as error:
+        log.exception("the handler failed on a batch of %d", len(data))
+        return [error_answer(error)] * len(data)
+    return answers_of(returned, len(data), max_bytes)
+
+
+def _report_metrics(context: Context) -> None:
+    for observation in context.metrics.take():
+        log.debug("metric %s", observation)
+
+
+def _send(connection: socket.socket, kind: Kind, head: dict[str, Any], values: list[Bytes]) -> None:
+    buffers = encode(kind, head, values)
+    sent = connection.sendmsg(buffers[:_IOV_MAX])
+    if sent == sum(map(len, buffers)):
+        return
+    for buffer in buffers:  # what one gathering write did not take
+        if sent >= len(buffer):
+            sent -= len(buffer)
+        else:
+            connection.sendall(memoryview(buffer)[sent:])
+            sent = 0
+
+
+_IOV_MAX = 1024

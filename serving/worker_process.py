@@ -1,0 +1,222 @@
+"""The frontend's end of one worker: sends it batches, hears its answers, and knows when it is gone.
+
+A worker is gone when its process has ended and everything that it sent has been read; that is reported once.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+from satrap.errors import SatrapError, WorkerDiedError
+from satrap.serving.forks import Child, Template
+from satrap.serving.frames import Bytes, Frame, FrameError, FrameParser, Kind, encode
+from satrap.serving.output import OutputLog
+from satrap.serving.worker.assignment import Assignment
+
+__all__ = ["Prediction", "Request", "WorkerEvents", "WorkerProcess"]
+
+log = logging.getLogger("satrap.serving")
+
+_STOP_GRACE_SECONDS = 2.0
+"""A worker that was told to end may take so long before it is killed."""
+
+_LAST_WORDS_SECONDS = 1.0
+"""After its process ended, its socket is read and the template's report awaited for so long at most: a grandchild
+may keep the one open, and a template that is stopped never sends the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A worker's answer to one request: an HTTP status, and the prediction (200) or an error's sentence."""
+
+    code: int
+    value: bytes
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request on its way; `answer` is done when it is answered, failed or abandoned."""
+
+    id: str
+    inputs: Mapping[str, Bytes]
+    answer: asyncio.Future[Prediction]
+    content_types: Mapping[str, str] = field(default_factory=dict)
+
+    def fail(self, error: SatrapError) -> None:
+        """Answer with an error, if nothing has answered yet."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def succeed(self, prediction: Prediction) -> None:
+        """Answer with what the worker said, if somebody still waits."""
+        if not self.answer.done():
+            self.answer.set_result(prediction)
+
+
+class WorkerEvents(Protocol):
+    """Who wants to know about a worker: the version that it belongs to."""
+
+    def worker_loaded(self, worker: "WorkerProcess") -> None:
+        """It has loaded the handler."""
+
+    def worker_answered(self, worker: "WorkerProcess", count: int) -> None:
+        """It has answered a batch of `count` and is idle."""
+
+    def worker_ended(self, worker: "WorkerProcess", count: int, reason: str) -> None:
+        """It is gone; `count` requests that it had were failed."""
+
+
+class WorkerProcess(asyncio.Protocol):
+    """One process. Belongs to the frontend's loop; `launch` starts it, `stop` or `kill` end it."""
+
+    def __init__(self, number: int, assignment: Assignment, events: WorkerEvents) -> None:
+        """Start nothing."""
+        self.number = number
+        self.started_at = time.time()
+        self._assignment, self._events = assignment, events
+        self._name = f"{assignment.model} {assignment.version} worker {number}"
+        self._child: Child | None = None
+        self._transport: asyncio.Transport | None = None
+        self._parser = FrameParser()
+        self._batch: Sequence[Request] = ()
+        self._timer: asyncio.TimerHandle | None = None
+        self._reason = ""
+        self._process_ended = self._connection_ended = False
+        self.gone = asyncio.Event()
+
+    @property
+    def pid(self) -> int | None:
+        """The process's id, once it has one."""
+        return self._child.pid if self._child else None
+
+    async def launch(self, template: Template, startup_timeout: float) -> None:
+        """Fork the process and send it its assignment; `worker_loaded` or `worker_ended` follow.
+
+        Raises:
+            UnavailableError: no process could be had; nothing follows.
+        """
+        child = self._child = await template.fork("worker")
+        loop = asyncio.get_running_loop()
+        OutputLog(child.output, self._name)
+        loop.add_reader(child.pidfd, self._on_process_end)
+        await loop.create_unix_connection(lambda: self, sock=child.connection)
+        if self._reason:  # stopped meanwhile
+            self.kill(self._reason)
+            return
+        self._send(encode(Kind.LOAD, self._assignment.to_head()))
+        self._expect(startup_timeout, f"did not load its handler within {startup_timeout:g} s")
+
+    def predict(self, batch: Sequence[Request], timeout: float) -> None:
+        """Send a batch to the idle worker; it is killed if it does not answer within `timeout` seconds."""
+        self._batch = batch
+        head = {
+            "ids": [request.id for request in batch],
+            "inputs": [
+                [
+                    [key, len(value), request.content_types.get(key, "")]
+                    for key, value in request.inputs.items()
+                ]
+                for request in batch
+            ],
+        }
+        values = [value for request in batch for value in request.inputs.values()]
+        self._send(encode(Kind.PREDICT, head, values))
+        self._expect(timeout, f"did not answer within {timeout:g} s")
+
+    def stop(self) -> None:
+        """Let the idle worker end: it sees end-of-file. What does not end soon is killed."""
+        self._reason = self._reason or "was stopped"
+        if self._transport is not None:
+            self._transport.close()
+        self._expect(_STOP_GRACE_SECONDS, "did not end when it was told to")
+
+    def kill(self, reason: str) -> None:
+        """End the process at once; `worker_ended` follows with that reason."""
+        self._reason = self._reason or reason
+        if self._child is not None and not self._process_ended:
+            self._child.kill()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Part of `asyncio.Protocol`."""
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's own are of no common class
+
+    def data_received(self, data: bytes) -> None:
+        """Part of `asyncio.Protocol`."""
+        try:
+            for frame in self._parser.feed(data):
+                self._receive(frame)
+        except FrameError as error:
+            self.kill(f"sent something unreadable: {error}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Part of `asyncio.Protocol`: a worker without its connection is of no use."""
+        self._connection_ended = True
+        if not self._process_ended and not self._reason:
+            # It closed the socket, or is ending just now: its own end tells more than our signal would.
+            self._expect(_LAST_WORDS_SECONDS, "closed its connection")
+        self._finish_if_gone()
+
+    def _receive(self, frame: Frame) -> None:
+        self._cancel_timer()
+        match frame.kind:
+            case Kind.READY:
+                self._events.worker_loaded(self)
+            case Kind.FAILED:
+                self._reason = str(frame.head["reason"])
+            case Kind.ANSWER if len(frame.head["answers"]) == len(self._batch) > 0:
+                batch, self._batch = self._batch, ()
+                start = 0
+                for request, (code, length) in zip(batch, frame.head["answers"], strict=True):
+                    request.succeed(Prediction(code, frame.body[start : start + length]))
+                    start += length
+                self._events.worker_answered(self, len(batch))
+            case _:
+                raise FrameError(f"a {frame.kind.name} frame was not expected")
+
+    def _send(self, buffers: list[Bytes]) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.writelines(buffers)
+
+    def _expect(self, seconds: float, reason: str) -> None:
+        self._cancel_timer()
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._time_out, reason)
+
+    def _time_out(self, reason: str) -> None:
+        log.error("%s (pid %s) %s and is killed", self._name, self.pid, reason)
+        self.kill(reason)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_process_end(self) -> None:
+        assert self._child is not None
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._child.pidfd)
+        os.close(self._child.pidfd)
+        self._process_ended = True
+        self._cancel_timer()
+        self._timer = loop.call_later(_LAST_WORDS_SECONDS, self._finish)
+        self._child.ended.add_done_callback(lambda _: self._finish_if_gone())
+
+    def _finish_if_gone(self) -> None:
+        if self._process_ended and self._connection_ended and self._child and self._child.ended.done():
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.gone.is_set():
+            return
+        self.gone.set()
+        self._cancel_timer()
+        if self._transport is not None:
+            self._transport.abort()
+        batch, self._batch = self._batch, ()
+        for request in batch:
+            request.fail(WorkerDiedError(self._assignment.model, self._assignment.version))
+        how = self._child.ended.result() if self._child and self._child.ended.done() else "ended"
+        self._events.worker_ended(self, len(batch), self._reason or how)
