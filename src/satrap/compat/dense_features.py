@@ -24,16 +24,19 @@ class DenseFeatures(list[torch.Tensor]):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call `function` with plain lists, or with the one tensor where its schema asks for a tensor."""
-        # A method's schema begins with self, which is not among the arguments.
         schema = getattr(function, "schema", None)
-        declared = schema.arguments[-len(args) :] if schema is not None and args else [None] * len(args)
-        fitted = [_fit(value, argument) for value, argument in zip(args, declared, strict=False)]
-        return function(*fitted, **{name: _fit(value, None) for name, value in (kwargs or {}).items()})
+        declared = [(a.name, str(a.type)) for a in schema.arguments] if schema is not None else []
+        if declared and declared[0][0] == "self":  # bound: not among the arguments
+            declared = declared[1:]
+        types_by_place = dict(enumerate(kind for _, kind in declared))
+        types_by_name = dict(declared)
+        return function(
+            *(_fit(value, types_by_place.get(place)) for place, value in enumerate(args)),
+            **{name: _fit(value, types_by_name.get(name)) for name, value in (kwargs or {}).items()},
+        )
 
 
-def _fit(value: Any, argument: Any) -> Any:
+def _fit(value: Any, declared: str | None) -> Any:
     if not isinstance(value, DenseFeatures):
         return value
-    if argument is not None and str(argument.type) == "Tensor" and len(value) == 1:
-        return value[0]
-    return list(value)
+    return value[0] if declared == "Tensor" and len(value) == 1 else list(value)
