@@ -124,7 +124,9 @@ def test_default_handler_is_not_copied(sources: Path, tmp_path: Path) -> None:
         ("satrap.serving.handler:EmbeddingHandler", None, "satrap.serving.handler:EmbeddingHandler"),
     ],
 )
-def test_forms_of_a_handler(sources: Path, tmp_path: Path, handler: str, copied: str | None, named: str) -> None:
+def test_forms_of_a_handler(
+    sources: Path, tmp_path: Path, handler: str, copied: str | None, named: str
+) -> None:
     archive = package(model_name="m", version="1", handler=handler, export_path=tmp_path / "store")
     assert set(contents(archive)) - {"MAR-INF/MANIFEST.json"} == ({copied} if copied else set())
     assert manifest(archive)["model"] == {"modelName": "m", "handler": named, "modelVersion": "1"}
@@ -164,7 +166,9 @@ def test_two_files_of_one_name_are_refused_and_one_file_twice_is_not(sources: Pa
     (sources / "other").mkdir()
     (sources / "other" / "a1.txt").write_text("another a1")
     with pytest.raises(ArchiveError, match=r"two files would be a1\.txt"):
-        package(model_name="m", version="1", extra_files="a1.txt,other/a1.txt", export_path=tmp_path / "store")
+        package(
+            model_name="m", version="1", extra_files="a1.txt,other/a1.txt", export_path=tmp_path / "store"
+        )
     archive = package(
         model_name="m",
         version="1",
