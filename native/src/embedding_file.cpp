@@ -7,6 +7,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "satrap/id_kernels.h"
+
 namespace satrap {
 namespace {
 
@@ -173,23 +175,9 @@ struct Pending {
   }
 };
 
-// farmhash64 of a sign's 8 little-endian bytes.
-std::uint64_t sign_hash(std::uint64_t sign) {
-  constexpr std::uint64_t kPrime = 0x9ae16a3b2f90404fu;
-  constexpr std::uint64_t kMul = kPrime + 16;
-  const std::uint64_t a = sign + kPrime;
-  const std::uint64_t c = std::rotr(sign, 37) * kMul + a;
-  const std::uint64_t d = (std::rotr(a, 25) + sign) * kMul;
-  std::uint64_t u = (c ^ d) * kMul;
-  u ^= u >> 47;
-  std::uint64_t w = (d ^ u) * kMul;
-  w ^= w >> 47;
-  return w * kMul;
-}
-
 }  // namespace
 
-bool ShardRoute::owns(std::uint64_t sign) const { return size == 1 || sign_hash(sign) % size == index; }
+bool ShardRoute::owns(std::uint64_t sign) const { return size == 1 || ShardOfSign(size)(sign) == index; }
 
 EmbeddingFileSummary summarize_embedding_file(std::span<const std::byte> file, ShardRoute route) {
   EmbeddingFileSummary summary;

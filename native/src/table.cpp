@@ -20,7 +20,9 @@ namespace {
 constexpr std::size_t kSlots = 7;
 constexpr double kMaxLoad = 0.86;    // beyond it chains grow quickly
 constexpr std::size_t kGrowth = 3;   // the next capacity is 3/2 of this one
-constexpr std::size_t kWindow = 32;  // ids between the stages of a pipeline: enough to cover memory's latency
+constexpr std::size_t kWindow = 24;  // ids between two stages of a pipeline: enough to cover memory's latency
+constexpr std::size_t kMaxGuess = 16;  // buckets that a guess goes on for
+constexpr std::size_t kRing = 128;     // ids on their way: at least three windows, a power of two
 
 constexpr std::uint64_t kVersionMask = 0xffffffffu;
 constexpr unsigned kOccupiedShift = 32;
@@ -63,14 +65,21 @@ std::size_t checked_product(std::size_t a, std::size_t b) {
   return product;
 }
 
+std::size_t whole_pages(std::size_t bytes) {
+  constexpr std::size_t kPage = 4096;
+  std::size_t rounded;
+  if (__builtin_add_overflow(bytes, kPage - 1, &rounded)) throw std::bad_alloc();
+  return rounded & ~(kPage - 1);
+}
+
 // Zeroed memory straight from the kernel, in huge pages where it gives them.
 class Mapping {
  public:
-  explicit Mapping(std::size_t bytes) : bytes_(bytes) {
-    data_ = ::mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  explicit Mapping(std::size_t bytes) : bytes_(whole_pages(bytes)) {
+    data_ = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (data_ == MAP_FAILED) throw std::bad_alloc();
     // Advice only: with small pages everything works, slower.
-    static_cast<void>(::madvise(data_, bytes, MADV_HUGEPAGE));
+    static_cast<void>(::madvise(data_, bytes_, MADV_HUGEPAGE));
   }
   ~Mapping() { ::munmap(data_, bytes_); }
   Mapping(const Mapping&) = delete;
@@ -142,29 +151,71 @@ class TableStorage {
 
   // ---- for any thread ----
 
-  void prefetch_bucket(std::size_t index) const { __builtin_prefetch(&bucket(index)); }
+  void prefetch_row(Place place) const {
+    const auto* first = reinterpret_cast<const char*>(row(place));
+    const std::size_t bytes =
+        std::min<std::size_t>(row_bytes_, 512);  // the hardware sees a longer row by itself
+    for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(first + at);
+  }
 
-  // Prefetches the row that a search from `index` is likely to end at. A guess: nothing is verified.
-  void prefetch_row(std::uint64_t sign, std::size_t index) const {
-    for (int hop = 0; hop < 2; ++hop) {
-      const std::uint64_t header = bucket(index).header.load(std::memory_order_relaxed);
-      const std::size_t slot = find(bucket(index), header, sign);
-      if (slot < kSlots) {
-        const auto* first = reinterpret_cast<const char*>(row({index, slot}));
-        for (std::size_t line = 0; line < std::min<std::size_t>(row_bytes_, 512); line += 64) {
-          __builtin_prefetch(first + line);
-        }
-        return;
+  // A search on its way: where the sign is believed to be. Nothing in it is verified before read_at().
+  struct Probe {
+    static constexpr std::size_t kUnknown = kSlots;
+
+    std::uint64_t sign;
+    std::size_t bucket;
+    std::size_t slot;
+  };
+
+  Probe start(std::uint64_t sign) const {
+    const std::size_t index = home(sign);
+    __builtin_prefetch(&bucket(index));
+    return {sign, index, Probe::kUnknown};
+  }
+
+  // Looks into the home bucket, whose line was prefetched, and prefetches what comes next: the row, or, where
+  // the bucket has overflowed, the lines of the next ones.
+  void look(Probe& probe) const {
+    const Bucket& line = bucket(probe.bucket);
+    const std::uint64_t header = line.header.load(std::memory_order_relaxed);
+    probe.slot = find(line, header, probe.sign);
+    if (probe.slot < kSlots) {
+      prefetch_row({probe.bucket, probe.slot});
+    } else if (header & kOverflow) {
+      constexpr std::size_t kAhead = 3;  // nearly all of the signs that are not at home are in these
+      for (std::size_t hop = 0, index = probe.bucket; hop < kAhead; ++hop) {
+        index = next(index);
+        __builtin_prefetch(&bucket(index));
       }
-      if (!(header & kOverflow)) return;
-      index = next(index);
     }
+  }
+
+  // Goes on behind the home bucket if the sign was not there, and prefetches the row.
+  void look_on(Probe& probe) const {
+    for (std::size_t hop = 0; probe.slot == Probe::kUnknown && hop < kMaxGuess; ++hop) {
+      if (!(bucket(probe.bucket).header.load(std::memory_order_relaxed) & kOverflow)) return;
+      probe.bucket = next(probe.bucket);
+      const Bucket& line = bucket(probe.bucket);
+      probe.slot = find(line, line.header.load(std::memory_order_relaxed), probe.sign);
+      if (probe.slot < kSlots) prefetch_row({probe.bucket, probe.slot});
+    }
+  }
+
+  // Copies the row at the probe's place if the sign is there and nobody changed the bucket meanwhile.
+  bool read_at(const Probe& probe, std::byte* out) const {
+    const Bucket& line = bucket(probe.bucket);
+    const std::uint64_t header = line.header.load(std::memory_order_acquire);
+    if (is_changing(header) || !(occupied(header) >> probe.slot & 1)) return false;
+    if (line.keys[probe.slot].load(std::memory_order_acquire) != probe.sign) return false;
+    copy_row({probe.bucket, probe.slot}, out);
+    return line.header.load(std::memory_order_relaxed) == header;
   }
 
   // Calls use(place) on a consistent bucket that holds `sign`, maybe several times: what counts is the last
   // call. Returns whether the sign is there.
   template <class Use>
-  bool read(std::uint64_t sign, std::size_t index, Use&& use) const {
+  bool read(std::uint64_t sign, Use&& use) const {
+    std::size_t index = home(sign);
     for (std::size_t hop = 0; hop < bucket_count_; ++hop, index = next(index)) {
       const Bucket& line = bucket(index);
       Backoff backoff;
@@ -187,7 +238,14 @@ class TableStorage {
   void copy_row(Place place, std::byte* out) const {
     const std::atomic<std::uint64_t>* words = row(place);
     const std::size_t whole = row_bytes_ / 8;
-    for (std::size_t i = 0; i < whole; ++i) {
+    std::size_t i = 0;
+    for (; i + 8 <= whole; i += 8) {
+      std::uint64_t line[8];
+#pragma GCC unroll 8
+      for (std::size_t k = 0; k < 8; ++k) line[k] = words[i + k].load(std::memory_order_acquire);
+      std::memcpy(out + i * 8, line, sizeof(line));
+    }
+    for (; i < whole; ++i) {
       const std::uint64_t word = words[i].load(std::memory_order_acquire);
       std::memcpy(out + i * 8, &word, 8);
     }
@@ -261,15 +319,6 @@ class TableStorage {
     change(bucket(place.bucket), 0, std::uint64_t{1} << (kOccupiedShift + place.slot), [] {});
   }
 
-  void prefetch_for_write(std::uint64_t sign, std::size_t index) const {
-    const std::uint64_t header = bucket(index).header.load(std::memory_order_relaxed);
-    std::size_t slot = find(bucket(index), header, sign);
-    if (slot == kSlots) slot = static_cast<std::size_t>(std::countr_one(occupied(header))) % kSlots;
-    const Place place{index, slot};
-    __builtin_prefetch(row(place), 1);
-    __builtin_prefetch(&ordinal(place), 1);
-  }
-
   std::size_t bucket_count() const { return bucket_count_; }
   std::size_t row_words() const { return row_words_; }
 
@@ -277,6 +326,7 @@ class TableStorage {
   // The slot of `sign` among the occupied ones, kSlots if it is in none.
   static std::size_t find(const Bucket& line, std::uint64_t header, std::uint64_t sign) {
     std::uint64_t equal = 0;
+#pragma GCC unroll 7
     for (std::size_t slot = 0; slot < kSlots; ++slot) {
       equal |= std::uint64_t{line.keys[slot].load(std::memory_order_acquire) == sign} << slot;
     }
@@ -320,26 +370,18 @@ class TableStorage {
 
 namespace {
 
-// Runs visit(sign, home, i) over a batch with each bucket's line prefetched two windows ahead and whatever
-// `peek(sign, home)` asks for one window ahead.
-template <class Peek, class Visit>
-void pipelined(const TableStorage& storage, const std::byte* signs, std::size_t n, Peek&& peek,
-               Visit&& visit) {
-  constexpr std::size_t kRing = 4 * kWindow;
-  std::size_t homes[kRing];
-  for (std::size_t step = 0; step < n + 2 * kWindow; ++step) {
-    if (step < n) {
-      homes[step % kRing] = storage.home(load_sign(signs, step));
-      storage.prefetch_bucket(homes[step % kRing]);
-    }
-    if (step >= kWindow && step - kWindow < n) {
-      const std::size_t i = step - kWindow;
-      peek(load_sign(signs, i), homes[i % kRing]);
-    }
-    if (step >= 2 * kWindow) {
-      const std::size_t i = step - 2 * kWindow;
-      visit(load_sign(signs, i), homes[i % kRing], i);
-    }
+// Runs visit(probe, i) over a batch, three windows behind the start of each probe and two behind its first
+// look; every step waits for lines that were prefetched a window ago.
+template <class Visit>
+void pipelined(const TableStorage& storage, const std::byte* signs, std::size_t n, Visit&& visit) {
+  static_assert(kRing >= 3 * kWindow + 1 && (kRing & (kRing - 1)) == 0);
+  using Probe = TableStorage::Probe;
+  Probe probes[kRing];
+  for (std::size_t step = 0; step < n + 3 * kWindow; ++step) {
+    if (step < n) probes[step % kRing] = storage.start(load_sign(signs, step));
+    if (const std::size_t i = step - kWindow; i < n) storage.look(probes[i % kRing]);
+    if (const std::size_t i = step - 2 * kWindow; i < n) storage.look_on(probes[i % kRing]);
+    if (const std::size_t i = step - 3 * kWindow; i < n) visit(probes[i % kRing], i);
   }
 }
 
@@ -387,30 +429,27 @@ std::size_t Table::lookup(const std::byte* signs, std::size_t n, std::byte* out,
   const auto storage = pin();
   const std::size_t width = row_bytes();
   std::size_t missing = 0;
-  pipelined(
-      *storage, signs, n, [&](std::uint64_t sign, std::size_t home) { storage->prefetch_row(sign, home); },
-      [&](std::uint64_t sign, std::size_t home, std::size_t i) {
-        std::byte* target = out + i * width;
-        const bool there =
-            storage->read(sign, home, [&](TableStorage::Place place) { storage->copy_row(place, target); });
-        if (!there) {
-          std::memset(target, 0, width);
-          ++missing;
-        }
-        if (found) found[i] = there;
-      });
+  pipelined(*storage, signs, n, [&](const TableStorage::Probe& probe, std::size_t i) {
+    std::byte* target = out + i * width;
+    const bool there =
+        (probe.slot != TableStorage::Probe::kUnknown && storage->read_at(probe, target)) ||
+        storage->read(probe.sign, [&](TableStorage::Place place) { storage->copy_row(place, target); });
+    if (!there) {
+      std::memset(target, 0, width);
+      ++missing;
+    }
+    if (found) found[i] = there;
+  });
   return missing;
 }
 
 std::size_t Table::contains(const std::byte* signs, std::size_t n, std::uint8_t* found) const {
   const auto storage = pin();
   std::size_t present = 0;
-  pipelined(
-      *storage, signs, n, [](std::uint64_t, std::size_t) {},
-      [&](std::uint64_t sign, std::size_t home, std::size_t i) {
-        found[i] = storage->read(sign, home, [](TableStorage::Place) {});
-        present += found[i];
-      });
+  pipelined(*storage, signs, n, [&](const TableStorage::Probe& probe, std::size_t i) {
+    found[i] = storage->read(probe.sign, [](TableStorage::Place) {});
+    present += found[i];
+  });
   return present;
 }
 
@@ -424,27 +463,25 @@ std::size_t Table::upsert(const std::byte* signs, const std::byte* const* rows, 
   std::shared_ptr<TableStorage> storage = first;
   std::vector<std::uint64_t> words(storage->row_words());
   std::size_t written = 0;
-  pipelined(
-      *first, signs, n,
-      [&](std::uint64_t sign, std::size_t) { storage->prefetch_for_write(sign, storage->home(sign)); },
-      [&](std::uint64_t sign, std::size_t, std::size_t i) {
-        const TableStorage::Place place = storage->locate(sign);
-        const bool there = place.bucket != TableStorage::kNowhere.bucket;
-        if (there && storage->ordinal_at(place) > ordinal) return;
-        pack_row(rows[i], dim_, source, type_, words);
-        if (there) {
-          storage->overwrite(place, words.data(), ordinal);
-        } else {
-          const std::size_t rows_now = size();
-          if (rows_now >= storage->max_rows()) {
-            storage = rebuilt(*storage, rows_now / 2 * kGrowth + kSlots);
-            publish(storage);
-          }
-          storage->insert(sign, words.data(), ordinal);
-          size_.store(rows_now + 1, std::memory_order_relaxed);
-        }
-        ++written;
-      });
+  pipelined(*first, signs, n, [&](const TableStorage::Probe& probe, std::size_t i) {
+    const std::uint64_t sign = probe.sign;
+    const TableStorage::Place place = storage->locate(sign);
+    const bool there = place.bucket != TableStorage::kNowhere.bucket;
+    if (there && storage->ordinal_at(place) > ordinal) return;
+    pack_row(rows[i], dim_, source, type_, words);
+    if (there) {
+      storage->overwrite(place, words.data(), ordinal);
+    } else {
+      const std::size_t rows_now = size();
+      if (rows_now >= storage->max_rows()) {
+        storage = rebuilt(*storage, rows_now / 2 * kGrowth + kSlots);
+        publish(storage);
+      }
+      storage->insert(sign, words.data(), ordinal);
+      size_.store(rows_now + 1, std::memory_order_relaxed);
+    }
+    ++written;
+  });
   return written;
 }
 
@@ -465,14 +502,12 @@ std::size_t Table::upsert(const std::byte* signs, const std::byte* rows, std::si
 std::size_t Table::erase(const std::byte* signs, std::size_t n, std::uint32_t ordinal) {
   const std::lock_guard lock(writer_);
   std::size_t erased = 0;
-  pipelined(
-      *storage_, signs, n, [](std::uint64_t, std::size_t) {},
-      [&](std::uint64_t sign, std::size_t, std::size_t) {
-        const TableStorage::Place place = storage_->locate(sign);
-        if (place.bucket == TableStorage::kNowhere.bucket || storage_->ordinal_at(place) > ordinal) return;
-        storage_->remove(place);
-        ++erased;
-      });
+  pipelined(*storage_, signs, n, [&](const TableStorage::Probe& probe, std::size_t) {
+    const TableStorage::Place place = storage_->locate(probe.sign);
+    if (place.bucket == TableStorage::kNowhere.bucket || storage_->ordinal_at(place) > ordinal) return;
+    storage_->remove(place);
+    ++erased;
+  });
   size_.store(size() - erased, std::memory_order_relaxed);
   return erased;
 }
