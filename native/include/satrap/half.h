@@ -27,6 +27,16 @@ inline std::uint16_t half_from_float(float value) {
   return static_cast<std::uint16_t>(sign | (rounded >= (31u << 23) ? 0x7c00u : rounded >> 13));
 }
 
+// Exact: every float16 is a float32. A NaN keeps its payload.
+inline float float_from_half(std::uint16_t half) {
+  const std::uint32_t sign = (half & 0x8000u) << 16;
+  const std::uint32_t magnitude = half & 0x7fffu;
+  if (magnitude >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  if (magnitude >= 0x400u) return std::bit_cast<float>(sign | ((magnitude << 13) + (112u << 23)));
+  const float value = static_cast<float>(magnitude) * 0x1p-24f;
+  return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(value));
+}
+
 }  // namespace satrap
 
 #endif  // SATRAP_HALF_H_

@@ -1,0 +1,34 @@
+// Rows into tensors: sums in float32, results in float16 as numpy's astype rounds.
+//
+// Each kernel has a portable form and one for CPUs with AVX2 and F16C, chosen at run time; both give the same
+// bits. Arrays may have any alignment; none may overlap.
+#ifndef SATRAP_POOLING_H_
+#define SATRAP_POOLING_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "satrap/id_feature.h"
+
+namespace satrap {
+
+// Which form runs: kBest is the CPU's, kPortable is for tests that compare them.
+enum class Kernels : std::uint8_t { kBest, kPortable };
+
+// out[i] = the float16 nearest to in[i]; ties to even, too great becomes infinity.
+void to_half(const float* in, std::uint16_t* out, std::size_t n, Kernels kernels = Kernels::kBest);
+
+// out[i] = the i-th float16 of `in`, exactly.
+void from_half(const std::byte* in, float* out, std::size_t n, Kernels kernels = Kernels::kBest);
+
+// Adds a row of `dim` values to the row of each position's sample in sums[samples, dim].
+void add_to_samples(const float* row, std::size_t dim, std::span<const Position> positions, float* sums,
+                    Kernels kernels = Kernels::kBest);
+
+// values[i] *= factor.
+void scale(float* values, std::size_t n, float factor);
+
+}  // namespace satrap
+
+#endif  // SATRAP_POOLING_H_
