@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from satrap.batch import IdFeature, Tensor
+from satrap.batch import MAX_SAMPLES, IdFeature, Tensor
 from satrap.errors import BatchError
 
 __all__ = [
@@ -21,8 +21,8 @@ __all__ = [
     "NonIDTypeFeature",
 ]
 
-MAX_BATCH_SIZE = 65_535
-"""Samples of a batch at most: PERSIA's format counts them in 16 bits."""
+MAX_BATCH_SIZE = MAX_SAMPLES
+"""Samples of a batch at most, under PERSIA's name."""
 
 Ids = NDArray[np.uint64]
 
@@ -90,9 +90,7 @@ class IDTypeFeatureWithSingleID:
 
     def to_id_feature(self) -> IdFeature:
         """The same ids with the places where samples begin."""
-        return IdFeature(
-            self.name, np.ascontiguousarray(self.data), np.arange(self.batch_size + 1, dtype=np.uint32)
-        )
+        return IdFeature(self.name, self.data, np.arange(self.batch_size + 1, dtype=np.uint32))
 
 
 class NdarrayDataBase:
@@ -138,9 +136,8 @@ class NdarrayDataBase:
         return self._name or self.DEFAULT_NAME
 
     def to_tensor(self) -> Tensor:
-        """The array and its name, as the batch format has them: in C order, little-endian."""
-        data = self.data.astype(self.data.dtype.newbyteorder("<"), order="C", copy=False)
-        return Tensor(data, self.name)
+        """The array and its name, as the batch format has them."""
+        return Tensor(self.data, self.name)
 
 
 class NonIDTypeFeature(NdarrayDataBase):

@@ -75,7 +75,6 @@ class PersiaBatch:
             labels=[label.to_tensor() for label in labels or ()],
             meta=_only_bytes(meta),
             requires_grad=requires_grad,
-            batch_id=None,
         )
 
     def __repr__(self) -> str:

@@ -145,18 +145,11 @@ class EmbeddingHandler(BaseHandler):
 
     def _features(self, batch: DecodedBatch, embeddings: Sequence[Embedding]) -> Features:
         assert self.device is not None, "handle() before initialize()"
-        tensors = [embedding_tensor(embedding, self.device) for embedding in embeddings]
-        size = len(tensors[0]) if tensors else 0
-        dense: list[torch.Tensor] = []
-        for feature in batch.non_id_features:
-            if len(feature.data) != size:
-                raise BatchError(
-                    f"{len(feature.data)} samples where the ids have {size}", feature=feature.name or ""
-                )
-            dense.append(tensor_of(feature.data, self.device))
+        dense = [tensor_of(array, self.device) for _, array in batch.non_id_features()]
         if self._takes_one_dense_tensor and len(dense) != 1:
             raise BatchError(f"the model takes one dense tensor, the batch has {len(dense)}")
-        return Features(size, dense, tensors)
+        tensors = [embedding_tensor(embedding, self.device) for embedding in embeddings]
+        return Features(batch.batch_size or 0, dense, tensors)
 
     def _forward(self, requests: Sequence[Features]) -> Sequence[torch.Tensor]:
         """The model's output for requests of equal shapes, split again."""
@@ -175,7 +168,7 @@ class EmbeddingHandler(BaseHandler):
             raise ValueError(
                 f"the model must return one row per sample: {sum(sizes)} samples gave {list(output.shape)}"
             )
-        return output.split(sizes)
+        return torch.split(output, sizes)
 
     def _joined(self, parts: Sequence[torch.Tensor]) -> torch.Tensor:
         joined = parts[0] if len(parts) == 1 else torch.cat(list(parts))

@@ -128,7 +128,7 @@ class BaseHandler:
             raise ArchiveError(model_file, "the manifest's modelFile is not in the archive")
         # By name and not by path: pickles and the archive's other modules must meet the same classes.
         module = importlib.import_module(Path(model_file).stem)
-        classes = [
+        classes: list[Any] = [
             c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__
         ]
         if len(classes) != 1:
@@ -142,7 +142,8 @@ class BaseHandler:
             with _loading(weights):
                 state = torch.load(weights, map_location=self.device, weights_only=True)
                 model.load_state_dict(state)
-        return model.to(self.device)
+        model.to(self.device)
+        return model
 
 
 @contextmanager

@@ -24,13 +24,11 @@ class PyPersiaBatchData:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._batch = Batch(
-            id_features=[], non_id_features=[], labels=[], meta=None, requires_grad=False, batch_id=None
-        )
+        self._batch = Batch()
 
     def add_dense(self, data: Sequence[NDArray[Any]]) -> None:
         """Add dense features, each an array `[batch, ...]`."""
-        self._batch.non_id_features.extend(_tensor(array) for array in data)
+        self._batch.non_id_features.extend(Tensor(array) for array in data)
 
     def add_sparse(
         self, data: Iterable[tuple[str, Sequence[NDArray[np.uint64]]]], requires_grad: bool = False
@@ -48,7 +46,7 @@ class PyPersiaBatchData:
 
     def add_target(self, data: NDArray[Any]) -> None:
         """Add labels, an array `[batch, ...]`."""
-        self._batch.labels.append(_tensor(data))
+        self._batch.labels.append(Tensor(data))
 
     def add_meta(self, data: bytes) -> None:
         """Set the bytes that travel with the batch."""
@@ -60,18 +58,8 @@ class PyPersiaBatchData:
         Raises:
             BatchError: features disagree on the number of samples, or there are no ids.
         """
-        sizes = {feature.name: len(feature.offsets) - 1 for feature in self._batch.id_features}
-        if not sizes:
+        if not self._batch.id_features:
             raise BatchError("there are no ids: call add_sparse first")
-        size = next(iter(sizes.values()))
-        for name, samples in sizes.items():
-            if samples != size:
-                raise BatchError(f"{samples} samples where the batch has {size}", feature=name)
-        for tensor in (*self._batch.non_id_features, *self._batch.labels):
-            if len(tensor.data) != size:
-                raise BatchError(
-                    f"a dense feature or label has {len(tensor.data)} samples, the ids have {size}"
-                )
         return self._batch.to_bytes()
 
 
@@ -102,7 +90,3 @@ class PersiaEmbeddingClientPyClass:
         if self._lookup is None:
             raise InvalidInputError("this client has no middleware services, so it cannot look embeddings up")
         return look_up(self._lookup, data, device_of(self.device_id if device_id is None else device_id))
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    return Tensor(np.ascontiguousarray(array), None)

@@ -64,9 +64,9 @@ def look_up(lookup: EmbeddingLookup, data: bytes, device: torch.device) -> Train
     """
     batch = decode(data)
     return TrainingBatch(
-        dense=[tensor.data for tensor in batch.non_id_features],
+        dense=[array for _, array in batch.non_id_features()],
         embeddings=lookup.lookup(batch),
-        labels=[tensor.data for tensor in batch.labels],
+        labels=[array for _, array in batch.labels()],
         meta=batch.meta,
         device=device,
     )
