@@ -1,19 +1,21 @@
 // Rows for processes of the same machine, over a Unix socket, without gRPC and without Python.
 //
-// A lookup by gRPC costs a Python server and a Python client some 0.3 ms of processor time each before the first
-// row is copied. Here a server thread reads signs, looks them up, and writes rows; a client sends to all shards and
-// receives each answer where it is needed. Nothing else is said here: loading, status and errors that a user reads
-// go by gRPC, and whoever cannot connect, or gets an error, asks by gRPC instead.
+// A lookup by gRPC costs a Python server and a Python client some 0.3 ms of processor time each before the
+// first row is copied. Here a server thread reads signs, looks them up, and writes rows; a client sends to
+// all shards and receives each answer where it is needed. Nothing else is said here: loading, status and
+// errors that a user reads go by gRPC, and whoever cannot connect, or gets an error, asks by gRPC instead.
 //
-// The server listens in the abstract namespace, under a name made of its random 128-bit instance id, which its
-// gRPC Status tells. So there is no file to clean up or to find stale, a process that can connect is on the same
-// machine (and in the same network namespace, which is what loopback TCP needs too), and it has the server it meant.
+// The server listens in the abstract namespace, under a name made of its random 128-bit instance id, which
+// its gRPC Status tells. So there is no file to clean up or to find stale, a process that can connect is on
+// the same machine (and in the same network namespace, which is what loopback TCP needs too), and it has the
+// server it meant.
 //
 // WIRE, little-endian, no padding:
 //
-//   hello     server, once   u64 magic | u32 replica_index | u32 replica_size | u32 row type | u32 zero | 16 id
-//   request   client         u32 groups | u32 zero | u64 signs | groups x { u32 dim | u32 n } | signs x u64
-//   answer    server         u32 status | u32 groups | u64 bytes of rows | groups x { u32 missing | u32 mismatched }
+//   hello     server, once   u64 magic | u32 replica_index | u32 replica_size | u32 row type | u32 zero | 16
+//   id request   client         u32 groups | u32 zero | u64 signs | groups x { u32 dim | u32 n } | signs x
+//   u64 answer    server         u32 status | u32 groups | u64 bytes of rows | groups x { u32 missing | u32
+//   mismatched }
 //                            | rows of all groups, in order
 //
 // A status other than kOk ends the connection after the header.
@@ -75,8 +77,8 @@ class Descriptor {
 
 // Answers from the tables that were published last: one thread accepts, and one serves each connection.
 //
-// Threads: publish and counters from any thread; start and stop from one, in this order. A request in flight goes on
-// with the tables that it began with.
+// Threads: publish and counters from any thread; start and stop from one, in this order. A request in flight
+// goes on with the tables that it began with.
 class RowServer {
  public:
   using Tables = std::vector<std::shared_ptr<const Table>>;  // one for each dim
@@ -124,8 +126,8 @@ class RowServer {
   std::atomic<std::uint64_t> dim_mismatch_{0};
 };
 
-// One group of a request: n signs (any alignment) of one dim, and where their rows go (n x dim items of the server's
-// row type). The counts are filled in by the answer.
+// One group of a request: n signs (any alignment) of one dim, and where their rows go (n x dim items of the
+// server's row type). The counts are filled in by the answer.
 struct RowGroup {
   std::uint32_t dim;
   std::uint32_t n;
@@ -157,8 +159,8 @@ struct RowRequest {
   std::span<RowGroup> groups;
 };
 
-// Sends every request, then receives every answer as it comes. All or nothing: on an error every connection that was
-// in use is closed. Throws RowSocketError.
+// Sends every request, then receives every answer as it comes. All or nothing: on an error every connection
+// that was in use is closed. Throws RowSocketError.
 void exchange(std::span<RowRequest> requests, std::chrono::milliseconds timeout);
 
 }  // namespace satrap
