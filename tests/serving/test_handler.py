@@ -224,7 +224,7 @@ def test_a_model_that_fails_on_some_requests_answers_the_others(
     assert isinstance(bad, PredictionException)
     assert (bad.message, bad.error_code) == ("Prediction failed", 503)
     assert "one feature" in caplog.text
-    with pytest.raises(RuntimeError, match="one feature"):
+    with pytest.raises(torch.jit.Error, match="one feature"):
         answer(handler, {"batch": batch_of([2], history=[[3]])})
 
 
