@@ -1,0 +1,238 @@
+"""PERSIA's .emb files: one class of tests over the native decoder and a twin written from the format's description."""
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from satrap._core import DecodeError, embedding_file
+from satrap._core.table import Table
+
+
+def twin_read(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    nodes = struct.unpack_from("<QIIIII", data)[5]
+    signs, dims, inner_lens, values = [], [], [], []
+    at = 28
+    for _ in range(nodes):
+        live = data[at + 8]
+        at += 9
+        if live:
+            (inner_len,) = struct.unpack_from("<I", data, at)
+            inner = np.frombuffer(data, np.float32, inner_len, at + 4)
+            dim, sign = struct.unpack_from("<QQ", data, at + 4 + 4 * inner_len)
+            at += 20 + 4 * inner_len
+            signs.append(sign)
+            dims.append(dim)
+            inner_lens.append(inner_len)
+            values.append(inner[:dim])
+    assert at == len(data)
+    return (
+        np.array(signs, np.uint64),
+        np.array(dims, np.uint32),
+        np.array(inner_lens, np.uint32),
+        np.concatenate([*values, np.empty(0, np.float32)]),
+    )
+
+
+def files_of(checkpoint: Path) -> list[Path]:
+    return sorted(checkpoint.glob("s*/*.emb"))
+
+
+class ReadTests:
+    read: Callable
+
+    @pytest.mark.parametrize("name", ["ckpt_1x1", "ckpt_2x4"])
+    def test_contents_bit_for_bit(self, persia_data, name):
+        contents = np.load(persia_data / f"{name}_contents.npz")
+        expected = {
+            int(sign): (int(dim), int(inner), values.tobytes())
+            for sign, dim, inner, values in zip(
+                contents["sign"],
+                contents["dim"],
+                contents["inner_len"],
+                np.split(contents["values"], contents["offsets"][1:-1]),
+                strict=True,
+            )
+        }
+        got = {}
+        for file in files_of(persia_data / name):
+            signs, dims, inner_lens, values = type(self).read(file.read_bytes())
+            rows = np.split(values, np.cumsum(dims)[:-1]) if len(dims) else []
+            for sign, dim, inner, row in zip(
+                signs.tolist(), dims.tolist(), inner_lens.tolist(), rows, strict=True
+            ):
+                assert sign not in got
+                got[sign] = (dim, inner, row.tobytes())
+        assert got == expected
+
+    def test_every_live_node_of_a_damaged_list(self, persia_data):
+        contents = np.load(persia_data / "ckpt_evicted_lru_corrupt_contents.npz")
+        (file,) = files_of(persia_data / "ckpt_evicted_lru_corrupt")
+        signs, dims, _, values = type(self).read(file.read_bytes())
+        assert signs.tolist() == contents["scan_sign"].tolist()
+        assert values.tobytes() == contents["scan_values"].tobytes()
+        assert set(dims.tolist()) == {8}
+
+    def test_a_file_without_entries(self, persia_data):
+        data = (persia_data / "ckpt_2x4/s1/replica_1_shard_3.emb").read_bytes()
+        assert [len(array) for array in type(self).read(data)] == [0, 0, 0, 0]
+
+
+class TestTwin(ReadTests):
+    read = twin_read
+
+
+class TestRead(ReadTests):
+    read = embedding_file.read
+
+    def test_same_dtypes_as_the_twin(self, persia_data):
+        data = files_of(persia_data / "ckpt_2x4")[0].read_bytes()
+        for native, twin in zip(embedding_file.read(data), twin_read(data), strict=True):
+            assert native.dtype == twin.dtype
+            assert native.tobytes() == twin.tobytes()
+
+
+class TestSummarize:
+    @pytest.mark.parametrize("name", ["ckpt_1x1", "ckpt_2x4"])
+    def test_a_whole_file_agrees_with_itself(self, persia_data, name):
+        for file in files_of(persia_data / name):
+            data = file.read_bytes()
+            summary = embedding_file.summarize(data)
+            signs, dims, _, _ = twin_read(data)
+            assert summary.count == summary.live == len(signs)
+            assert summary.linked is None
+            assert summary.nodes == struct.unpack_from("<I", data, 24)[0]
+            assert summary.rows_by_dim == {int(d): int((dims == d).sum()) for d in np.unique(dims)}
+
+    def test_damage_is_measured(self, persia_data):
+        contents = np.load(persia_data / "ckpt_evicted_lru_corrupt_contents.npz")
+        (file,) = files_of(persia_data / "ckpt_evicted_lru_corrupt")
+        summary = embedding_file.summarize(file.read_bytes())
+        assert summary.count == len(contents["expected_lru_sign"])
+        assert summary.live == len(contents["scan_sign"])
+        assert summary.linked == len(contents["walk_sign"])
+
+    @pytest.mark.parametrize("replica_size", [1, 2, 3, 7])
+    def test_every_row_belongs_to_one_shard(self, persia_data, replica_size):
+        data = files_of(persia_data / "ckpt_2x4")[0].read_bytes()
+        rows = [
+            sum(embedding_file.summarize(data, index, replica_size).rows_by_dim.values())
+            for index in range(replica_size)
+        ]
+        assert sum(rows) == 60
+
+    def test_the_routing_is_persias(self, persia_data):
+        for replica in (0, 1):
+            for file in (persia_data / f"ckpt_2x4/s{replica}").glob("*.emb"):
+                data = file.read_bytes()
+                own = embedding_file.summarize(data, replica, 2)
+                assert own.rows_by_dim == embedding_file.summarize(data).rows_by_dim
+                assert embedding_file.summarize(data, 1 - replica, 2).rows_by_dim == {}
+
+
+class TestLoad:
+    @pytest.mark.parametrize("dtype", ["float32", "float16"])
+    def test_rows_are_found_in_the_table_of_their_dim(self, persia_data, dtype):
+        tables = {dim: Table(dim, dtype) for dim in (8, 16, 32)}
+        contents = np.load(persia_data / "ckpt_2x4_contents.npz")
+        rows = sum(
+            embedding_file.load(f.read_bytes(), list(tables.values()))
+            for f in files_of(persia_data / "ckpt_2x4")
+        )
+        assert rows == sum(map(len, tables.values())) == len(contents["sign"])
+        for sign, dim, values in zip(
+            contents["sign"],
+            contents["dim"],
+            np.split(contents["values"], contents["offsets"][1:-1]),
+            strict=True,
+        ):
+            out = np.empty((1, dim), dtype)
+            assert tables[int(dim)].lookup(np.array([sign], np.uint64), out) == 0
+            with np.errstate(over="ignore", invalid="ignore"):
+                assert out.tobytes() == values.astype(dtype).tobytes()
+
+    def test_one_shard_only(self, persia_data):
+        data = files_of(persia_data / "ckpt_1x1")[0].read_bytes()
+        tables = [Table(8, "float32") for _ in range(3)]
+        counts = [embedding_file.load(data, [table], index, 3) for index, table in enumerate(tables)]
+        assert sum(counts) == 48 and counts == [len(table) for table in tables]
+
+    def test_ordinal_is_the_rows(self, persia_data):
+        table = Table(8, "float32")
+        embedding_file.load(files_of(persia_data / "ckpt_1x1")[0].read_bytes(), [table], ordinal=9)
+        assert set(table.scan()[2].tolist()) == {9}
+
+    def test_a_dim_without_a_table(self, persia_data):
+        data = files_of(persia_data / "ckpt_2x4")[0].read_bytes()
+        with pytest.raises(ValueError, match=r"no table of dim \d+ was given"):
+            embedding_file.load(data, [Table(64, "float32")])
+
+    def test_a_shard_that_cannot_be(self):
+        with pytest.raises(ValueError, match="replica_index must be below replica_size: 2 of 2"):
+            embedding_file.load(b"", [], 2, 2)
+
+
+@pytest.fixture
+def data(persia_data) -> bytes:
+    return files_of(persia_data / "ckpt_1x1")[0].read_bytes()
+
+
+class TestBadFiles:
+    def test_file_cut_at_any_length(self, data):
+        for size in range(len(data)):
+            with pytest.raises(DecodeError) as caught:
+                embedding_file.summarize(data[:size])
+            assert 0 <= caught.value.offset <= size
+            assert caught.value.message and caught.value.field
+
+    def test_file_longer_than_its_nodes(self, data):
+        with pytest.raises(DecodeError, match="3 bytes follow the last node") as caught:
+            embedding_file.read(data + b"abc")
+        assert caught.value.offset == len(data)
+
+    def test_four_billion_nodes(self, data):
+        inflated = data[:24] + b"\xff\xff\xff\xff" + data[28:]
+        with pytest.raises(DecodeError, match="promises 4294967295 nodes") as caught:
+            embedding_file.summarize(inflated)
+        assert (caught.value.offset, caught.value.field) == (24, "nodes")
+
+    def test_four_billion_floats(self, data):
+        inflated = data[:37] + b"\xff\xff\xff\xff" + data[41:]
+        with pytest.raises(DecodeError, match="node 1 promises 4294967295 floats") as caught:
+            embedding_file.summarize(inflated)
+        assert (caught.value.offset, caught.value.field) == (37, "inner_len")
+
+    def test_a_flag_that_is_neither(self, data):
+        with pytest.raises(DecodeError, match="neither 0 nor 1") as caught:
+            embedding_file.summarize(data[:36] + b"\x02" + data[37:])
+        assert caught.value.offset == 36
+
+    def test_an_error_is_a_value_error_with_one_sentence(self, data):
+        with pytest.raises(ValueError, match="the file ends inside its header of 28 bytes"):
+            embedding_file.read(data[:5])
+
+    @given(st.lists(st.integers(0, 8 * 356 - 1), min_size=1, max_size=4))
+    @settings(deadline=None, max_examples=300)
+    def test_flipped_bits_never_crash(self, positions):
+        flipped = bytearray(_small_file())
+        for position in positions:
+            flipped[position // 8] ^= 1 << position % 8
+        try:
+            native = embedding_file.read(bytes(flipped))
+        except DecodeError:
+            return
+        for ours, theirs in zip(native, twin_read(bytes(flipped)), strict=True):
+            assert ours.tobytes() == theirs.tobytes()
+
+
+def _small_file() -> bytes:
+    entries = b""
+    for sign in range(5):
+        values = np.arange(6, dtype=np.float32) + sign
+        entries += struct.pack("<IIB", sign + 2, sign, 1)
+        entries += struct.pack("<I", 6) + values.tobytes() + struct.pack("<QQ", 4, sign)
+    return struct.pack("<QIIIII", 5, 1, 5, 6, 12, 12) + entries + bytes(9 * 7)

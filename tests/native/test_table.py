@@ -1,0 +1,292 @@
+"""The table: one class of tests over the native one and a twin of dicts and numpy."""
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from satrap._core.table import MAX_DIM, Table
+
+SIGNS = np.array([0, 1, 2**63, 2**64 - 1, 12345], np.uint64)
+
+
+class DictTable:
+    """What a table is, in the plainest words."""
+
+    def __init__(self, dim: int, dtype: str, capacity_hint: int = 0) -> None:
+        self.dim, self.dtype = dim, dtype
+        self._rows: dict[int, tuple[int, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def lookup(self, signs, out, found=None) -> int:
+        missing = 0
+        for i, sign in enumerate(signs.tolist()):
+            ordinal_and_row = self._rows.get(sign)
+            out[i] = 0 if ordinal_and_row is None else ordinal_and_row[1]
+            missing += ordinal_and_row is None
+            if found is not None:
+                found[i] = ordinal_and_row is not None
+        return missing
+
+    def contains(self, signs, found) -> int:
+        found[:] = [sign in self._rows for sign in signs.tolist()]
+        return int(found.sum())
+
+    def upsert(self, signs, rows, ordinal=0) -> int:
+        written = 0
+        with np.errstate(over="ignore"):
+            rows = rows.astype(self.dtype)
+        for sign, row in zip(signs.tolist(), rows, strict=True):
+            if sign in self._rows and self._rows[sign][0] > ordinal:
+                continue
+            self._rows[sign] = (ordinal, row.copy())
+            written += 1
+        return written
+
+    def erase(self, signs, ordinal=2**32 - 1) -> int:
+        gone = [s for s in dict.fromkeys(signs.tolist()) if s in self._rows and self._rows[s][0] <= ordinal]
+        for sign in gone:
+            del self._rows[sign]
+        return len(gone)
+
+    def scan(self, start=0, limit=65536):
+        items = list(self._rows.items())[start : start + limit]
+        signs = np.array([sign for sign, _ in items], np.uint64)
+        rows = np.array([row for _, (_, row) in items], self.dtype).reshape(len(items), self.dim)
+        ordinals = np.array([ordinal for _, (ordinal, _) in items], np.uint32)
+        end = start + len(items)
+        return signs, rows, ordinals, end if end < len(self._rows) else None
+
+    def reserve(self, rows) -> None:
+        """A dict grows by itself."""
+
+
+def rows_of(signs: np.ndarray, dim: int) -> np.ndarray:
+    return np.random.default_rng(len(signs) + dim).standard_normal((len(signs), dim)).astype(np.float32)
+
+
+def everything(table) -> dict[int, tuple[int, bytes]]:
+    contents = {}
+    at = 0
+    while at is not None:
+        signs, rows, ordinals, at = table.scan(at, 3)
+        for sign, row, ordinal in zip(signs.tolist(), rows, ordinals.tolist(), strict=True):
+            assert sign not in contents
+            contents[sign] = (ordinal, row.tobytes())
+    return contents
+
+
+class TableTests:
+    make: Callable
+
+    @pytest.mark.parametrize("dtype", ["float32", "float16"])
+    @pytest.mark.parametrize("dim", [1, 2, 3, 7, 16, 31, MAX_DIM])
+    def test_rows_come_back_as_they_were_cast(self, dim, dtype):
+        table = self.make(dim, dtype)
+        rows = rows_of(SIGNS, dim)
+        assert table.upsert(SIGNS, rows) == len(SIGNS)
+        out, found = np.ones((len(SIGNS), dim), dtype), np.empty(len(SIGNS), np.uint8)
+        assert table.lookup(SIGNS, out, found) == 0
+        assert out.tobytes() == rows.astype(dtype).tobytes()
+        assert found.all() and len(table) == len(SIGNS)
+
+    def test_missing_rows_are_zeros_and_counted(self):
+        table = self.make(4, "float32")
+        table.upsert(SIGNS[:2], rows_of(SIGNS[:2], 4))
+        out, found = np.ones((5, 4), np.float32), np.empty(5, np.uint8)
+        assert table.lookup(SIGNS, out, found) == 3
+        assert found.tolist() == [1, 1, 0, 0, 0]
+        assert (out[2:] == 0).all() and (out[:2] != 0).all()
+        assert table.contains(SIGNS, found) == 2
+        assert found.tolist() == [1, 1, 0, 0, 0]
+
+    def test_duplicates_in_one_batch(self):
+        table = self.make(1, "float32")
+        signs = np.array([7, 7, 8, 7], np.uint64)
+        assert table.upsert(signs, np.array([[1], [2], [3], [4]], np.float32)) == 4
+        out = np.empty((4, 1), np.float32)
+        assert table.lookup(signs, out) == 0
+        assert out.ravel().tolist() == [4, 4, 3, 4]
+
+    def test_older_never_overwrites_and_equal_does(self):
+        table = self.make(1, "float32")
+        sign, out = SIGNS[:1], np.empty((1, 1), np.float32)
+        for ordinal, value, expected in ((5, 1, 1), (4, 2, 1), (5, 3, 3), (2**32 - 1, 4, 4), (5, 5, 4)):
+            table.upsert(sign, np.array([[value]], np.float32), ordinal)
+            table.lookup(sign, out)
+            assert out[0, 0] == expected
+        assert table.erase(sign, 2**32 - 2) == 0
+        assert table.erase(sign) == 1 and table.erase(sign) == 0
+        assert len(table) == 0
+
+    def test_float16_rounds_as_numpy_does(self):
+        special = [
+            0.0,
+            -0.0,
+            np.inf,
+            -np.inf,
+            65504,
+            65519.99,
+            65520,
+            1e30,
+            6e-8,
+            2.9e-8,
+            2.98e-8,
+            6.1e-5,
+            2049,
+        ]
+        bits = np.arange(0, 2**32, 65537 * 3, dtype=np.uint64).astype(np.uint32)
+        values = np.concatenate([np.array(special, np.float32), bits.view(np.float32)])
+        table = self.make(1, "float16")
+        signs = np.arange(len(values), dtype=np.uint64)
+        with np.errstate(over="ignore"):
+            table.upsert(signs, values[:, None])
+            expected = values.astype(np.float16)
+        out = np.empty((len(values), 1), np.float16)
+        table.lookup(signs, out)
+        assert out.tobytes() == expected.tobytes()
+
+    def test_float16_rows_go_in_as_they_are(self):
+        table = self.make(2, "float16")
+        rows = np.array([[0x7C01, 0x8001]], np.uint16).view(np.float16)  # a signalling NaN, a denormal
+        table.upsert(SIGNS[:1], rows)
+        out = np.empty((1, 2), np.float16)
+        table.lookup(SIGNS[:1], out)
+        assert out.tobytes() == rows.tobytes()
+
+    def test_nothing_asked_nothing_done(self):
+        table = self.make(3, "float32", 1000)
+        none = np.empty(0, np.uint64)
+        assert table.lookup(none, np.empty((0, 3), np.float32)) == 0
+        assert table.upsert(none, np.empty((0, 3), np.float32)) == 0
+        assert table.erase(none) == 0
+        assert everything(table) == {}
+
+
+class TestDictTable(TableTests):
+    make = DictTable
+
+
+class TestTable(TableTests):
+    make = Table
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["upsert", "erase", "reserve"]),
+                st.lists(st.integers(0, 40) | st.sampled_from([2**64 - 1, 2**63]), max_size=30),
+                st.integers(0, 3),
+            ),
+            max_size=30,
+        ),
+        st.sampled_from(["float32", "float16"]),
+    )
+    @settings(deadline=None, max_examples=60)
+    def test_same_as_its_twin(self, operations, dtype):
+        table, twin = Table(3, dtype), DictTable(3, dtype)
+        for step, (operation, signs, ordinal) in enumerate(operations):
+            signs = np.array(signs, np.uint64)
+            if operation == "upsert":
+                rows = rows_of(signs, 3) + np.float32(step)
+                assert table.upsert(signs, rows, ordinal) == twin.upsert(signs, rows, ordinal)
+            elif operation == "erase":
+                assert table.erase(signs, ordinal) == twin.erase(signs, ordinal)
+            else:
+                table.reserve(len(signs) * 10)
+            assert len(table) == len(twin)
+        assert everything(table) == everything(twin)
+
+    def test_memory_at_a_usual_size(self):
+        rows = 200_000
+        table = Table(16, "float32", rows)
+        signs = np.random.default_rng(5).integers(0, 2**64 - 1, rows, np.uint64)
+        table.upsert(signs, np.zeros((rows, 16), np.float32))
+        assert table.bytes <= 1.30 * len(table) * (8 + 64)
+
+    def test_unaligned_arrays(self):
+        table = Table(2, "float32")
+        table.upsert(SIGNS, rows_of(SIGNS, 2))
+        signs = np.frombuffer(b"x" + SIGNS.tobytes(), np.uint8)[1:].view(np.uint64)
+        out = np.empty((5, 2), np.float32)
+        assert not signs.flags.aligned
+        assert table.lookup(signs, out) == 0
+        assert out.tobytes() == rows_of(SIGNS, 2).tobytes()
+
+    def test_readers_beside_a_writer_in_python(self):
+        table = Table(8, "float32")
+        signs = np.arange(500, dtype=np.uint64)
+        table.upsert(signs, np.zeros((500, 8), np.float32))
+        done, torn = threading.Event(), []
+
+        def read() -> None:
+            out = np.empty((500, 8), np.float32)
+            while not done.is_set():
+                if table.lookup(signs, out) or (out != out[:, :1]).any():
+                    torn.append(out.copy())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for version in range(1, 300):
+            table.upsert(signs, np.full((500, 8), version, np.float32), version)
+            table.upsert(signs + np.uint64(1000 * version), np.zeros((500, 8), np.float32))  # grows
+        done.set()
+        reader.join()
+        assert not torn
+
+
+class TestBadArguments:
+    @pytest.mark.parametrize("dim", [0, MAX_DIM + 1])
+    def test_dim_out_of_range(self, dim):
+        with pytest.raises(ValueError, match=f"dim must be 1 to {MAX_DIM}, not {dim}"):
+            Table(dim, "float32")
+
+    def test_dtype_unknown(self):
+        with pytest.raises(ValueError, match="dtype must be 'float32' or 'float16', not 'int8'"):
+            Table(4, "int8")
+
+    def test_more_rows_than_memory(self):
+        with pytest.raises(MemoryError):
+            Table(4, "float32", 2**62)
+        table = Table(4, "float32")
+        table.upsert(SIGNS, rows_of(SIGNS, 4))
+        with pytest.raises(MemoryError):
+            table.reserve(2**60)
+        assert table.lookup(SIGNS, np.empty((5, 4), np.float32)) == 0
+
+    def test_out_of_another_dtype_or_shape(self):
+        table = Table(4, "float16")
+        with pytest.raises(ValueError, match="out must be float16"):
+            table.lookup(SIGNS, np.empty((5, 4), np.float32))
+        with pytest.raises(ValueError, match=r"out must have the shape \[5, 4\], not \[5, 3\]"):
+            table.lookup(SIGNS, np.empty((5, 3), np.float16))
+        with pytest.raises(ValueError, match="found must have one byte for each of 5 signs, not 4"):
+            table.lookup(SIGNS, np.empty((5, 4), np.float16), np.empty(4, np.uint8))
+
+    def test_float16_rows_into_a_float32_table(self):
+        with pytest.raises(ValueError, match="takes float32 rows only"):
+            Table(2, "float32").upsert(SIGNS, np.zeros((5, 2), np.float16))
+
+    def test_nothing_is_converted_silently(self):
+        table = Table(2, "float32")
+        with pytest.raises(TypeError):
+            table.lookup(SIGNS.astype(np.int64), np.empty((5, 2), np.float32))
+        with pytest.raises(TypeError):
+            table.lookup(SIGNS, np.empty((5, 4), np.float32)[:, ::2])
+        with pytest.raises(ValueError, match="rows must be float32 or float16"):
+            table.upsert(SIGNS, np.zeros((5, 2)))
+
+    def test_out_must_be_writable(self):
+        out = np.empty((5, 2), np.float32)
+        out.flags.writeable = False
+        with pytest.raises((TypeError, ValueError, BufferError)):
+            Table(2, "float32").lookup(SIGNS, out)
+
+    @pytest.mark.parametrize("ordinal", [-1, 2**32])
+    def test_ordinal_out_of_range(self, ordinal):
+        with pytest.raises(TypeError):
+            Table(2, "float32").upsert(SIGNS, np.zeros((5, 2), np.float32), ordinal)
