@@ -15,6 +15,8 @@ def tensor_of(array: NDArray[Any], device: torch.device) -> torch.Tensor:
     """The array on a device. On the CPU it shares the array's memory, unless that is read-only or not aligned."""
     if not (array.flags.writeable and array.flags.aligned and array.flags.c_contiguous):
         array = np.array(array, order="C")
+    if array.dtype.char == "Q":  # 64 unsigned bits under the name that torch does not know
+        array = array.view(np.uint64)
     return torch.from_numpy(array).to(device)
 
 
