@@ -12,9 +12,14 @@ __all__ = ["stop_on_eof", "stop_on_signals"]
 def stop_on_signals(stop: threading.Event) -> None:
     """Set `stop` at the first SIGTERM or SIGINT; end the process at the second. Call from the main thread."""
 
+    asked = False
+
     def handle(number: int, _: FrameType | None) -> None:
-        if stop.is_set():
+        # A second signal may interrupt `stop.set()`, which holds the event's lock: it must not touch the event.
+        nonlocal asked
+        if asked:
             os._exit(128 + number)
+        asked = True
         stop.set()
 
     signal.signal(signal.SIGTERM, handle)
