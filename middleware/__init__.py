@@ -1,1 +1,21 @@
-"""middleware."""
+"""Ids to tensors, one file per arrow: `slots`, `plan`, `shards`, `fanout`, `assemble`.
+
+`open_lookup` gives whoever needs embeddings a way to them: the library in this process (`Middleware`), or a
+`satrap middleware` elsewhere (`MiddlewareClient`). Both answer the same; what is here is all that other parts use.
+"""
+
+from satrap.middleware.assemble import Embedding, RawEmbedding, SumEmbedding
+from satrap.middleware.client import MiddlewareClient
+from satrap.middleware.library import Middleware
+from satrap.middleware.lookup import LOCAL_ADDRESS, EmbeddingLookup, open_lookup
+
+__all__ = [
+    "LOCAL_ADDRESS",
+    "Embedding",
+    "EmbeddingLookup",
+    "Middleware",
+    "MiddlewareClient",
+    "RawEmbedding",
+    "SumEmbedding",
+    "open_lookup",
+]

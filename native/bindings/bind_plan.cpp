@@ -26,10 +26,10 @@ namespace nb = nanobind;
 namespace {
 
 using satrap::FeatureTensor;
+using satrap::GroupRows;
 using satrap::IdFeature;
 using satrap::LookupPlan;
 using satrap::RowFormat;
-using satrap::RowGroup;
 using satrap::Slot;
 using satrap::SlotTable;
 
@@ -81,7 +81,7 @@ class Plan {
 
   nb::list assemble(const nb::sequence& rows) const {
     std::deque<HeldBuffer> buffers;
-    std::vector<RowGroup> groups;
+    std::vector<GroupRows> groups;
     for (nb::handle item : rows) {
       const auto [dtype, data] = nb::cast<std::pair<int, nb::object>>(item);
       if (dtype != kFloat32Rows && dtype != kFloat16Rows) {

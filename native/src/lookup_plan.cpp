@@ -148,18 +148,18 @@ LookupPlan::LookupPlan(std::span<const Input> inputs, unsigned prefix_bits, std:
 // Rows of one dim by reference.
 class LookupPlan::RowLookup {
  public:
-  RowLookup(const LookupPlan& plan, const Dim& dim, std::span<const RowGroup> rows)
+  RowLookup(const LookupPlan& plan, const Dim& dim, std::span<const GroupRows> rows)
       : dim_(dim.dim), shift_(plan.shard_shift_), scratch_(dim.dim) {
     for (const std::size_t group : dim.group_of_shard) {
-      shards_.push_back(group == kNoGroup ? RowGroup{} : rows[group]);
+      shards_.push_back(group == kNoGroup ? GroupRows{} : rows[group]);
     }
   }
 
   std::size_t shard(RowRef ref) const { return shards_.size() == 1 ? 0 : ref >> shift_; }
 
   // The row in the format in which it came.
-  RowGroup row(RowRef ref) const {
-    const RowGroup& group = shards_[shard(ref)];
+  GroupRows row(RowRef ref) const {
+    const GroupRows& group = shards_[shard(ref)];
     const std::size_t place = shards_.size() == 1 ? ref : ref & ((RowRef{1} << shift_) - 1);
     const std::size_t bytes = dim_ * (group.format == RowFormat::kFloat32 ? 4 : 2);
     return {group.format, group.rows.subspan(place * bytes, bytes)};
@@ -167,7 +167,7 @@ class LookupPlan::RowLookup {
 
   // The row as float32, valid until the next call.
   const float* floats(RowRef ref) const {
-    const RowGroup found = row(ref);
+    const GroupRows found = row(ref);
     const std::byte* at = found.rows.data();
     if (found.format == RowFormat::kFloat16) {
       from_half(at, scratch_.data(), dim_);
@@ -182,11 +182,11 @@ class LookupPlan::RowLookup {
  private:
   std::size_t dim_;
   unsigned shift_;
-  std::vector<RowGroup> shards_;
+  std::vector<GroupRows> shards_;
   mutable std::vector<float> scratch_;
 };
 
-std::vector<FeatureTensor> LookupPlan::assemble(std::span<const RowGroup> rows) const {
+std::vector<FeatureTensor> LookupPlan::assemble(std::span<const GroupRows> rows) const {
   if (rows.size() != groups_.size()) {
     throw std::invalid_argument(std::to_string(rows.size()) + " groups of rows for " +
                                 std::to_string(groups_.size()) + " groups of signs");
@@ -272,7 +272,7 @@ FeatureTensor LookupPlan::raw(const Feature& feature, const RowLookup& rows,
       if (rows.shard(ref) >= rows.shard(last)) last = ref;
     }
     std::uint16_t* out = tensor.values.get() + (entry + 1) * dim;
-    const RowGroup row = rows.row(last);
+    const GroupRows row = rows.row(last);
     if (row.format == RowFormat::kFloat16 && !scaled) {
       std::memcpy(out, row.rows.data(), row.rows.size());
     } else if (scaled) {

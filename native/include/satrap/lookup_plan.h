@@ -60,7 +60,7 @@ class SlotTable {
 enum class RowFormat : std::uint8_t { kFloat32, kFloat16 };
 
 // Rows of one sign group, in the order of its signs.
-struct RowGroup {
+struct GroupRows {
   RowFormat format = RowFormat::kFloat32;
   std::span<const std::byte> rows;
 };
@@ -97,7 +97,7 @@ class LookupPlan {
 
   // One tensor per input, in their order. `rows` belong to groups(). Throws std::invalid_argument if a group
   // does not have signs x dim values.
-  std::vector<FeatureTensor> assemble(std::span<const RowGroup> rows) const;
+  std::vector<FeatureTensor> assemble(std::span<const GroupRows> rows) const;
 
  private:
   // A row's place: shard in the high bits, number within the shard's group of that dim in the low ones.

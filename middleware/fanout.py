@@ -1,0 +1,35 @@
+"""All shards of a plan at once: signs out, rows back."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
+
+from satrap.middleware.shards import Answer, Rows, Shard
+
+__all__ = ["gather_rows"]
+
+
+def gather_rows(shards: Sequence[Shard], groups: Sequence[tuple[int, int, bytes]]) -> list[Rows]:
+    """Ask every shard that has groups, then wait for all; the rows come back in the order of `groups`.
+
+    `groups` are (shard, dim, signs), sorted by shard, as `Plan.groups()` gives them. When a shard fails, its error
+    is raised after the others have answered, so that nothing is left in flight.
+
+    Raises:
+        ShardUnavailableError: of the first shard that failed.
+        ShardMismatchError: an address leads to another shard.
+    """
+    answers: list[Answer] = [
+        shards[shard].ask([(dim, signs) for _, dim, signs in of_shard])
+        for shard, of_shard in groupby(groups, itemgetter(0))
+    ]
+    rows: list[Rows] = []
+    failure: Exception | None = None
+    for answer in answers:
+        try:
+            rows += answer.result()
+        except Exception as error:  # raised below
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return rows

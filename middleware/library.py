@@ -1,0 +1,183 @@
+"""The middleware inside a process: batches to tensors, with the embedding servers behind it."""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from satrap.batch import Bytes, DecodedBatch, IdFeature, decode
+from satrap.config import EmbeddingConfig
+from satrap.errors import InvalidInputError, ShardUnavailableError
+from satrap.middleware.assemble import Embedding, embeddings
+from satrap.middleware.coalescing import CoalescingShard
+from satrap.middleware.fanout import gather_rows
+from satrap.middleware.plan import PlanInput, make_plan
+from satrap.middleware.shards import RpcShard, Shard, ShardState, shard_states
+from satrap.middleware.slots import resolve_slots
+
+__all__ = ["Middleware"]
+
+log = logging.getLogger(__name__)
+
+_STATUS_SECONDS = 1.0
+_POLL_SECONDS = 0.05
+
+_CALLS_IN_FLIGHT = 2
+"""A shard with as many calls is busy: one is answered, one is on its way. Further questions gather."""
+
+
+class Middleware:
+    """Looks up batches at a list of embedding servers, in order of their replica_index.
+
+        with Middleware(config, ["10.0.0.1:8888", "10.0.0.2:8888"]) as middleware:
+            tensors = middleware.lookup(batch_bytes)
+
+    The constructor checks the config and connects to nothing; `start` opens the channels, and so does the first
+    lookup. A shard that is down costs the lookups that need it, as `ShardUnavailableError`, until it is back.
+
+    Threads: any number may look up at once. Make it after a fork, not before.
+    """
+
+    def __init__(
+        self,
+        embedding_config: EmbeddingConfig,
+        shard_addresses: Sequence[str],
+        *,
+        lookup_timeout: float = 5.0,
+        coalesce: bool = False,
+        source: Path | str = "embedding config",
+    ) -> None:
+        """Resolve the slots.
+
+        Args:
+            embedding_config: The features.
+            shard_addresses: `host:port` or `unix:path` of every shard, the first one's replica_index is 0.
+            lookup_timeout: Seconds that a shard may take to answer.
+            coalesce: Make one question of those that wait for the same busy shard; for servers.
+            source: Where the config comes from, for errors.
+
+        Raises:
+            ConfigError: the config's groups and slots contradict each other.
+            InvalidInputError: there are no addresses.
+        """
+        if not shard_addresses:
+            raise InvalidInputError(
+                "no embedding servers: list their addresses in infer_config.servers of the global config, "
+                "or set SATRAP_SHARDS"
+            )
+        self._slots = resolve_slots(embedding_config, log.warning, source)
+        self._addresses = tuple(shard_addresses)
+        self._timeout = lookup_timeout
+        self._coalesce = coalesce
+        self._lock = threading.Lock()  # guards the three below while they are made and closed
+        self._rpc_shards: tuple[RpcShard, ...] = ()
+        self._shards: tuple[Shard, ...] = ()
+        self._closed = threading.Event()
+
+    def start(self) -> None:
+        """Open the channels. Calling it again changes nothing.
+
+        Raises:
+            InvalidInputError: this middleware was closed.
+        """
+        with self._lock:
+            if self._closed.is_set():
+                raise InvalidInputError("this middleware is closed")
+            if not self._shards:
+                size = len(self._addresses)
+                self._rpc_shards = tuple(
+                    RpcShard(index, size, address, self._timeout)
+                    for index, address in enumerate(self._addresses)
+                )
+                self._shards = (
+                    tuple(CoalescingShard(shard, _CALLS_IN_FLIGHT) for shard in self._rpc_shards)
+                    if self._coalesce
+                    else self._rpc_shards
+                )
+
+    def close(self) -> None:
+        """Close the channels; lookups in flight fail."""
+        self._closed.set()
+        with self._lock:
+            shards, self._shards = self._shards, ()
+        for shard in shards:
+            shard.close()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def lookup(self, batch: Bytes | DecodedBatch) -> list[Embedding]:
+        """The embeddings of a batch's id features, in the batch's order; none for a batch without ids.
+
+        Raises:
+            BatchError: the bytes are no batch, or one that cannot be answered.
+            ShardUnavailableError: a shard that is needed does not answer.
+            ShardMismatchError: an address leads to another shard.
+        """
+        return self.lookup_many([batch])[0]
+
+    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[list[Embedding]]:
+        """The same for several batches at once: every sign is asked once for all of them.
+
+        Raises:
+            BatchError: one of the batches is none, or cannot be answered; none is then.
+            ShardUnavailableError, ShardMismatchError: as `lookup`.
+        """
+        return self._answer(
+            [batch if isinstance(batch, DecodedBatch) else decode(batch) for batch in batches]
+        )
+
+    def lookup_features(self, features: Sequence[IdFeature]) -> list[Embedding]:
+        """The same for ids that are arrays already.
+
+        Raises:
+            BatchError, ShardUnavailableError, ShardMismatchError: as `lookup`.
+        """
+        return self._answer([features])[0]
+
+    def wait_ready(self, timeout: float) -> None:
+        """Wait until every shard is ready, `timeout` seconds at most.
+
+        Raises:
+            ShardUnavailableError: a shard is not; it says which, where, and how far its load is.
+            ShardMismatchError: an address leads to another shard.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            waiting = [
+                state for state in self.states(max(min(left, _STATUS_SECONDS), 0.01)) if not state.ready
+            ]
+            if not waiting:
+                return
+            if time.monotonic() >= deadline or self._closed.wait(_POLL_SECONDS):
+                first = waiting[0]
+                raise ShardUnavailableError(
+                    first.replica_index, len(self._addresses), first.address, first.message
+                )
+
+    def states(self, timeout: float = _STATUS_SECONDS) -> list[ShardState]:
+        """What each shard says of itself, in order.
+
+        Raises:
+            ShardMismatchError: an address leads to another shard.
+        """
+        self.start()
+        return shard_states(self._rpc_shards, timeout)
+
+    def _answer(self, batches: Sequence[PlanInput]) -> list[list[Embedding]]:
+        if not self._shards:
+            self.start()
+        shards = self._shards
+        plan = make_plan(self._slots.table, batches, len(self._addresses))
+        rows = gather_rows(shards, plan.groups())
+        return [embeddings(tensors) for tensors in plan.assemble(rows)]

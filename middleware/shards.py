@@ -1,0 +1,167 @@
+"""One embedding server as the middleware sees it: a channel, questions and answers, its state."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import grpc
+
+from satrap import rpc
+from satrap.errors import SatrapError, ShardMismatchError, ShardUnavailableError
+from satrap.protos import embedding_pb2 as pb
+from satrap.protos import embedding_pb2_grpc as pb_grpc
+
+__all__ = ["Answer", "Group", "Rows", "RpcShard", "Shard", "ShardState", "shard_states"]
+
+Group = tuple[int, bytes]
+"""A dim, and signs of it as packed little-endian u64."""
+
+Rows = tuple[int, bytes]
+"""`DType` of embedding.proto, and packed rows in the order of a group's signs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardState:
+    """What a shard said of itself, or why it could not."""
+
+    replica_index: int
+    address: str
+    ready: bool
+    message: str
+
+
+class Answer(Protocol):
+    """What a shard was asked and has yet to say."""
+
+    def result(self) -> list[Rows]:
+        """Wait; one element per group asked. Raises `SatrapError`."""
+
+
+class Shard(Protocol):
+    """Whoever answers for one shard. Any thread may ask."""
+
+    replica_index: int
+    address: str
+
+    def ask(self, groups: Sequence[Group]) -> Answer:
+        """Ask without waiting."""
+
+    def close(self) -> None:
+        """Give up what is open; questions not answered yet fail."""
+
+
+class RpcShard:
+    """An embedding server behind gRPC, at `host:port` or `unix:path`. Nothing connects before the first question.
+
+    A lost server is no lost shard: the channel connects again by itself within a second of the server's return.
+    """
+
+    def __init__(self, replica_index: int, replica_size: int, address: str, timeout: float) -> None:
+        """`timeout`, in seconds, is for each lookup."""
+        self.replica_index, self.replica_size, self.address = replica_index, replica_size, address
+        self._timeout = timeout
+        self._channel = rpc.channel(address)
+        self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
+
+    def ask(self, groups: Sequence[Group]) -> "RpcAnswer":
+        """Send a lookup and return; `result()` waits for its answer."""
+        request = pb.LookupRequest(
+            replica_index=self.replica_index,
+            replica_size=self.replica_size,
+            groups=[pb.SignGroup(dim=dim, signs=signs) for dim, signs in groups],
+        )
+        return RpcAnswer(self, self._stub.Lookup.future(request, timeout=self._timeout))
+
+    def state(self, timeout: float) -> ShardState:
+        """Ask how it is; an unreachable server is a state too.
+
+        Raises:
+            ShardMismatchError: it is another shard than the address list says.
+        """
+        try:
+            status = self._stub.Status(pb.StatusRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            return ShardState(self.replica_index, self.address, False, _reason(error, timeout))
+        actual = status.replica_index, status.replica_size
+        if actual != (self.replica_index, self.replica_size):
+            raise self._mismatch(actual)
+        ready = status.state == pb.STATE_READY
+        message = status.message or ("ready" if ready else "starting")
+        return ShardState(self.replica_index, self.address, ready, message)
+
+    def close(self) -> None:
+        """Close the channel; questions in flight fail."""
+        self._channel.close()
+
+    def error_from(self, error: grpc.RpcError) -> SatrapError:
+        """What went wrong in a lookup, with the shard's name on it."""
+        status = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+        if status is grpc.StatusCode.FAILED_PRECONDITION:
+            try:
+                self.state(self._timeout)
+            except ShardMismatchError as mismatch:
+                return mismatch
+        if status in (
+            grpc.StatusCode.UNAVAILABLE,
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            grpc.StatusCode.CANCELLED,
+        ):
+            return self.unavailable(_reason(error, self._timeout))
+        return rpc.error_from_rpc(error)
+
+    def unavailable(self, reason: str) -> ShardUnavailableError:
+        """An error with this shard's name on it."""
+        return ShardUnavailableError(self.replica_index, self.replica_size, self.address, reason)
+
+    def _mismatch(self, actual: tuple[int, int]) -> ShardMismatchError:
+        return ShardMismatchError((self.replica_index, self.replica_size), actual, self.address)
+
+
+class RpcAnswer:
+    """A lookup in flight."""
+
+    __slots__ = ("_call", "_shard")
+
+    def __init__(self, shard: RpcShard, call: grpc.Future) -> None:
+        self._shard, self._call = shard, call
+
+    def result(self) -> list[Rows]:
+        """Wait for the rows.
+
+        Raises:
+            ShardUnavailableError: the server is down, loading, or too slow.
+            ShardMismatchError: the server is another shard.
+        """
+        try:
+            response = self._call.result()
+        except grpc.RpcError as error:
+            raise self._shard.error_from(error) from error
+        except grpc.FutureCancelledError as error:
+            raise self._shard.unavailable("the middleware was closed") from error
+        return [(group.dtype, group.rows) for group in response.groups]
+
+    def when_done(self, callback: Callable[[], None]) -> None:
+        """Call back from another thread once `result()` does not wait."""
+        self._call.add_done_callback(lambda call: callback())
+
+
+def shard_states(shards: Sequence[RpcShard], timeout: float) -> list[ShardState]:
+    """The states of all shards, in order.
+
+    Raises:
+        ShardMismatchError: an address leads to another shard.
+    """
+    return [shard.state(timeout) for shard in shards]
+
+
+def _reason(error: grpc.RpcError, timeout: float) -> str:
+    """Why a call failed, in a few words for a person."""
+    if not isinstance(error, grpc.Call):
+        return str(error)
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return f"no answer within {timeout:g} s"
+    details = error.details() or str(error.code())
+    if "failed to connect" in details.lower():
+        return f"cannot be reached ({details.rsplit(': ', 1)[-1]})"
+    # A server's own ShardUnavailableError does not know its address; the part that is ours to say goes.
+    return details.rpartition(" at : ")[2]
