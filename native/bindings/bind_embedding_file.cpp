@@ -3,13 +3,13 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/optional.h>
 
-#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "owned_array.h"
 #include "satrap/embedding_file.h"
 
 namespace nb = nanobind;
@@ -53,17 +53,6 @@ std::size_t load(const File& file, const nb::sequence& tables, std::uint32_t rep
   return satrap::load_embedding_file(bytes_of(file), route, targets, ordinal);
 }
 
-template <class Item>
-nb::object array_of(std::vector<Item> items) {
-  auto owned = std::make_unique<std::vector<Item>>(std::move(items));
-  Item* data = owned->data();
-  const std::size_t n = owned->size();
-  nb::capsule owner(owned.get(),
-                    [](void* vector) noexcept { delete static_cast<std::vector<Item>*>(vector); });
-  static_cast<void>(owned.release());
-  return nb::cast(nb::ndarray<nb::numpy, Item, nb::ndim<1>>(data, {n}, owner));
-}
-
 nb::tuple read_entries(const File& file) {
   satrap::EmbeddingEntries entries = [&] {
     const nb::gil_scoped_release unlocked;
@@ -87,17 +76,25 @@ void register_embedding_file(nb::module_& m) {
               "live.");
 
   m.def("summarize", &summarize, "file"_a.noconvert(), "replica_index"_a = 0, "replica_size"_a = 1,
+        nb::sig("def summarize(file: bytes | mmap.mmap, replica_index: int = 0, replica_size: int = 1) "
+                "-> EmbeddingFileSummary"),
         "Read a whole .emb file (any buffer of u8) and count. The rows counted by dim are those of one "
         "shard.\n\n"
         "Raises DecodeError. The GIL is released.");
-  m.def("load", &load, "file"_a.noconvert(), "tables"_a, "replica_index"_a = 0, "replica_size"_a = 1,
-        "ordinal"_a = 0,
-        "Upsert one shard's rows of a .emb file into `tables` (at most one for each dim). Returns how many "
-        "there are.\n\n"
-        "Raises DecodeError (some of the rows before that place are in the tables then), ValueError if a dim "
-        "has no\n"
-        "table, MemoryError. The GIL is released.");
+  m.def(
+      "load", &load, "file"_a.noconvert(), "tables"_a, "replica_index"_a = 0, "replica_size"_a = 1,
+      "ordinal"_a = 0,
+      nb::sig("def load(file: bytes | mmap.mmap, tables: collections.abc.Sequence[satrap._core.table.Table], "
+              "replica_index: int = 0, replica_size: int = 1, ordinal: int = 0) -> int"),
+      "Upsert one shard's rows of a .emb file into `tables` (at most one for each dim). Returns how many "
+      "there are.\n\n"
+      "Raises DecodeError (some of the rows before that place are in the tables then), ValueError if a dim "
+      "has no\n"
+      "table, MemoryError. The GIL is released.");
   m.def("read", &read_entries, "file"_a.noconvert(),
+        nb::sig("def read(file: bytes | mmap.mmap) -> tuple[numpy.typing.NDArray[numpy.uint64], "
+                "numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.uint32], "
+                "numpy.typing.NDArray[numpy.float32]]"),
         "Every live entry of a .emb file: (signs u64 [n], dims u32 [n], inner_lens u32 [n], values f32 [sum "
         "of dims]).\n\n"
         "Raises DecodeError. The GIL is released.");

@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "owned_array.h"
 #include "satrap/table.h"
 
 namespace nb = nanobind;
@@ -95,19 +96,6 @@ std::size_t erase(Table& table, const Signs& signs, std::uint32_t ordinal) {
   return table.erase(bytes_of(signs), signs.shape(0), ordinal);
 }
 
-// A numpy array that owns the vector's memory.
-template <class Item>
-nb::object array_of(std::vector<Item> items, std::initializer_list<std::size_t> shape,
-                    nb::dlpack::dtype dtype) {
-  auto owned = std::make_unique<std::vector<Item>>(std::move(items));
-  void* data = owned->data();
-  nb::capsule owner(owned.get(),
-                    [](void* vector) noexcept { delete static_cast<std::vector<Item>*>(vector); });
-  static_cast<void>(owned.release());
-  const nb::ndarray<nb::numpy> array(data, shape.size(), shape.begin(), owner, nullptr, dtype);
-  return nb::cast(array);
-}
-
 nb::tuple scan(const Table& table, std::size_t start, std::size_t limit) {
   Table::Page page = [&] {
     const nb::gil_scoped_release unlocked;
@@ -117,9 +105,9 @@ nb::tuple scan(const Table& table, std::size_t start, std::size_t limit) {
   const auto bits = static_cast<std::uint8_t>(satrap::item_size(table.type()) * 8);
   const nb::dlpack::dtype values{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), bits, 1};
   const nb::object next = page.next == Table::kEnd ? nb::object(nb::none()) : nb::object(nb::int_(page.next));
-  return nb::make_tuple(array_of(std::move(page.signs), {n}, nb::dtype<std::uint64_t>()),
+  return nb::make_tuple(array_of(std::move(page.signs)),
                         array_of(std::move(page.rows), {n, table.dim()}, values),
-                        array_of(std::move(page.ordinals), {n}, nb::dtype<std::uint32_t>()), next);
+                        array_of(std::move(page.ordinals)), next);
 }
 
 }  // namespace
@@ -140,6 +128,8 @@ void register_table(nb::module_& m) {
             new (self) Table(dim, row_type(dtype), capacity_hint);
           },
           "dim"_a, "dtype"_a, "capacity_hint"_a = 0,
+          nb::sig("def __init__(self, dim: int, dtype: typing.Literal['float32', 'float16'], "
+                  "capacity_hint: int = 0) -> None"),
           "An empty table for `capacity_hint` rows, which grows beyond that.\n\n"
           "Raises ValueError unless 1 <= dim <= MAX_DIM and dtype is 'float32' or 'float16'; MemoryError.")
       .def("lookup", &lookup, "signs"_a.noconvert(), "out"_a.noconvert(), "found"_a.noconvert() = nb::none(),
@@ -161,6 +151,9 @@ void register_table(nb::module_& m) {
           "reserve", [](Table& table, std::size_t rows) { table.reserve(rows); }, "rows"_a,
           nb::call_guard<nb::gil_scoped_release>(), "Make room for `rows` in all. Raises MemoryError.")
       .def("scan", &scan, "start"_a = 0, "limit"_a = 65536,
+           nb::sig("def scan(self, start: int = 0, limit: int = 65536) -> "
+                   "tuple[numpy.typing.NDArray[numpy.uint64], "
+                   "numpy.typing.NDArray[typing.Any], numpy.typing.NDArray[numpy.uint32], int | None]"),
            "One page of rows: (signs u64 [n], rows [n, dim], ordinals u32 [n], next_start or None after the "
            "last).\n\n"
            "A page holds about `limit` rows. Between pages writes may be seen or not; growth may repeat or "
@@ -169,7 +162,9 @@ void register_table(nb::module_& m) {
       .def_prop_ro("size", &Table::size, "Rows present.")
       .def_prop_ro("bytes", &Table::bytes, "Memory held, everything counted.")
       .def_prop_ro("dim", &Table::dim)
-      .def_prop_ro("dtype", [](const Table& table) { return name_of(table.type()); })
+      .def_prop_ro(
+          "dtype", [](const Table& table) { return name_of(table.type()); },
+          nb::sig("def dtype(self) -> typing.Literal['float32', 'float16']"))
       .def("__repr__", [](const Table& table) {
         return "<Table dim=" + std::to_string(table.dim()) + " dtype=" + name_of(table.type()) +
                " size=" + std::to_string(table.size()) + ">";

@@ -13,13 +13,15 @@
 
 // A NumPy array over the vector's items, which it takes over.
 template <class Item>
-nanobind::object array_of(std::vector<Item> items, std::initializer_list<std::size_t> shape) {
+nanobind::object array_of(std::vector<Item> items, std::initializer_list<std::size_t> shape,
+                          nanobind::dlpack::dtype dtype = nanobind::dtype<Item>()) {
   auto owned = std::make_unique<std::vector<Item>>(std::move(items));
   Item* data = owned->data();
   nanobind::capsule owner(owned.get(),
                           [](void* vector) noexcept { delete static_cast<std::vector<Item>*>(vector); });
   static_cast<void>(owned.release());
-  return nanobind::cast(nanobind::ndarray<nanobind::numpy, Item>(data, shape, owner));
+  return nanobind::cast(
+      nanobind::ndarray<nanobind::numpy>(data, shape.size(), shape.begin(), owner, nullptr, dtype));
 }
 
 template <class Item>
