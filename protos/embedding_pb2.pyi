@@ -102,7 +102,7 @@ class TableStatus(_message.Message):
     def __init__(self, dim: _Optional[int] = ..., dtype: _Optional[_Union[DType, str]] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("state", "message", "progress", "replica_index", "replica_size", "checkpoint", "tables", "lookups", "missing", "dim_mismatch", "warnings", "version")
+    __slots__ = ("state", "message", "progress", "replica_index", "replica_size", "checkpoint", "tables", "lookups", "missing", "dim_mismatch", "warnings", "version", "instance_id")
     STATE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -115,6 +115,7 @@ class StatusResponse(_message.Message):
     DIM_MISMATCH_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
     state: State
     message: str
     progress: float
@@ -127,4 +128,5 @@ class StatusResponse(_message.Message):
     dim_mismatch: int
     warnings: _containers.RepeatedScalarFieldContainer[str]
     version: str
-    def __init__(self, state: _Optional[_Union[State, str]] = ..., message: _Optional[str] = ..., progress: _Optional[float] = ..., replica_index: _Optional[int] = ..., replica_size: _Optional[int] = ..., checkpoint: _Optional[str] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., lookups: _Optional[int] = ..., missing: _Optional[int] = ..., dim_mismatch: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ...) -> None: ...
+    instance_id: bytes
+    def __init__(self, state: _Optional[_Union[State, str]] = ..., message: _Optional[str] = ..., progress: _Optional[float] = ..., replica_index: _Optional[int] = ..., replica_size: _Optional[int] = ..., checkpoint: _Optional[str] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., lookups: _Optional[int] = ..., missing: _Optional[int] = ..., dim_mismatch: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., instance_id: _Optional[bytes] = ...) -> None: ...

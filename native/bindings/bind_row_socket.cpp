@@ -1,5 +1,4 @@
 #include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
@@ -8,7 +7,11 @@
 #include <chrono>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "satrap/row_socket.h"
 
@@ -18,14 +21,9 @@ namespace {
 
 using satrap::InstanceId;
 using satrap::RowConnection;
-using satrap::RowGroup;
-using satrap::RowRequest;
 using satrap::RowServer;
 using satrap::RowType;
 using satrap::Table;
-
-using Signs = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using Rows = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 InstanceId instance_of(const nb::bytes& id) {
   InstanceId instance;
@@ -33,8 +31,6 @@ InstanceId instance_of(const nb::bytes& id) {
   std::memcpy(instance.data(), id.data(), instance.size());
   return instance;
 }
-
-const char* name_of(RowType type) { return type == RowType::kFloat32 ? "float32" : "float16"; }
 
 RowType row_type_of(const std::string& name) {
   if (name == "float32") return RowType::kFloat32;
@@ -46,50 +42,41 @@ std::chrono::milliseconds milliseconds(double seconds) {
   return std::chrono::milliseconds(static_cast<std::int64_t>(seconds * 1000));
 }
 
-using Groups = std::vector<std::pair<Signs, Rows>>;
+constexpr std::size_t kSignBytes = 8;
+constexpr std::size_t kMaxSigns = std::numeric_limits<std::uint32_t>::max();
 
-RowGroup group_of(const Signs& signs, const Rows& rows, RowType type) {
-  const std::size_t n = signs.shape(0);
-  const std::size_t dim = rows.shape(1);
-  if (rows.shape(0) != n || n > std::numeric_limits<std::uint32_t>::max() || dim < 1 ||
-      dim > satrap::kMaxDim) {
-    throw std::invalid_argument("rows must have the shape [number of signs, dim]");
+// The bytes are the caller's and are alive during the call.
+void send(RowConnection& connection, const std::vector<std::pair<std::uint32_t, nb::bytes>>& groups,
+          double timeout_seconds) {
+  std::vector<RowConnection::Group> native;
+  native.reserve(groups.size());
+  for (const auto& [dim, signs] : groups) {
+    if (signs.size() % kSignBytes || signs.size() / kSignBytes > kMaxSigns) {
+      throw std::invalid_argument("signs are packed u64, fewer than 2^32");
+    }
+    native.push_back({dim, static_cast<std::uint32_t>(signs.size() / kSignBytes),
+                      static_cast<const std::byte*>(signs.data())});
   }
-  const auto code = static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float);
-  if (rows.dtype().code != code || rows.dtype().bits != satrap::item_size(type) * 8) {
-    throw std::invalid_argument(std::string("rows must be ") + name_of(type) + ", as the shard's are");
-  }
-  return {static_cast<std::uint32_t>(dim), static_cast<std::uint32_t>(n),
-          reinterpret_cast<const std::byte*>(signs.data()), static_cast<std::byte*>(rows.data())};
+  const nb::gil_scoped_release unlocked;
+  connection.send(native, milliseconds(timeout_seconds));
 }
 
-nb::list exchange(const std::vector<std::pair<RowConnection*, Groups>>& requests, double timeout_seconds) {
-  std::vector<RowRequest> native;
-  std::vector<std::vector<RowGroup>> groups;
-  native.reserve(requests.size());
-  groups.reserve(requests.size());
-  for (const auto& [connection, of_request] : requests) {
-    std::vector<RowGroup>& of_shard = groups.emplace_back();
-    for (const auto& [signs, rows] : of_request) {
-      of_shard.push_back(group_of(signs, rows, connection->row_type()));
-    }
-    native.push_back({connection, of_shard});
+nb::tuple receive(RowConnection& connection, double timeout_seconds) {
+  const int dtype = connection.row_type() == RowType::kFloat32 ? 1 : 2;
+  nb::list groups;
+  std::vector<std::byte*> rows;
+  for (const std::size_t bytes : connection.answer_bytes()) {
+    // Not initialised: received into, below, before anybody sees it.
+    auto memory = nb::steal<nb::bytes>(PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(bytes)));
+    if (!memory.is_valid()) nb::raise_python_error();
+    rows.push_back(reinterpret_cast<std::byte*>(PyBytes_AS_STRING(memory.ptr())));
+    groups.append(nb::make_tuple(dtype, std::move(memory)));
   }
-  {
+  const RowConnection::Counts counts = [&] {
     const nb::gil_scoped_release unlocked;
-    satrap::exchange(native, milliseconds(timeout_seconds));
-  }
-  nb::list counts;
-  for (const auto& of_shard : groups) {
-    std::size_t missing = 0;
-    std::size_t mismatched = 0;
-    for (const RowGroup& group : of_shard) {
-      missing += group.missing;
-      mismatched += group.dim_mismatch;
-    }
-    counts.append(nb::make_tuple(missing, mismatched));
-  }
-  return counts;
+    return connection.receive(rows, milliseconds(timeout_seconds));
+  }();
+  return nb::make_tuple(groups, counts.missing, counts.dim_mismatch);
 }
 
 }  // namespace
@@ -130,6 +117,7 @@ void register_row_socket(nb::module_& m) {
             const RowServer::Counters counters = server.counters();
             return nb::make_tuple(counters.signs, counters.missing, counters.dim_mismatch);
           },
+          nb::for_getter(nb::sig("def counters(self) -> tuple[int, int, int]")),
           "Signs asked, absent signs, signs of another dim.");
 
   nb::class_<RowConnection>(m, "RowConnection",
@@ -144,14 +132,15 @@ void register_row_socket(nb::module_& m) {
           },
           "instance"_a, "replica_index"_a, "replica_size"_a, "timeout_seconds"_a,
           "Connect, and check that the server is the one that is meant. Raises RowSocketError.")
+      .def(
+          "send", &send, "groups"_a, "timeout_seconds"_a,
+          "Ask for the rows of [(dim, signs as packed little-endian u64)]. No other question may be open.\n\n"
+          "Raises RowSocketError; then the connection is closed.")
+      .def("receive", &receive, "timeout_seconds"_a,
+           nb::sig("def receive(self, timeout_seconds: float) -> tuple[list[tuple[int, bytes]], int, int]"),
+           "The answer: [(dtype, rows)] in the order of the groups, dtype being 1 (float32) or 2 (float16), "
+           "absent\n"
+           "signs, signs of another dim. Raises RowSocketError; then the connection is closed.")
       .def("close", &RowConnection::close)
-      .def_prop_ro("is_open", &RowConnection::is_open)
-      .def_prop_ro("dtype", [](const RowConnection& connection) { return name_of(connection.row_type()); });
-
-  m.def("exchange", &exchange, "requests"_a.noconvert(), "timeout_seconds"_a,
-        "Ask several shards at once: [(connection, [(signs u64 [n], rows [n, dim] of the shard's dtype), "
-        "...]), ...].\n\n"
-        "Rows are written in place. Returns (missing, dim_mismatch) for each shard. Raises RowSocketError; "
-        "then\n"
-        "every connection of the call is closed.");
+      .def_prop_ro("is_open", &RowConnection::is_open);
 }

@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <string>
+#include <vector>
 
 #include "row_wire.h"
 #include "satrap/row_socket.h"
@@ -79,108 +81,51 @@ class Cursor {
   std::size_t next_ = 0;
 };
 
-// One request on its way: send, then the answer's head, then its rows. `step` does what can be done without
-// waiting.
-class Exchange {
- public:
-  explicit Exchange(const RowRequest& request)
-      : connection_(*request.connection), groups_(request.groups), counts_(groups_.size()) {
-    request_.groups = static_cast<std::uint32_t>(groups_.size());
-    for (const RowGroup& group : groups_) {
-      wire_groups_.push_back({group.dim, group.n});
-      request_.signs += group.n;
-    }
-    sending_.add(&request_, sizeof request_);
-    sending_.add(wire_groups_.data(), wire_groups_.size() * sizeof(RequestGroup));
-    // sendmsg only reads from what it is given.
-    for (const RowGroup& group : groups_) sending_.add(const_cast<std::byte*>(group.signs), group.n * 8ul);
-    receiving_.add(&answer_, sizeof answer_);
-    receiving_.add(counts_.data(), counts_.size() * sizeof(AnswerGroup));
-    for (const RowGroup& group : groups_) {
-      const std::size_t bytes = group.n * item_size(connection_.row_type()) * group.dim;
-      receiving_.add(group.rows, bytes);
-      rows_bytes_ += bytes;
-    }
+std::string refusal_of(const AnswerHeader& answer) {
+  switch (static_cast<Status>(answer.status)) {
+    case Status::kNothingServed:
+      return "the shard serves nothing yet";
+    case Status::kBadRequest:
+      return "the shard calls the request bad";
+    default:
+      return "the shard's answer does not fit the request";
   }
-  Exchange(const Exchange&) = delete;
-  Exchange& operator=(const Exchange&) = delete;
+}
 
-  bool is_done() const { return receiving_.is_done(); }
-  pollfd wanted() const {
-    return {connection_.fd(), static_cast<short>(sending_.is_done() ? POLLIN : POLLOUT), 0};
-  }
+void wait_until(int socket, short events, Clock::time_point deadline) {
+  pollfd wanted{socket, events, 0};
+  const int ready = ::poll(&wanted, 1, milliseconds_until(deadline));
+  if (ready == 0) throw RowSocketError("the shard does not answer in time");
+  if (ready < 0 && errno != EINTR) row_wire::fail_errno("cannot wait for the row socket");
+}
 
-  void step() {
-    while (!sending_.is_done()) {
-      msghdr message{};
-      message.msg_iov = sending_.parts();
-      message.msg_iovlen = sending_.count();
-      if (!advance(sending_, ::sendmsg(connection_.fd(), &message, MSG_NOSIGNAL | MSG_DONTWAIT))) return;
-    }
-    while (!receiving_.is_done()) {
-      msghdr message{};
-      message.msg_iov = receiving_.parts();
-      message.msg_iovlen = receiving_.count();
-      const ssize_t got = ::recvmsg(connection_.fd(), &message, MSG_DONTWAIT);
-      if (got == 0) throw RowSocketError("the shard closed the row socket" + refusal());
-      if (!advance(receiving_, got)) return;
-      received_ += static_cast<std::size_t>(got);
-      check_head();
-    }
-    for (std::size_t i = 0; i < groups_.size(); ++i) {
-      groups_[i].missing = counts_[i].missing;
-      groups_[i].dim_mismatch = counts_[i].dim_mismatch;
-    }
-  }
-
- private:
-  // Whether anything moved; false when the socket would make us wait.
-  static bool advance(Cursor& cursor, ssize_t moved) {
-    if (moved < 0) {
-      if (errno == EAGAIN || errno == EWOULDBLOCK) return false;
-      if (errno == EINTR) return true;
+// Moves all of `cursor` with `move` (sendmsg or recvmsg, without waiting), waiting for `events` in between.
+// `moved` hears how much, and may throw.
+template <class Move, class Moved>
+void move_all(int socket, Cursor& cursor, short events, Clock::time_point deadline, Move&& move,
+              Moved&& moved) {
+  while (!cursor.is_done()) {
+    msghdr message{};
+    message.msg_iov = cursor.parts();
+    message.msg_iovlen = cursor.count();
+    const ssize_t n = move(&message);
+    if (n > 0) {
+      cursor.advance(static_cast<std::size_t>(n));
+      moved(static_cast<std::size_t>(n));
+    } else if (n == 0) {
+      throw RowSocketError("the shard closed the row socket");
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      wait_until(socket, events, deadline);
+    } else if (errno != EINTR) {
       row_wire::fail_errno("the row socket broke");
     }
-    cursor.advance(static_cast<std::size_t>(moved));
-    return true;
   }
-
-  void check_head() {
-    if (checked_ || received_ < sizeof answer_) return;
-    checked_ = true;
-    if (answer_.status != static_cast<std::uint32_t>(Status::kOk)) {
-      throw RowSocketError("the shard refused the request" + refusal());
-    }
-    if (answer_.groups != groups_.size() || answer_.bytes != rows_bytes_) {
-      throw RowSocketError("the shard's answer does not fit the request");
-    }
-  }
-
-  std::string refusal() const {
-    if (received_ < sizeof answer_) return "";
-    if (answer_.status == static_cast<std::uint32_t>(Status::kNothingServed))
-      return ": it serves nothing yet";
-    if (answer_.status == static_cast<std::uint32_t>(Status::kBadRequest)) return ": bad request";
-    return "";
-  }
-
-  RowConnection& connection_;
-  std::span<RowGroup> groups_;
-  RequestHeader request_{};
-  std::vector<RequestGroup> wire_groups_;
-  AnswerHeader answer_{};
-  std::vector<AnswerGroup> counts_;
-  Cursor sending_;
-  Cursor receiving_;
-  std::size_t rows_bytes_ = 0;
-  std::size_t received_ = 0;
-  bool checked_ = false;
-};
+}
 
 }  // namespace
 
 RowConnection::RowConnection(std::uint32_t replica_index, std::uint32_t replica_size,
-                             const InstanceId& instance, std::chrono::milliseconds timeout)
+                             const InstanceId& instance, Milliseconds timeout)
     : socket_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
   if (!socket_) row_wire::fail_errno("cannot make a socket");
   const row_wire::Address address = row_wire::address_of(instance);
@@ -188,17 +133,11 @@ RowConnection::RowConnection(std::uint32_t replica_index, std::uint32_t replica_
     row_wire::fail_errno("the shard has no row socket on this machine");
   }
   row_wire::Hello hello;
-  const auto deadline = Clock::now() + timeout;
-  for (std::size_t got = 0; got < sizeof hello;) {
-    pollfd readable{socket_.get(), POLLIN, 0};
-    if (::poll(&readable, 1, milliseconds_until(deadline)) == 0)
-      throw RowSocketError("the row socket says nothing");
-    const ssize_t n =
-        ::recv(socket_.get(), reinterpret_cast<std::byte*>(&hello) + got, sizeof hello - got, MSG_DONTWAIT);
-    if (n < 0 && (errno == EINTR || errno == EAGAIN)) continue;
-    if (n <= 0) throw RowSocketError("the shard closed the row socket before it said hello");
-    got += static_cast<std::size_t>(n);
-  }
+  Cursor receiving;
+  receiving.add(&hello, sizeof hello);
+  move_all(
+      fd(), receiving, POLLIN, Clock::now() + timeout,
+      [this](msghdr* message) { return ::recvmsg(fd(), message, MSG_DONTWAIT); }, [](std::size_t) {});
   if (hello.magic != row_wire::kMagic || hello.row_type > 1 || hello.instance != instance) {
     throw RowSocketError("what listens on the row socket is not the shard that was meant");
   }
@@ -209,30 +148,74 @@ RowConnection::RowConnection(std::uint32_t replica_index, std::uint32_t replica_
   row_type_ = static_cast<RowType>(hello.row_type);
 }
 
-void exchange(std::span<RowRequest> requests, std::chrono::milliseconds timeout) {
-  const auto deadline = Clock::now() + timeout;
+void RowConnection::send(std::span<const Group> groups, Milliseconds timeout) {
+  if (!is_open()) throw RowSocketError("the row socket is closed");
+  if (is_waiting_) throw RowSocketError("a request is unanswered");
+  RequestHeader header{static_cast<std::uint32_t>(groups.size()), 0, 0};
+  std::vector<RequestGroup> wire_groups;
+  answer_bytes_.clear();
+  Cursor sending;
+  sending.add(&header, sizeof header);
+  for (const Group& group : groups) {
+    header.signs += group.n;
+    wire_groups.push_back({group.dim, group.n});
+    answer_bytes_.push_back(std::size_t{group.n} * group.dim * item_size(row_type_));
+  }
+  sending.add(wire_groups.data(), wire_groups.size() * sizeof(RequestGroup));
+  // sendmsg only reads from what it is given.
+  for (const Group& group : groups)
+    sending.add(const_cast<std::byte*>(group.signs), group.n * std::size_t{8});
+  is_waiting_ = true;
   try {
-    std::list<Exchange> exchanges;
-    for (const RowRequest& request : requests) {
-      if (!request.connection->is_open()) throw RowSocketError("the row socket is closed");
-      exchanges.emplace_back(request);
-    }
-    std::vector<pollfd> waiting;
-    for (;;) {
-      waiting.clear();
-      for (Exchange& one : exchanges) {
-        if (!one.is_done()) one.step();
-        if (!one.is_done()) waiting.push_back(one.wanted());
-      }
-      if (waiting.empty()) return;
-      const int ready = ::poll(waiting.data(), waiting.size(), milliseconds_until(deadline));
-      if (ready == 0) throw RowSocketError("no answer within " + std::to_string(timeout.count()) + " ms");
-      if (ready < 0 && errno != EINTR) row_wire::fail_errno("cannot wait for the row sockets");
-    }
+    move_all(
+        fd(), sending, POLLOUT, Clock::now() + timeout,
+        [this](msghdr* message) { return ::sendmsg(fd(), message, MSG_NOSIGNAL | MSG_DONTWAIT); },
+        [](std::size_t) {});
   } catch (...) {
-    for (const RowRequest& request : requests) request.connection->close();
+    close();
     throw;
   }
+}
+
+RowConnection::Counts RowConnection::receive(std::span<std::byte* const> rows, Milliseconds timeout) {
+  if (!is_open()) throw RowSocketError("the row socket is closed");
+  if (!is_waiting_ || rows.size() != answer_bytes_.size())
+    throw RowSocketError("no such request is unanswered");
+  AnswerHeader header{};
+  std::vector<AnswerGroup> counts(rows.size());
+  std::uint64_t expected = 0;
+  std::size_t received = 0;
+  Cursor receiving;
+  receiving.add(&header, sizeof header);
+  receiving.add(counts.data(), counts.size() * sizeof(AnswerGroup));
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    receiving.add(rows[i], answer_bytes_[i]);
+    expected += answer_bytes_[i];
+  }
+  const auto check = [&](std::size_t n) {
+    const bool had_header = received >= sizeof header;
+    received += n;
+    if (had_header || received < sizeof header) return;
+    if (header.status != static_cast<std::uint32_t>(Status::kOk) || header.groups != rows.size() ||
+        header.bytes != expected) {
+      throw RowSocketError(refusal_of(header));
+    }
+  };
+  try {
+    move_all(
+        fd(), receiving, POLLIN, Clock::now() + timeout,
+        [this](msghdr* message) { return ::recvmsg(fd(), message, MSG_DONTWAIT); }, check);
+  } catch (...) {
+    close();
+    throw;
+  }
+  is_waiting_ = false;
+  Counts totals;
+  for (const AnswerGroup& group : counts) {
+    totals.missing += group.missing;
+    totals.dim_mismatch += group.dim_mismatch;
+  }
+  return totals;
 }
 
 }  // namespace satrap

@@ -44,14 +44,24 @@ struct Asked {
   Asked(std::size_t dim, std::uint64_t first, std::size_t n) : dim_(dim), signs(n), rows(n * dim, -1.0f) {
     for (std::size_t i = 0; i < n; ++i) signs[i] = first + i;
   }
-  RowGroup group() {
+  RowConnection::Group group() const {
     return {static_cast<std::uint32_t>(dim_), static_cast<std::uint32_t>(signs.size()),
-            reinterpret_cast<const std::byte*>(signs.data()), reinterpret_cast<std::byte*>(rows.data())};
+            reinterpret_cast<const std::byte*>(signs.data())};
   }
+  std::byte* out() { return reinterpret_cast<std::byte*>(rows.data()); }
   std::size_t dim_;
   std::vector<std::uint64_t> signs;
   std::vector<float> rows;
 };
+
+// Sends one request with these groups and receives its answer.
+template <class... More>
+RowConnection::Counts ask(RowConnection& connection, std::chrono::milliseconds timeout, More&... asked) {
+  const std::vector<RowConnection::Group> groups{asked.group()...};
+  const std::vector<std::byte*> rows{asked.out()...};
+  connection.send(groups, timeout);
+  return connection.receive(rows, timeout);
+}
 
 template <class Call>
 bool refused(Call&& call) {
@@ -72,9 +82,7 @@ void test_rows_and_counts() {
   // 1000.. are in dim 16; of the 3-dim request half are there, and ten are rows of the other table.
   Asked sixteen(16, 1000, 4000), three(3, 105'000 - 50, 100), other(3, 1000, 10), none(16, 1, 5),
       unknown(7, 1, 2);
-  RowGroup groups[] = {sixteen.group(), three.group(), other.group(), none.group(), unknown.group()};
-  RowRequest request{&connection, groups};
-  exchange({&request, 1}, 5s);
+  const auto counts = ask(connection, 5s, sixteen, three, other, none, unknown);
   for (std::size_t i = 0; i < sixteen.rows.size(); ++i) {
     CHECK(sixteen.rows[i] == static_cast<float>(1000 + i / 16) + 0.5f);
   }
@@ -82,14 +90,12 @@ void test_rows_and_counts() {
     CHECK(three.rows[i] == static_cast<float>(104'950 + i / 3) + 0.25f);
   for (std::size_t i = 50 * 3; i < 100 * 3; ++i) CHECK(three.rows[i] == 0.0f);
   for (const float value : other.rows) CHECK(value == 0.0f);
-  CHECK(groups[0].missing == 0 && groups[1].missing == 50 && groups[1].dim_mismatch == 0);
-  CHECK(groups[2].missing == 0 && groups[2].dim_mismatch == 10);
-  CHECK(groups[3].missing == 5 && groups[4].missing == 2);
+  CHECK(counts.missing == 57 && counts.dim_mismatch == 10);
   const auto counters = server.counters();
   CHECK(counters.signs == 4117 && counters.missing == 57 && counters.dim_mismatch == 10);
-  RowRequest nothing{&connection, {}};
-  exchange({&nothing, 1}, 5s);
+  ask(connection, 5s);
   CHECK(connection.is_open());
+  CHECK(refused([&] { connection.receive({}, 5s); }));  // nothing was asked
 }
 
 void test_who_is_not_meant_is_refused() {
@@ -102,11 +108,9 @@ void test_who_is_not_meant_is_refused() {
   RowConnection connection(1, 2, instance_id(2), 1s);
   CHECK(connection.row_type() == RowType::kFloat16);
   Asked asked(4, 1, 1);
-  RowGroup groups[] = {asked.group()};
-  RowRequest request{&connection, groups};
-  CHECK(refused([&] { exchange({&request, 1}, 1s); }));  // nothing is published
+  CHECK(refused([&] { ask(connection, 1s, asked); }));  // nothing is published
   CHECK(!connection.is_open());
-  CHECK(refused([&] { exchange({&request, 1}, 1s); }));  // stays closed
+  CHECK(refused([&] { ask(connection, 1s, asked); }));  // stays closed
   RowServer twin({1, 2, RowType::kFloat16, instance_id(2)});
   CHECK(refused([&] { twin.start(); }));
 }
@@ -163,9 +167,7 @@ void test_a_server_that_stops_closes_and_a_silent_one_times_out() {
   server->stop();
   server->stop();
   Asked asked(16, 1, 10);
-  RowGroup groups[] = {asked.group()};
-  RowRequest request{&connection, groups};
-  CHECK(refused([&] { exchange({&request, 1}, 5s); }));
+  CHECK(refused([&] { ask(connection, 5s, asked); }));
 
   // A listener that never says anything.
   const auto address = row_wire::address_of(instance_id(6));
@@ -191,14 +193,18 @@ void test_many_clients_while_tables_are_replaced() {
       RowConnection left(0, 2, ids[0], 5s), right(1, 2, ids[1], 5s);
       Asked a(16, 10, 3000), b(16, 500, 3000);
       do {
-        RowGroup of_left[] = {a.group()}, of_right[] = {b.group()};
-        RowRequest requests[] = {{&left, of_left}, {&right, of_right}};
-        exchange(requests, 5s);
+        const RowConnection::Group of_left[] = {a.group()}, of_right[] = {b.group()};
+        std::byte* const out_left[] = {a.out()};
+        std::byte* const out_right[] = {b.out()};
+        left.send(of_left, 5s);
+        right.send(of_right, 5s);
+        const auto counts_left = left.receive(out_left, 5s);
+        const auto counts_right = right.receive(out_right, 5s);
         for (std::size_t i = 0; i < a.rows.size(); ++i) {
           const float addend = a.rows[0] - 10.0f;
           CHECK(addend >= 0.0f && a.rows[i] == static_cast<float>(10 + i / 16) + addend);
         }
-        CHECK(of_left[0].missing == 0 && of_right[0].missing == 0);
+        CHECK(counts_left.missing == 0 && counts_right.missing == 0);
       } while (!done);
     });
   }
@@ -210,6 +216,31 @@ void test_many_clients_while_tables_are_replaced() {
 }
 
 // More than any socket buffer holds, both ways.
+// A server that answers something else than what was asked.
+void test_a_lying_answer_is_refused() {
+  for (const AnswerHeader lie : {AnswerHeader{0, 1, 63}, AnswerHeader{0, 2, 64}, AnswerHeader{9, 1, 64}}) {
+    const InstanceId id = instance_id(10);
+    const auto address = row_wire::address_of(id);
+    const Descriptor listener(::socket(AF_UNIX, SOCK_STREAM, 0));
+    CHECK(::bind(listener.get(), reinterpret_cast<const sockaddr*>(&address.name), address.length) == 0);
+    CHECK(::listen(listener.get(), 1) == 0);
+    std::thread liar([&] {
+      const Descriptor peer(::accept(listener.get(), nullptr, nullptr));
+      const row_wire::Hello hello{row_wire::kMagic, 0, 1, 0, 0, id};
+      const auto bytes = bytes_of(hello, lie, std::array<std::byte, 128>{});
+      CHECK(::send(peer.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL) ==
+            static_cast<ssize_t>(bytes.size()));
+      std::byte request[32];
+      CHECK(::recv(peer.get(), request, sizeof request, MSG_WAITALL) == sizeof request);
+    });
+    RowConnection connection(0, 1, id, 5s);
+    Asked asked(16, 1, 1);
+    CHECK(refused([&] { ask(connection, 5s, asked); }));
+    CHECK(!connection.is_open());
+    liar.join();
+  }
+}
+
 void test_large_requests() {
   const InstanceId id = instance_id(9);
   RowServer server({0, 1, RowType::kFloat32, id});
@@ -217,10 +248,7 @@ void test_large_requests() {
   server.publish({table(64, 0, 0.0f)});
   RowConnection connection(0, 1, id, 5s);
   Asked asked(64, 0, 300'000);
-  RowGroup groups[] = {asked.group()};
-  RowRequest request{&connection, groups};
-  exchange({&request, 1}, 60s);
-  CHECK(groups[0].missing == 300'000 - kRows);
+  CHECK(ask(connection, 60s, asked).missing == 300'000 - kRows);
   CHECK(asked.rows[64 * 4999] == 4999.0f && asked.rows[64 * 5000] == 0.0f);
 }
 
@@ -232,6 +260,7 @@ int main() {
   test_bad_requests_cost_their_connection_only();
   test_a_server_that_stops_closes_and_a_silent_one_times_out();
   test_many_clients_while_tables_are_replaced();
+  test_a_lying_answer_is_refused();
   test_large_requests();
   std::puts("row_socket ok");
 }

@@ -126,42 +126,48 @@ class RowServer {
   std::atomic<std::uint64_t> dim_mismatch_{0};
 };
 
-// One group of a request: n signs (any alignment) of one dim, and where their rows go (n x dim items of the
-// server's row type). The counts are filled in by the answer.
-struct RowGroup {
-  std::uint32_t dim;
-  std::uint32_t n;
-  const std::byte* signs;
-  std::byte* rows;
-  std::uint32_t missing = 0;
-  std::uint32_t dim_mismatch = 0;
-};
-
-// A client's connection to one shard. One thread at a time.
+// A client's connection to one shard: send a request, receive its answer, in turns. One thread at a time.
+// After an error it is closed.
 class RowConnection {
  public:
+  using Milliseconds = std::chrono::milliseconds;
+
+  // n signs, of any alignment, of one dim.
+  struct Group {
+    std::uint32_t dim;
+    std::uint32_t n;
+    const std::byte* signs;
+  };
+
+  struct Counts {
+    std::uint64_t missing = 0;
+    std::uint64_t dim_mismatch = 0;
+  };
+
   // Connects and checks that the server is the one that is meant. Throws RowSocketError.
   RowConnection(std::uint32_t replica_index, std::uint32_t replica_size, const InstanceId& instance,
-                std::chrono::milliseconds timeout);
+                Milliseconds timeout);
 
   RowType row_type() const { return row_type_; }
   bool is_open() const { return static_cast<bool>(socket_); }
   void close() { socket_.reset(); }
   int fd() const { return socket_.get(); }
 
+  // Sends a request; no other may be unanswered. The groups are not needed afterwards. Throws RowSocketError.
+  void send(std::span<const Group> groups, Milliseconds timeout);
+
+  // Bytes of rows that the answer has for each group of the request.
+  const std::vector<std::size_t>& answer_bytes() const { return answer_bytes_; }
+
+  // Waits for the answer; rows[i] has room for answer_bytes()[i]. Throws RowSocketError.
+  Counts receive(std::span<std::byte* const> rows, Milliseconds timeout);
+
  private:
   Descriptor socket_;
-  RowType row_type_;
+  RowType row_type_ = RowType::kFloat32;
+  bool is_waiting_ = false;  // a request is unanswered
+  std::vector<std::size_t> answer_bytes_;
 };
-
-struct RowRequest {
-  RowConnection* connection;
-  std::span<RowGroup> groups;
-};
-
-// Sends every request, then receives every answer as it comes. All or nothing: on an error every connection
-// that was in use is closed. Throws RowSocketError.
-void exchange(std::span<RowRequest> requests, std::chrono::milliseconds timeout);
 
 }  // namespace satrap
 

@@ -1,0 +1,17 @@
+"""satrap's native core."""
+
+from satrap._core import (
+    batch as batch,
+    embedding_file as embedding_file,
+    ids as ids,
+    plan as plan,
+    row_socket as row_socket,
+    table as table
+)
+
+
+class DecodeError(ValueError):
+    """Bytes are not what they should be."""
+    message: str
+    offset: int
+    field: str
