@@ -41,26 +41,22 @@ def print_comparison(console: Console, results: Results, target: Target) -> None
     """One block for each row: both servers, then ours / the peer's; the headline is held to the target."""
     rows = results.rows
     table = Table(title=f"Predictions: {OURS} and {PEER}, medians of the cycles")
-    table.add_column("row")
     table.add_column("server")
-    for heading in (f"p50 ms, {FEW} client", "p99 ms", f"requests/s, {MANY} clients", "p99 ms"):
+    for heading in (f"p50 ms\n{FEW} client", f"p99 ms\n{FEW} client", f"requests/s\n{MANY} clients"):
         table.add_column(heading, justify="right")
-    for heading in ("server CPU ms/request", "client's CPU share", "others' CPU share"):
+    for heading in (
+        f"p99 ms\n{MANY} clients",
+        "server CPU\nms/request",
+        "client's\nCPU share",
+        "others'\nCPU share",
+    ):
         table.add_column(heading, justify="right")
     for row in rows:
+        table.add_row(row.name, style="italic")
         for side in row.sides:
-            table.add_row(row.name if side == row.sides[0] else "", side, *_cells(row, side))
+            table.add_row(f"  {side}", *_cells(row, side))
         if {OURS, PEER} <= set(row.sides):
-            table.add_row(
-                "",
-                f"{OURS} / {PEER}",
-                f"{row.ratio(OURS, PEER, FEW, _p50):.2f}x",
-                f"{row.ratio(OURS, PEER, FEW, lambda one: one.p99_ms):.2f}x",
-                f"{row.ratio(OURS, PEER, MANY, _rate):.2f}x",
-                f"{row.ratio(OURS, PEER, MANY, lambda one: one.p99_ms):.2f}x",
-                f"{row.ratio(OURS, PEER, MANY, lambda one: one.server_cpu_ms):.2f}x",
-                style="bold",
-            )
+            table.add_row(f"  {OURS} / {PEER}", *_ratios(row), style="bold")
         table.add_section()
     console.print(table)
     differences = ", ".join(f"{name} {most:.1g}" for name, most in results.greatest_difference.items())
@@ -85,6 +81,17 @@ def _cells(row: Row, side: str) -> list[str]:
         f"{row.median(side, MANY, lambda one: one.client_share):.0%}",
         f"{row.median(side, MANY, lambda one: one.others_share):.0%}",
     ]
+
+
+def _ratios(row: Row) -> list[str]:
+    ratios = (
+        row.ratio(OURS, PEER, FEW, _p50),
+        row.ratio(OURS, PEER, FEW, lambda one: one.p99_ms),
+        row.ratio(OURS, PEER, MANY, _rate),
+        row.ratio(OURS, PEER, MANY, lambda one: one.p99_ms),
+        row.ratio(OURS, PEER, MANY, lambda one: one.server_cpu_ms),
+    )
+    return [f"{ratio:.2f}x" for ratio in ratios]
 
 
 def print_floor(console: Console, results: Results) -> None:

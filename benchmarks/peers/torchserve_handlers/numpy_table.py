@@ -48,9 +48,11 @@ class BucketTable(SearchTable):
         self._shift = np.uint64(56 - self._BITS)
         edges = np.arange((1 << self._BITS) + 1, dtype=np.uint64) << self._shift
         self._first = [np.searchsorted(keys, edges) for keys in self._keys]
+        end = np.full((len(self._keys), 1), np.iinfo(np.uint64).max)  # no id is greater: every walk ends
+        self._walked = np.concatenate([self._keys, end], axis=1)
 
     def _find(self, feature: int, ids: np.ndarray) -> np.ndarray:
-        keys = self._keys[feature]
+        keys = self._walked[feature]
         positions = np.take(self._first[feature], (ids >> self._shift).astype(np.int64), mode="clip")
         behind = np.flatnonzero(np.take(keys, positions, mode="clip") < ids)
         while behind.size:

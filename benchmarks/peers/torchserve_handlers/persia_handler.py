@@ -32,7 +32,8 @@ class PersiaHandler:
     def decode(self, request):
         """Dense f32 [samples, dense] and a list of ids u64 [samples * n] by feature."""
         batch = self._decode(request["batch"])
-        return batch.non_id_features[0].data, [feature.values for feature in batch.id_features]
+        dense = batch.non_id_features()[0][1]
+        return dense, [batch.id_feature(index)[1] for index in range(len(batch.feature_names))]
 
     def look_up(self, dense, ids):
         """For each feature the sums, f32 [samples, dim]."""
