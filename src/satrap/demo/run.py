@@ -121,7 +121,7 @@ def _write(files: Files, embeddings: model.Embeddings, dense: model.DenseModel) 
     by_dim: dict[int, list[tuple[NDArray[np.uint64], NDArray[np.float32]]]] = {}
     for group, (name, rows) in enumerate(embeddings.rows().items()):
         prefix = (group + 1) << (64 - _PREFIX_BITS)
-        signs = id_kernels.add_prefix(np.arange(len(rows), dtype=np.uint64), _PREFIX_BITS, prefix)
+        signs = id_kernels.add_prefix(np.arange(len(rows), dtype=np.uint64), prefix, _PREFIX_BITS)
         by_dim.setdefault(clicks.SLOTS[name].dim, []).append((signs, rows))
     write_persia_checkpoint(
         files.checkpoint,
