@@ -18,7 +18,7 @@ from types import FrameType
 
 import numpy as np
 
-import satrap.compat
+import satrap
 from satrap.serving.worker.assignment import Assignment
 
 __all__ = ["LevelFormatter", "prepare"]
@@ -78,7 +78,7 @@ def _reseed() -> None:
 
 
 def _set_paths(directory: Path, *, ours_first: bool) -> None:
-    shims = str(Path(satrap.compat.__file__).parent / "shims")
+    shims = str(Path(satrap.__file__).parent / "compat" / "shims")
     os.chdir(directory)
     # An empty entry means the working directory: with it the repository's own folders could be imported bare.
     installed = [entry for entry in sys.path if entry]
