@@ -56,7 +56,7 @@ class InferenceClient:
         self.retry = retry
         self._metadata = dict(metadata or {})
         self._channel = rpc.channel(address)
-        self._stub: Any = inference_pb2_grpc.InferenceAPIsServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = inference_pb2_grpc.InferenceAPIsServiceStub(self._channel)
 
     def __repr__(self) -> str:
         return f"<InferenceClient {self.address}>"

@@ -51,7 +51,7 @@ class ManagementClient:
         self.retry = retry
         self._metadata = metadata_pairs(metadata or {})
         self._channel = rpc.channel(address)
-        self._stub: Any = management_pb2_grpc.ManagementAPIsServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._stub: Any = management_pb2_grpc.ManagementAPIsServiceStub(self._channel)
 
     def __repr__(self) -> str:
         return f"<ManagementClient {self.address}>"
