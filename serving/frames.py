@@ -31,7 +31,7 @@ import enum
 import json
 import socket
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,6 +56,10 @@ class Kind(enum.IntEnum):
     UNPACKED = 7
 
 
+_KINDS = {int(kind): kind for kind in Kind}
+_TO_JSON = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
 class FrameError(Exception):
     """The peer sent something that is not a frame; the connection is of no more use."""
 
@@ -69,25 +73,25 @@ class Frame:
     body: bytes
 
 
-def encode(kind: Kind, head: Mapping[str, Any], values: Sequence[Bytes] = ()) -> list[Bytes]:
+def encode(kind: Kind, head: dict[str, Any], values: Sequence[Bytes] = ()) -> list[Bytes]:
     """The buffers of one frame, for a gathering write: prefix and head first, then the values as they are."""
-    text = json.dumps(head, separators=(",", ":")).encode("ascii")
+    text = _TO_JSON(head).encode("ascii")
     return [_PREFIX.pack(kind, len(text), sum(map(len, values))) + text, *values]
 
 
-def _parse_prefix(prefix: Bytes) -> tuple[Kind, int, int]:
-    kind, head_length, body_length = _PREFIX.unpack_from(prefix)
+def _parse_prefix(buffer: Bytes, start: int = 0) -> tuple[Kind, int, int]:
+    number, head_length, body_length = _PREFIX.unpack_from(buffer, start)
     if head_length > MAX_HEAD_BYTES or body_length > MAX_BODY_BYTES:
         raise FrameError(f"a frame of {head_length} + {body_length} bytes is larger than any that is sent")
-    try:
-        return Kind(kind), head_length, body_length
-    except ValueError:
-        raise FrameError(f"there is no frame of kind {kind}") from None
+    kind = _KINDS.get(number)
+    if kind is None:
+        raise FrameError(f"there is no frame of kind {number}")
+    return kind, head_length, body_length
 
 
-def _parse_head(text: Bytes) -> dict[str, Any]:
+def _parse_head(text: bytes | bytearray) -> dict[str, Any]:
     try:
-        head = json.loads(bytes(text))
+        head = json.loads(text.decode("ascii"))
     except ValueError as error:
         raise FrameError(f"a frame's head is not JSON: {error}") from None
     if not isinstance(head, dict):
@@ -114,25 +118,22 @@ class FrameParser:
             self._pending += data
             buffer = self._pending
         start = 0
-        while (frame_end := self._end_of_frame(buffer, start)) is not None:
-            kind, head_length, _ = _parse_prefix(memoryview(buffer)[start : start + _PREFIX.size])
-            head_end = start + _PREFIX.size + head_length
-            head = _parse_head(buffer[start + _PREFIX.size : head_end])
-            frames.append(Frame(kind, head, bytes(buffer[head_end:frame_end])))
-            start = frame_end
+        while len(buffer) - start >= _PREFIX.size:
+            kind, head_length, body_length = _parse_prefix(buffer, start)
+            head_start = start + _PREFIX.size
+            body_start = head_start + head_length
+            end = body_start + body_length
+            if end > len(buffer):
+                break
+            frames.append(
+                Frame(kind, _parse_head(buffer[head_start:body_start]), bytes(buffer[body_start:end]))
+            )
+            start = end
         if buffer is self._pending:
             del self._pending[:start]
-        else:
-            self._pending += memoryview(buffer)[start:]
+        elif start < len(buffer):
+            self._pending += buffer[start:]
         return frames
-
-    @staticmethod
-    def _end_of_frame(buffer: bytes | bytearray, start: int) -> int | None:
-        if len(buffer) - start < _PREFIX.size:
-            return None
-        _, head_length, body_length = _parse_prefix(buffer[start : start + _PREFIX.size])
-        end = start + _PREFIX.size + head_length + body_length
-        return end if end <= len(buffer) else None
 
 
 def read_into(connection: socket.socket, buffer: bytearray) -> bool:

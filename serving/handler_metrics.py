@@ -54,6 +54,8 @@ class HandlerMetrics:
 
     def take(self) -> list[Observation]:
         """All that was reported since the last call, in order."""
+        if not self._observations:
+            return []
         taken, self._observations = self._observations, []
         return taken
 

@@ -42,8 +42,8 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
         inference, inference_port = _server(settings, settings.inference_port)
         management, management_port = _server(settings, settings.management_port)
         servers = [inference, management]
-        inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(InferenceApi(service), inference)  # type: ignore[no-untyped-call]
-        management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(ManagementApi(service), management)  # type: ignore[no-untyped-call]
+        inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(InferenceApi(service), inference)
+        management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(ManagementApi(service), management)
         await template.start()
         await _register_startup_models(settings, service)
         for server in servers:

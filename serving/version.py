@@ -8,7 +8,6 @@ import asyncio
 import logging
 import math
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 
@@ -45,10 +44,15 @@ class Version:
         assignment: Assignment,
         template: Template,
         numbers: Iterator[int],
+        request_ids: Iterator[str],
         on_ready: Callable[["Version"], None],
     ) -> None:
-        """Start nothing. `numbers` names workers; `on_ready` is called whenever a worker has become ready."""
+        """Start nothing.
+
+        `numbers` names workers, `request_ids` requests; `on_ready` is called whenever a worker became ready.
+        """
         self.spec = spec
+        self._request_ids = request_ids
         self._assignment, self._template, self._on_ready = assignment, template, on_ready
         self._queue: BatchQueue[Request] = BatchQueue(
             spec.batching, f"model {spec.model} version {spec.version}"
@@ -94,10 +98,10 @@ class Version:
             DeadlineError: the time passed in the queue.
             WorkerDiedError: the worker died, or did not answer in time.
         """
-        if self.roster.is_hopeless:
+        if not self._idle and self.roster.is_hopeless:
             raise NoWorkerError(self.spec.model, self.spec.version)
         answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        request = Request(request_id or str(uuid.uuid4()), inputs, answer)
+        request = Request(request_id or next(self._request_ids), inputs, answer)
         now = time.monotonic()
         ticket = self._queue.offer(request, now, math.inf if patience is None else now + patience)
         self._dispatch()
@@ -181,7 +185,8 @@ class Version:
             worker.stop()
             return
         self._idle.append(worker)
-        self._dispatch()
+        if len(self._queue):
+            self._dispatch()
 
     def _dispatch(self) -> None:
         """Hand over every batch that is due, and come back when the next one is."""

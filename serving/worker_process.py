@@ -5,10 +5,11 @@ A worker is gone when its process has ended and everything that it sent has been
 
 import asyncio
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 from satrap.errors import SatrapError, WorkerDiedError
@@ -23,6 +24,9 @@ log = logging.getLogger("satrap.serving")
 
 _STOP_GRACE_SECONDS = 2.0
 """A worker that was told to end may take so long before it is killed."""
+
+_TIMER_RESOLUTION = 0.002
+"""uvloop counts whole milliseconds: a timer may fire so much too early."""
 
 _LAST_WORDS_SECONDS = 1.0
 """After its process ended, its socket is read and the template's report awaited for so long at most: a grandchild
@@ -44,7 +48,7 @@ class Request:
     id: str
     inputs: Mapping[str, Bytes]
     answer: asyncio.Future[Prediction]
-    content_types: Mapping[str, str] = field(default_factory=dict)
+    content_types: Mapping[str, str] | None = None
 
     def fail(self, error: SatrapError) -> None:
         """Answer with an error, if nothing has answered yet."""
@@ -55,6 +59,10 @@ class Request:
         """Answer with what the worker said, if somebody still waits."""
         if not self.answer.done():
             self.answer.set_result(prediction)
+
+
+def _content_type(request: Request, key: str) -> str:
+    return request.content_types.get(key, "") if request.content_types else ""
 
 
 class WorkerEvents(Protocol):
@@ -84,6 +92,8 @@ class WorkerProcess(asyncio.Protocol):
         self._parser = FrameParser()
         self._batch: Sequence[Request] = ()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._due = math.inf
+        self._due_reason = ""
         self._reason = ""
         self._process_ended = self._connection_ended = False
         self.gone = asyncio.Event()
@@ -116,10 +126,7 @@ class WorkerProcess(asyncio.Protocol):
         head = {
             "ids": [request.id for request in batch],
             "inputs": [
-                [
-                    [key, len(value), request.content_types.get(key, "")]
-                    for key, value in request.inputs.items()
-                ]
+                [[key, len(value), _content_type(request, key)] for key, value in request.inputs.items()]
                 for request in batch
             ],
         }
@@ -161,7 +168,7 @@ class WorkerProcess(asyncio.Protocol):
         self._finish_if_gone()
 
     def _receive(self, frame: Frame) -> None:
-        self._cancel_timer()
+        self._met()
         match frame.kind:
             case Kind.READY:
                 self._events.worker_loaded(self)
@@ -182,12 +189,31 @@ class WorkerProcess(asyncio.Protocol):
             self._transport.writelines(buffers)
 
     def _expect(self, seconds: float, reason: str) -> None:
-        self._cancel_timer()
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._time_out, reason)
+        """Kill the worker in `seconds` for that reason, unless `_met` or another `_expect` comes first.
 
-    def _time_out(self, reason: str) -> None:
-        log.error("%s (pid %s) %s and is killed", self._name, self.pid, reason)
-        self.kill(reason)
+        A timer that is running already is left to run: when it fires early it is set again. So requests that
+        are answered in time cost no timer each.
+        """
+        self._due, self._due_reason = time.monotonic() + seconds, reason
+        if self._timer is None or self._timer_at > self._due:
+            self._set_timer(seconds)
+
+    def _met(self) -> None:
+        self._due = math.inf
+
+    def _set_timer(self, seconds: float) -> None:
+        self._cancel_timer()
+        self._timer_at = time.monotonic() + seconds
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        remaining = self._due - time.monotonic()
+        if remaining <= _TIMER_RESOLUTION:
+            log.error("%s (pid %s) %s and is killed", self._name, self.pid, self._due_reason)
+            self.kill(self._due_reason)
+        elif self._due < math.inf:
+            self._set_timer(remaining)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
