@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from satrap._core import ids
 from satrap.errors import CheckpointError, InvalidInputError
 from satrap.formats.persia_checkpoint import file_name
 from satrap.formats.persia_marker import MARKER, Marker, format_marker
@@ -124,7 +125,7 @@ def _split(
     """The parts of each file, file by file."""
     files: list[list[_Part]] = [[] for _ in range(num_shards * num_internal_shards)]
     for signs, rows in tables.values():
-        hashes = _farmhash64(signs)
+        hashes = ids.farmhash64(np.ascontiguousarray(signs))
         # PERSIA picks the internal shard by a hash of its process; readers do not care.
         file_of = (hashes % np.uint64(num_shards)) * np.uint64(num_internal_shards) + (
             hashes >> np.uint64(32)
@@ -135,24 +136,6 @@ def _split(
             if len(chosen):
                 parts.append(_Part(signs[chosen], rows[chosen]))
     return files
-
-
-def _farmhash64(signs: Signs) -> Signs:
-    """farmhash64 of each sign's 8 little-endian bytes."""
-    prime = np.uint64(0x9AE16A3B2F90404F)
-    mul = prime + np.uint64(16)
-    a = signs + prime
-    c = _rotate_right(signs, 37) * mul + a
-    d = (_rotate_right(a, 25) + signs) * mul
-    u = (c ^ d) * mul
-    u ^= u >> np.uint64(47)
-    w = (d ^ u) * mul
-    w ^= w >> np.uint64(47)
-    return w * mul
-
-
-def _rotate_right(values: Signs, bits: int) -> Signs:
-    return (values >> np.uint64(bits)) | (values << np.uint64(64 - bits))
 
 
 def _write_file(path: Path, parts: Sequence[_Part], optimizer_floats: int, free_nodes: int) -> None:
