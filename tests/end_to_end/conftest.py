@@ -24,19 +24,17 @@ class Concatenate(nn.Module):
 
 
 class Total(nn.Module):
-    """One number a sample: the sum of its dense features, and of its embeddings times a factor."""
+    """One number a sample: the sum of its embeddings times a factor. Dense tensors are ignored."""
 
     def __init__(self, factor: float = 1.0) -> None:
         super().__init__()
         self.factor = nn.Parameter(torch.tensor(factor))
 
     def forward(self, dense: list[Tensor], embeddings: list[Tensor]) -> Tensor:
-        """Works for any number of tensors of either kind."""
+        """Works for any number of embeddings, summed or raw."""
         total = self.factor * 0.0
         for tensor in embeddings:
             total = total + self.factor * tensor.flatten(1).float().sum(1)
-        for tensor in dense:
-            total = total + tensor.flatten(1).float().sum(1)
         return total
 
 

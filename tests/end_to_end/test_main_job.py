@@ -40,17 +40,10 @@ def expected(case, persia_tensors) -> np.ndarray:
 def store(tmp_path_factory, archiver, persia_handler, total, total_times_three) -> Path:
     store = tmp_path_factory.mktemp("store")
     archiver(store, "deepctr", version="1.0", serialized=total, handler=persia_handler)
-    three = archiver(store, "three", version="2.0", serialized=total_times_three, handler=persia_handler)
-    # The second version of deepctr, as a trainer writes it: another archive of the same model name.
-    package(
-        model_name="deepctr",
-        version="2.0",
-        serialized_file=total_times_three,
-        export_path=store / "v2",
-        force=True,
-    )
-    (store / "v2" / "deepctr.mar").rename(store / "deepctr_v2.mar")
-    three.unlink()
+    # The second version, as a trainer writes it: another archive of the same model name.
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    package(model_name="deepctr", version="2.0", serialized_file=total_times_three, export_path=elsewhere)
+    (elsewhere / "deepctr.mar").rename(store / "deepctr_v2.mar")
     return store
 
 
