@@ -79,7 +79,10 @@ COMPARISONS = (
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured. `stages[side]`: ms by step of the headline's handler."""
+    """What was measured; the first row is the headline.
+
+    `stages[side]`: ms by step of the headline's handler; empty if that is not a handler of the benchmark's own.
+    """
 
     rows: list[Row]
     floor: Floor
@@ -132,7 +135,10 @@ def compare_servers(
         forward=forward_ms(model, workload),
         gather=gather_ms(workload),
     )
-    return Results(rows, floor, _stages(run, workload, comparisons[0], list(servers)), differences)
+    headline_stages = (
+        {} if comparisons[0].persia_bytes else _stages(run, workload, comparisons[0], list(servers))
+    )
+    return Results(rows, floor, headline_stages, differences)
 
 
 def _write(

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import satrap
+from harness.processes import ChildFailedError
 from harness.workload import PREFIX_BITS, Workload
 from satrap.trainer import write_persia_checkpoint
 
@@ -142,4 +143,6 @@ def _program(name: str) -> Path:
 def _archive(command: Sequence[str | Path], store: Path, name: str, model: Path, *flags: str | Path) -> None:
     store.mkdir(exist_ok=True)
     common = ("--model-name", name, "--version", _VERSION, "--serialized-file", model, "--export-path", store)
-    subprocess.run([*command, *common, *flags], check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run([*command, *common, *flags], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ChildFailedError(f"{command[0]} failed: {done.stderr}")

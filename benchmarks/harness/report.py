@@ -103,6 +103,8 @@ def print_floor(console: Console, results: Results) -> None:
         f"echo {floor.echo:.2f} + forward {floor.forward:.2f} + gather {floor.gather:.2f}; "
         f"{OURS}'s p50 is {p50:.2f} ms, {p50 / floor.total:.2f}x the floor"
     )
+    if not stages:
+        return
     names = list(dict.fromkeys(name for steps in stages.values() for name in steps))
     table = Table(
         title="Where time goes, ms: a handler's steps timed alone, and what the server adds to them"

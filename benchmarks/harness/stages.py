@@ -34,7 +34,7 @@ def measure_stages(
         [sys.executable, __file__, handler, directory, payloads],
         env=dict(environ),
         check=True,
-        capture_output=True,
+        stdout=subprocess.PIPE,
         text=True,
         timeout=_SECONDS,
     )
