@@ -14,59 +14,7 @@ from satrap.serving.context import Context
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 
-LATER = """
-import torch
-from persia.ctx import InferCtx
-from persia.service import get_embedding_worker_services
-from ts.torch_handler.base_handler import BaseHandler
-
-device_id = 0 if torch.cuda.is_available() else None
-
-class ScoreHandler(BaseHandler):
-    def initialize(self, context):
-        super().initialize(context)
-        self.ctx = InferCtx(get_embedding_worker_services(), device_id=device_id)
-        self.ctx.wait_for_serving()
-
-    def preprocess(self, data):
-        found = self.ctx.get_embedding_from_bytes(bytes(data[0].get("batch")), device_id)
-        return self.ctx.prepare_features(found)
-
-    def inference(self, data, *args, **kwargs):
-        dense, embeddings, _ = data
-        with torch.no_grad():
-            return self.model(dense, embeddings)
-
-    def postprocess(self, data):
-        return [data.reshape(-1).tolist()]
-"""
-
-OLDER = """
-import os
-import torch
-from persia.ctx import TrainCtx
-from persia.prelude import PersiaEmbeddingClientPyClass
-from ts.torch_handler.base_handler import BaseHandler
-
-class ScoreHandler(BaseHandler):
-    def initialize(self, context):
-        super().initialize(context)
-        self.client = PersiaEmbeddingClientPyClass(0, [os.environ["MIDDLEWARE_SERVICE"]])
-        self.ctx = TrainCtx()
-
-    def preprocess(self, data):
-        found = self.client.batch_to_device_dirct(bytes(data[0].get("batch")), 0)
-        model_input, _ = self.ctx.prepare_features(found, is_training=False)
-        return model_input
-
-    def inference(self, data, *args, **kwargs):
-        dense, embeddings = data
-        with torch.no_grad():
-            return self.model(dense, embeddings)
-
-    def postprocess(self, data):
-        return [data.reshape(-1).tolist()]
-"""
+HANDLERS = Path(__file__).parents[1] / "data" / "handlers"
 
 
 class ListModel(torch.nn.Module):
@@ -87,10 +35,10 @@ def batch() -> bytes:
     ).to_bytes()
 
 
-def load(source: str, model: torch.nn.Module, folder: Path) -> Any:
+def load(name: str, model: torch.nn.Module, folder: Path) -> Any:
     torch.jit.save(torch.jit.script(model), folder / "model.pth")
     namespace: dict[str, Any] = {"__name__": "score_handler"}
-    exec(compile(source, "score_handler.py", "exec"), namespace)
+    exec(compile((HANDLERS / name).read_text(), name, "exec"), namespace)
     handler = namespace["ScoreHandler"]()
     manifest = {"model": {"modelName": "m", "serializedFile": "model.pth"}}
     handler.initialize(Context("m", str(folder), manifest, 1, None, "0.1.0"))
@@ -98,19 +46,19 @@ def load(source: str, model: torch.nn.Module, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("source", "model"), [(LATER, ListModel()), (OLDER, ListModel()), (OLDER, TensorModel())]
+    ("name", "model"), [("later.py", ListModel()), ("older.py", ListModel()), ("older.py", TensorModel())]
 )
 def test_handlers_run_unchanged(
     shims: None,
     lookups: list[Any],
-    source: str,
+    name: str,
     model: torch.nn.Module,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(os.environ, "MIDDLEWARE_SERVICE", "satrap:local")
     monkeypatch.setitem(os.environ, "EMBEDDING_WORKER_SERVICE", "satrap:local")
-    handler = load(source, model, tmp_path)
+    handler = load(name, model, tmp_path)
     assert lookups[0].addresses == ["satrap:local"]
     assert handler.handle([{"batch": bytearray(batch())}], handler.context) == [[4.5, 8.5]]
     with pytest.raises(BatchError):
