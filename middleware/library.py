@@ -14,6 +14,7 @@ from satrap.errors import InvalidInputError, ShardUnavailableError
 from satrap.middleware.assemble import Embedding, embeddings
 from satrap.middleware.coalescing import CoalescingShard
 from satrap.middleware.fanout import gather_rows
+from satrap.middleware.local_shard import LocalShard
 from satrap.middleware.plan import PlanInput, make_plan
 from satrap.middleware.shards import RpcShard, Shard, ShardState, shard_states
 from satrap.middleware.slots import resolve_slots
@@ -48,6 +49,7 @@ class Middleware:
         *,
         lookup_timeout: float = 5.0,
         coalesce: bool = False,
+        local: bool = True,
         source: Path | str = "embedding config",
     ) -> None:
         """Resolve the slots.
@@ -57,6 +59,7 @@ class Middleware:
             shard_addresses: `host:port` or `unix:path` of every shard, the first one's replica_index is 0.
             lookup_timeout: Seconds that a shard may take to answer.
             coalesce: Make one question of those that wait for the same busy shard; for servers.
+            local: Ask the shards of this machine over their row sockets.
             source: Where the config comes from, for errors.
 
         Raises:
@@ -72,6 +75,7 @@ class Middleware:
         self._addresses = tuple(shard_addresses)
         self._timeout = lookup_timeout
         self._coalesce = coalesce
+        self._local = local
         self._lock = threading.Lock()  # guards the three below while they are made and closed
         self._rpc_shards: tuple[RpcShard, ...] = ()
         self._shards: tuple[Shard, ...] = ()
@@ -92,11 +96,7 @@ class Middleware:
                     RpcShard(index, size, address, self._timeout)
                     for index, address in enumerate(self._addresses)
                 )
-                self._shards = (
-                    tuple(CoalescingShard(shard, _CALLS_IN_FLIGHT) for shard in self._rpc_shards)
-                    if self._coalesce
-                    else self._rpc_shards
-                )
+                self._shards = tuple(self._way_to(shard) for shard in self._rpc_shards)
 
     def close(self) -> None:
         """Close the channels; lookups in flight fail."""
@@ -173,6 +173,10 @@ class Middleware:
         """
         self.start()
         return shard_states(self._rpc_shards, timeout)
+
+    def _way_to(self, shard: RpcShard) -> Shard:
+        by_rpc = CoalescingShard(shard, _CALLS_IN_FLIGHT) if self._coalesce else shard
+        return LocalShard(shard, by_rpc, self._timeout) if self._local else by_rpc
 
     def _answer(self, batches: Sequence[PlanInput]) -> list[list[Embedding]]:
         if not self._shards:

@@ -74,5 +74,6 @@ def _local(config: GlobalConfig, environ: Mapping[str, str]) -> Middleware:
         load_embedding_config(path, log.warning),
         [address.strip() for address in servers if address.strip()],
         lookup_timeout=config.middleware.lookup_timeout_seconds,
+        local=config.middleware.local_lookup,
         source=Path(path),
     )

@@ -36,6 +36,7 @@ class MiddlewareSettings:
     port: int = 8887
     lookup_timeout: float = 5.0
     rpc_threads: int = 4
+    local_lookup: bool = True
     source: Path | str = "embedding config"
 
 
@@ -88,6 +89,7 @@ def run(settings: MiddlewareSettings, stop: threading.Event, on_ready: Callable[
         settings.shards,
         lookup_timeout=settings.lookup_timeout,
         coalesce=True,
+        local=settings.local_lookup,
         source=settings.source,
     )
     server = rpc.server(settings.rpc_threads)

@@ -109,6 +109,7 @@ def middleware(
             port=port,
             lookup_timeout=config.middleware.lookup_timeout_seconds,
             rpc_threads=config.middleware.rpc_threads,
+            local_lookup=config.middleware.local_lookup,
         ),
         _stop_event(exit_with_parent),
         _announce,

@@ -93,6 +93,7 @@ class MiddlewareConfig(Section):
 
     lookup_timeout_seconds: Seconds = 5.0
     startup_timeout_seconds: Seconds = 60.0
+    local_lookup: bool = True
     rpc_threads: Positive = 4
 
 
