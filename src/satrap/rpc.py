@@ -147,6 +147,7 @@ _BY_STATUS: Mapping[grpc.StatusCode, type[errors.SatrapError]] = {
     grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
     grpc.StatusCode.ABORTED: errors.ConflictError,
     grpc.StatusCode.UNAVAILABLE: errors.UnavailableError,
+    grpc.StatusCode.CANCELLED: errors.UnavailableError,  # a server that stops cancels what it had not begun
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineError,
 }
 

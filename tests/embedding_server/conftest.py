@@ -1,0 +1,126 @@
+"""Embedding servers inside the test's process: the real gRPC server, on a port of the kernel's choice."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from satrap import rpc
+from satrap.embedding_server import EmbeddingServerSettings, run
+from satrap.protos import embedding_pb2 as pb
+from satrap.protos import embedding_pb2_grpc as pb_grpc
+
+
+@dataclass
+class RunningServer:
+    """A server on a thread of its own, and a stub that speaks to it."""
+
+    settings: EmbeddingServerSettings
+    stop: threading.Event = field(default_factory=threading.Event)
+    lines: list[str] = field(default_factory=list)
+    progress: list[tuple[float, int]] = field(default_factory=list)
+    failure: BaseException | None = None
+
+    def __post_init__(self) -> None:
+        self._settled = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        if not self._settled.wait(30):
+            raise AssertionError("the server became neither ready nor failed")
+        if self.failure is None:
+            self.channel = rpc.channel(self.address)
+            self.stub = pb_grpc.EmbeddingServiceStub(self.channel)
+
+    def _run(self) -> None:
+        try:
+            run(
+                self.settings,
+                self.stop,
+                self._ready,
+                lambda fraction, rows: self.progress.append((fraction, rows)),
+            )
+        except BaseException as error:
+            self.failure = error
+        self._settled.set()
+
+    def _ready(self, line: str) -> None:
+        self.lines.append(line)
+        self._settled.set()
+
+    @property
+    def address(self) -> str:
+        return self.lines[0].split()[4].removesuffix(":")
+
+    def lookup(self, *groups: tuple[int, object], shard: tuple[int, int] | None = None) -> pb.LookupResponse:
+        """Look up groups of (dim, signs as an array or packed bytes)."""
+        index, size = shard or (self.settings.replica_index, self.settings.replica_size)
+        request = pb.LookupRequest(replica_index=index, replica_size=size)
+        for dim, signs in groups:
+            packed = signs if isinstance(signs, bytes) else np.asarray(signs, np.uint64).tobytes()
+            request.groups.add(dim=dim, signs=packed)
+        return self.stub.Lookup(request, timeout=20)
+
+    def status(self) -> pb.StatusResponse:
+        return self.stub.Status(pb.StatusRequest(), timeout=20)
+
+    def load(self, path: object) -> list[pb.LoadCheckpointProgress]:
+        return list(self.stub.LoadCheckpoint(pb.LoadCheckpointRequest(path=str(path)), timeout=30))
+
+    def close(self) -> None:
+        self.stop.set()
+        self._thread.join(30)
+        assert not self._thread.is_alive()
+        if self.failure is None:
+            self.channel.close()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., RunningServer]]:
+    """serve(checkpoint=..., ...) -> RunningServer; all are stopped at the end."""
+    servers: list[RunningServer] = []
+
+    def start(**settings: object) -> RunningServer:
+        servers.append(RunningServer(EmbeddingServerSettings(**{"port": 0, **settings})))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def rows_of() -> Callable[[pb.RowGroup], np.ndarray]:
+    """The rows of a group as [n, dim]."""
+
+    def rows(group: pb.RowGroup) -> np.ndarray:
+        dtype = {pb.DTYPE_FLOAT32: np.float32, pb.DTYPE_FLOAT16: np.float16}[group.dtype]
+        return np.frombuffer(group.rows, dtype).reshape(-1, group.dim)
+
+    return rows
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[[Callable[[], object]], tuple[grpc.StatusCode, str]]:
+    """The status and the sentence with which a call ends."""
+
+    def status(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
+        with pytest.raises(grpc.RpcError) as caught:
+            call()
+        return caught.value.code(), caught.value.details()
+
+    return status
+
+
+@pytest.fixture(scope="session")
+def contents_of(persia_data: Path) -> Callable[[str], dict[str, np.ndarray]]:
+    """What PERSIA's own loader found in a checkpoint: the arrays of its `_contents.npz`."""
+
+    def arrays(name: str) -> dict[str, np.ndarray]:
+        with np.load(persia_data / f"{name}_contents.npz") as contents:
+            return dict(contents)
+
+    return arrays

@@ -1,0 +1,220 @@
+"""Loading: what is served while it runs, what it refuses, and the switch."""
+
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pytest
+
+import satrap.embedding_server.loading as loading
+from satrap.embedding_server import EmbeddingServerSettings, run
+from satrap.embedding_server.loading import LoadCancelled, LoadProgress, load_checkpoint
+from satrap.embedding_server.state import Phase, ShardState
+from satrap.errors import (
+    CheckpointCorruptError,
+    CheckpointIncompleteError,
+    ShardUnavailableError,
+)
+from satrap.formats.persia_checkpoint import ShardRoute, file_name
+from satrap.protos import embedding_pb2 as pb
+from satrap.trainer import write_persia_checkpoint
+
+NEVER = threading.Event()
+
+
+def ignore(_: LoadProgress) -> None:
+    """Nobody watches."""
+
+
+class Gate:
+    """Holds a load between its two passes until it is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.reached, self.opened = threading.Event(), threading.Event()
+        real = loading.load_file
+
+        def wait(*arguments: object) -> int:
+            self.reached.set()
+            assert self.opened.wait(30)
+            return real(*arguments)
+
+        monkeypatch.setattr(loading, "load_file", wait)
+
+
+@pytest.fixture
+def gate(monkeypatch):
+    gate = Gate(monkeypatch)
+    yield gate
+    gate.opened.set()
+
+
+@pytest.fixture
+def ones_and_twos(tmp_path):
+    """Two checkpoints of the same signs whose rows are all ones, and all twos."""
+    signs = np.arange(1000, dtype=np.uint64)
+    for name, value in (("ones", 1), ("twos", 2)):
+        rows = np.full((1000, 4), value, np.float32)
+        write_persia_checkpoint(tmp_path / name, {4: (signs, rows)}, num_shards=1)
+    return tmp_path / "ones", tmp_path / "twos"
+
+
+class TestLoadCheckpoint:
+    @pytest.mark.parametrize("threads", [1, 3])
+    def test_progress_ends_at_one(self, persia_data, threads):
+        told: list[LoadProgress] = []
+        generation = load_checkpoint(
+            persia_data / "ckpt_2x4", ShardRoute(), "float32", threads, told.append, NEVER
+        )
+        fractions = [progress.fraction for progress in told]
+        assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == pytest.approx(1)
+        assert told[-1] == LoadProgress(8, 8, 434, fractions[-1])
+        assert generation.rows == 434 and sorted(generation.tables) == [8, 16, 32]
+
+    def test_tables_are_made_in_their_size(self, ones_and_twos):
+        generation = load_checkpoint(ones_and_twos[0], ShardRoute(), "float32", 2, ignore, NEVER)
+        before = generation.tables[4].bytes
+        generation.tables[4].reserve(1000)
+        assert generation.tables[4].bytes == before
+
+    def test_cancelled_between_two_files(self, persia_data):
+        cancelled = threading.Event()
+        with pytest.raises(LoadCancelled):
+            load_checkpoint(
+                persia_data / "ckpt_2x4", ShardRoute(), "float32", 1, lambda _: cancelled.set(), cancelled
+            )
+
+    def test_nothing_for_this_shard(self, tmp_path):
+        write_persia_checkpoint(tmp_path / "ckpt", {}, num_shards=2)
+        generation = load_checkpoint(tmp_path / "ckpt", ShardRoute(1, 2), "float32", 2, ignore, NEVER)
+        assert generation.rows == 0 and generation.tables == {}
+
+
+class TestShardState:
+    def test_phases(self, ones_and_twos, tmp_path):
+        state = ShardState(ShardRoute(1, 3), "float32", 1)
+        assert state.snapshot.phase is Phase.LOADING
+        with pytest.raises(ShardUnavailableError, match=r"embedding shard 1 of 3.*it is starting"):
+            state.generation()
+        with pytest.raises(CheckpointIncompleteError):
+            state.load(tmp_path / "nowhere", ignore, NEVER)
+        assert state.snapshot.phase is Phase.FAILED and "no such directory" in state.snapshot.message
+        state.load(ones_and_twos[0], ignore, NEVER)
+        assert state.snapshot.phase is Phase.READY and state.snapshot.message == ""
+
+    def test_lookups_meet_the_progress_while_nothing_is_served(self, ones_and_twos, gate):
+        state = ShardState(ShardRoute(), "float32", 1)
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(state.load, ones_and_twos[0], ignore, NEVER)
+            assert gate.reached.wait(30)
+            with pytest.raises(ShardUnavailableError, match=r"loading .*ones: 50%, 0 of 4 files, 0 rows"):
+                state.generation()
+            gate.opened.set()
+            assert load.result() is state.generation()
+
+
+class TestOverTheWire:
+    def test_a_load_switches_and_tells(self, serve, ones_and_twos, rows_of):
+        server = serve(checkpoint=ones_and_twos[0])
+        told = server.load(ones_and_twos[1])
+        assert [message.done for message in told] == [False] * (len(told) - 1) + [True]
+        assert (told[-1].files_done, told[-1].files_total, told[-1].rows) == (4, 4, 1000)
+        assert set(rows_of(server.lookup((4, range(1000))).groups[0]).ravel()) == {2}
+        assert server.status().checkpoint == str(ones_and_twos[1])
+
+    def test_lookups_beside_loads_see_one_checkpoint_or_the_other(self, serve, ones_and_twos, rows_of):
+        server = serve(checkpoint=ones_and_twos[0])
+        done, seen = threading.Event(), []
+
+        def ask() -> None:
+            while not done.is_set():
+                seen.append(frozenset(rows_of(server.lookup((4, range(1000))).groups[0]).ravel().tolist()))
+
+        asker = threading.Thread(target=ask)
+        asker.start()
+        for turn in range(6):
+            server.load(ones_and_twos[(turn + 1) % 2])
+        done.set()
+        asker.join()
+        assert seen and set(seen) <= {frozenset({1.0}), frozenset({2.0})}
+
+    def test_what_was_served_goes_on_during_a_load(self, serve, ones_and_twos, gate, refused, rows_of):
+        gate.opened.set()
+        server = serve(checkpoint=ones_and_twos[0])
+        gate.opened.clear()
+        gate.reached.clear()
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(server.load, ones_and_twos[1])
+            assert gate.reached.wait(30)
+            status = server.status()
+            assert status.state == pb.STATE_READY and status.progress == pytest.approx(0.5)
+            assert "loading" in status.message and status.checkpoint == str(ones_and_twos[0])
+            assert set(rows_of(server.lookup((4, [1])).groups[0]).ravel()) == {1}
+            code, details = refused(lambda: server.load(ones_and_twos[1]))
+            assert code is grpc.StatusCode.ABORTED and "being loaded already" in details
+            gate.opened.set()
+            assert load.result()[-1].done
+
+    @pytest.mark.parametrize(
+        ("name", "sentence"),
+        [
+            ("ckpt_no_done", "embedding_dump_done: the marker is missing"),
+            ("ckpt_truncated", "replica_0_shard_0.emb: node 26"),
+            ("nowhere", "no such directory"),
+        ],
+    )
+    def test_a_refused_checkpoint_changes_nothing(
+        self, serve, persia_data, ones_and_twos, name, sentence, refused, rows_of
+    ):
+        server = serve(checkpoint=ones_and_twos[0])
+        code, details = refused(lambda: server.load(persia_data / name))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT and sentence in details
+        status = server.status()
+        assert status.state == pb.STATE_READY and sentence in status.message
+        assert status.checkpoint == str(ones_and_twos[0])
+        assert set(rows_of(server.lookup((4, [1])).groups[0]).ravel()) == {1}
+        assert server.load(ones_and_twos[1])[-1].done
+
+    def test_a_file_that_is_gone_in_the_second_pass(
+        self, serve, ones_and_twos, tmp_path, gate, refused, rows_of
+    ):
+        gate.opened.set()
+        server = serve(checkpoint=ones_and_twos[0])
+        gate.opened.clear()
+        gate.reached.clear()
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(lambda: refused(lambda: server.load(ones_and_twos[1])))
+            assert gate.reached.wait(30)
+            shutil.rmtree(ones_and_twos[1] / "s0")
+            gate.opened.set()
+            code, details = load.result()
+        assert code is grpc.StatusCode.INVALID_ARGUMENT and "cannot be read: No such file" in details
+        assert set(rows_of(server.lookup((4, [1])).groups[0]).ravel()) == {1}
+
+    def test_an_empty_path(self, serve, refused):
+        code, details = refused(lambda: serve().load(""))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT and "path is empty" in details
+
+
+class TestFirstLoad:
+    @pytest.mark.parametrize(
+        ("name", "error"),
+        [("ckpt_no_done", CheckpointIncompleteError), ("ckpt_truncated", CheckpointCorruptError)],
+    )
+    def test_a_refused_checkpoint_ends_the_server(self, serve, persia_data, name, error):
+        server = serve(checkpoint=persia_data / name)
+        assert isinstance(server.failure, error) and server.lines == []
+
+    def test_missing_file_is_named(self, serve, persia_data, tmp_path):
+        shutil.copytree(persia_data / "ckpt_2x4", tmp_path / "ckpt")
+        (tmp_path / "ckpt/s0" / file_name(0, 3)).unlink()
+        server = serve(checkpoint=tmp_path / "ckpt")
+        assert isinstance(server.failure, CheckpointIncompleteError)
+        assert server.failure.path == tmp_path / "ckpt/s0" / file_name(0, 3)
+
+    def test_a_stop_in_the_middle_is_no_error(self, ones_and_twos):
+        stop, ready = threading.Event(), []
+        settings = EmbeddingServerSettings(port=0, checkpoint=ones_and_twos[0])
+        run(settings, stop, ready.append, lambda fraction, rows: stop.set())
+        assert ready == []
