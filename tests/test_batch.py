@@ -20,7 +20,10 @@ NAMES = [
     "batch_requires_grad_b7",
 ]
 DTYPES = {
-    **{"BOOL": "?", "F16": "f2", "F32": "f4", "F64": "f8"},
+    "BOOL": "?",
+    "F16": "f2",
+    "F32": "f4",
+    "F64": "f8",
     **{f"I{bits}": f"i{bits // 8}" for bits in (8, 16, 32, 64)},
     **{f"U{bits}": f"u{bits // 8}" for bits in (8, 16, 32, 64)},
 }
