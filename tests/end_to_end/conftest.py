@@ -91,7 +91,8 @@ def persia_tensors() -> Callable[[Path], np.ndarray]:
 
 def read_persia_tensors(case: Path) -> np.ndarray:
     """What PERSIA hands to a model, each feature flat per sample, side by side: float16 `[batch, width]`."""
-    expected = np.load(case / "expected.npz")
+    with np.load(case / "expected.npz") as arrays:
+        expected = dict(arrays)
     description = json.loads((case / "expected.json").read_text())
     parts = []
     for i, feature in enumerate(description["features"]):
