@@ -98,22 +98,16 @@ class EmbeddingHandler(BaseHandler):
         return [request for request in prepared if request is not None]
 
     def inference(self, data: list[Features | SatrapError], *args: Any, **kwargs: Any) -> list[Any]:
-        """Call the model; an element is the request's part of its output, or the error of `preprocess`."""
+        """Call the model; an element is the request's part of its output, or why there is none."""
+        if len(data) == 1 and isinstance(data[0], Features):
+            return list(self._forward([data[0]]))  # what the model raises is this request's alone
         answers: list[Any] = list(data)
-        groups: dict[Hashable, list[int]] = {}
+        groups: dict[Hashable, dict[int, Features]] = {}
         for place, request in enumerate(data):
             if isinstance(request, Features):
-                groups.setdefault(request.shape, []).append(place)
-        for places in groups.values():
-            requests = [data[place] for place in places]
-            try:
-                outputs: Sequence[Any] = self._forward(requests)  # type: ignore[arg-type]  # grouped: all Features
-            except Exception:
-                if len(places) == len(data):
-                    raise
-                log.exception("the model failed on %d of %d requests", len(places), len(data))
-                outputs = [PredictionException("Prediction failed", 503)] * len(places)
-            for place, output in zip(places, outputs, strict=True):
+                groups.setdefault(request.shape, {})[place] = request
+        for group in groups.values():
+            for place, output in zip(group, self._outputs(list(group.values())), strict=True):
                 answers[place] = output
         return answers
 
@@ -150,6 +144,16 @@ class EmbeddingHandler(BaseHandler):
             raise BatchError(f"the model takes one dense tensor, the batch has {len(dense)}")
         tensors = [embedding_tensor(embedding, self.device) for embedding in embeddings]
         return Features(batch.batch_size or 0, dense, tensors)
+
+    def _outputs(self, requests: Sequence[Features]) -> list[torch.Tensor | PredictionException]:
+        """One forward for all; if a request spoils it, one for each, so that the others have theirs."""
+        try:
+            return list(self._forward(requests))
+        except Exception:
+            log.exception("the model failed on %d requests", len(requests))
+        if len(requests) == 1:
+            return [PredictionException("Prediction failed", 503)]
+        return [output for request in requests for output in self._outputs([request])]
 
     def _forward(self, requests: Sequence[Features]) -> Sequence[torch.Tensor]:
         """The model's output for requests of equal shapes, split again."""

@@ -211,21 +211,22 @@ def test_requests_of_different_shapes_get_a_forward_each(lookup: ArithmeticLooku
 
 class Picky(torch.nn.Module):
     def forward(self, dense: list[torch.Tensor], embeddings: list[torch.Tensor]) -> torch.Tensor:
-        assert len(embeddings) == 1, "one feature"
+        assert bool((dense[0] >= 0).all()), "a negative number"
         return embeddings[0].sum(1)
 
 
-def test_a_model_that_fails_on_some_requests_answers_the_others(
+def test_a_request_on_which_the_model_fails_does_not_spoil_the_others(
     lookup: ArithmeticLookup, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     handler = handler_of(Picky(), tmp_path)
-    good, bad = answer(handler, {"batch": batch_of([1])}, {"batch": batch_of([2], history=[[3]])})
-    assert good == [4.0]
+    requests = [{"batch": batch_of([user], dense=dense)} for user, dense in [(1, 1.0), (2, -1.0), (3, 1.0)]]
+    first, bad, last = answer(handler, *requests)
+    assert (first, last) == ([4.0], [12.0])
     assert isinstance(bad, PredictionException)
     assert (bad.message, bad.error_code) == ("Prediction failed", 503)
-    assert "one feature" in caplog.text
-    with pytest.raises(torch.jit.Error, match="one feature"):
-        answer(handler, {"batch": batch_of([2], history=[[3]])})
+    assert "a negative number" in caplog.text
+    with pytest.raises(torch.jit.Error, match="a negative number"):
+        answer(handler, requests[1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.bfloat16])
@@ -284,11 +285,15 @@ class Pair(torch.nn.Module):
         return embeddings[0], embeddings[0]
 
 
-def test_an_output_that_cannot_be_split(lookup: ArithmeticLookup, tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_split_is_made_for_each_request(
+    lookup: ArithmeticLookup, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     handler = handler_of(Strange(), tmp_path)
-    assert answer(handler, {"batch": batch_of([1])}) == [[4.0]]
-    with pytest.raises(ValueError, match="one row per sample: 2 samples gave"):
-        answer(handler, {"batch": batch_of([1])}, {"batch": batch_of([2])})
+    assert answer(handler, {"batch": batch_of([1])}, {"batch": batch_of([2])}) == [[4.0], [8.0]]
+    assert "must return one row per sample: 2 samples gave []" in caplog.text
+
+
+def test_a_model_of_several_outputs(lookup: ArithmeticLookup, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="must return one tensor, it returned tuple"):
         answer(handler_of(Pair(), tmp_path), {"batch": batch_of([1])})
 
