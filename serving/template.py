@@ -31,6 +31,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from satrap.allocator import keep_freed_memory
+
 __all__ = ["MESSAGE_BYTES", "main"]
 
 MESSAGE_BYTES = 4096
@@ -76,6 +78,7 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     gc.disable()
+    keep_freed_memory()  # a forked worker inherits it
     try:
         _preload()
         _check_single_task()

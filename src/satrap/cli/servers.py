@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from satrap.allocator import keep_freed_memory
 from satrap.cli import options
 from satrap.errors import InvalidInputError
 from satrap.signals import stop_on_eof, stop_on_signals
@@ -19,7 +20,9 @@ def _announce(line: str) -> None:
     print(line, flush=True)
 
 
-def _stop_event(exit_with_parent: bool) -> threading.Event:
+def _begin_process(exit_with_parent: bool) -> threading.Event:
+    """What every server process does first; returns what its stop sets."""
+    keep_freed_memory()
     stop = threading.Event()
     stop_on_signals(stop)
     if exit_with_parent:
@@ -58,7 +61,7 @@ def embedding_server(
     config = options.read_global_config(global_config)
     options.read_embedding_config(embedding_config)  # a broken file is found here, not at the first lookup
     named = config.common_config.infer_config.embedding_checkpoint
-    stop = _stop_event(exit_with_parent)
+    stop = _begin_process(exit_with_parent)
     with LoadProgress(f"shard {replica_index} of {replica_size}") as progress:
 
         def ready(line: str) -> None:
@@ -111,7 +114,7 @@ def middleware(
             rpc_threads=config.middleware.rpc_threads,
             local_lookup=config.middleware.local_lookup,
         ),
-        _stop_event(exit_with_parent),
+        _begin_process(exit_with_parent),
         _announce,
     )
 
@@ -155,7 +158,7 @@ def serving(
             embedding_config=embedding_config,
             shards=shards,
         ),
-        _stop_event(exit_with_parent),
+        _begin_process(exit_with_parent),
         _announce,
     )
     sys.stdout.flush()
