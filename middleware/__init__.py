@@ -10,9 +10,9 @@ from satrap.middleware.library import Middleware
 from satrap.middleware.lookup import LOCAL_ADDRESS, EmbeddingLookup, open_lookup
 
 __all__ = [
-    "LOCAL_ADDRESS",
     "Embedding",
     "EmbeddingLookup",
+    "LOCAL_ADDRESS",
     "Middleware",
     "MiddlewareClient",
     "RawEmbedding",

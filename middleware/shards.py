@@ -19,6 +19,8 @@ Group = tuple[int, bytes]
 Rows = tuple[int, bytes]
 """`DType` of embedding.proto, and packed rows in the order of a group's signs."""
 
+_CLOSED = "the middleware was closed"
+
 
 @dataclass(frozen=True, slots=True)
 class ShardState:
@@ -64,13 +66,20 @@ class RpcShard:
         self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
 
     def ask(self, groups: Sequence[Group]) -> "RpcAnswer":
-        """Send a lookup and return; `result()` waits for its answer."""
+        """Send a lookup and return; `result()` waits for its answer.
+
+        Raises:
+            ShardUnavailableError: this shard was closed.
+        """
         request = pb.LookupRequest(
             replica_index=self.replica_index,
             replica_size=self.replica_size,
             groups=[pb.SignGroup(dim=dim, signs=signs) for dim, signs in groups],
         )
-        return RpcAnswer(self, self._stub.Lookup.future(request, timeout=self._timeout))
+        try:
+            return RpcAnswer(self, self._stub.Lookup.future(request, timeout=self._timeout))
+        except ValueError as error:  # the channel's word for closed
+            raise self.unavailable(_CLOSED) from error
 
     def state(self, timeout: float) -> ShardState:
         """Ask how it is; an unreachable server is a state too.
@@ -146,7 +155,7 @@ class RpcAnswer:
         except grpc.RpcError as error:
             raise self._shard.error_from(error) from error
         except grpc.FutureCancelledError as error:
-            raise self._shard.unavailable("the middleware was closed") from error
+            raise self._shard.unavailable(_CLOSED) from error
         return [(group.dtype, group.rows) for group in response.groups]
 
     def when_done(self, callback: Callable[[], None]) -> None:
