@@ -1,6 +1,6 @@
 """A handler as PERSIA's users write it: their names, their steps, served by satrap without a change.
 
-    torch-model-archiver --model-name deepctr --version 1.0 --serialized-file deepctr.pt --handler handler.py
+torch-model-archiver --model-name deepctr --version 1.0 --serialized-file deepctr.pt --handler handler.py
 """
 
 from persia.ctx import InferCtx

@@ -32,4 +32,4 @@ def keep_freed_memory() -> bool:
         _M_MMAP_THRESHOLD: 16 * _MIB,
         _M_ARENA_MAX: 1,
     }
-    return all([mallopt(option, value) == 1 for option, value in options.items()])
+    return all([mallopt(option, value) == 1 for option, value in options.items()])  # noqa: C419 (sets every one)

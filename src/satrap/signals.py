@@ -11,7 +11,6 @@ __all__ = ["stop_on_eof", "stop_on_signals"]
 
 def stop_on_signals(stop: threading.Event) -> None:
     """Set `stop` at the first SIGTERM or SIGINT; end the process at the second. Call from the main thread."""
-
     asked = False
 
     def handle(number: int, _: FrameType | None) -> None:
