@@ -1,0 +1,224 @@
+"""Archives and clients for tests of serving."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from satrap.protos import inference_pb2, inference_pb2_grpc, management_pb2, management_pb2_grpc
+
+ARCHIVER = Path(sys.executable).parent / "torch-model-archiver"
+
+NOOP = """
+def handle(data, context):
+    return None if data is None else [b"%s"] * len(data)
+"""
+
+
+def manifest(name: str, version: str = "1.0", handler: str = "handler.py", **model: Any) -> dict[str, Any]:
+    """What the archiver writes."""
+    return {
+        "createdOn": "20/11/2026 11:27:36",
+        "runtime": "python",
+        "model": {"modelName": name, "handler": handler, "modelVersion": version, **model},
+        "archiverVersion": "0.12.0",
+    }
+
+
+def write_archive(path: Path, document: object, files: dict[str, str | bytes]) -> Path:
+    """A .mar by hand, for those that the archiver would not write."""
+    with zipfile.ZipFile(path, "w") as archive:
+        if document is not None:
+            archive.writestr("MAR-INF/MANIFEST.json", json.dumps(document))
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+@dataclass
+class Store:
+    """A model store that tests put archives into."""
+
+    directory: Path
+
+    def add(
+        self, file: str, handler: str, *, name: str = "m", version: str = "1.0", **files: str | bytes
+    ) -> str:
+        """An archive with that handler source; the url is its file name. `config` is a config file's text."""
+        model = {"configFile": "config.yaml"} if "config" in files else {}
+        contents: dict[str, str | bytes] = {"handler.py": textwrap.dedent(handler)}
+        if "config" in files:
+            contents["config.yaml"] = files["config"]
+        write_archive(self.directory / file, manifest(name, version, **model), contents)
+        return file
+
+    def archive(
+        self, file: str, handler: Path, *arguments: str, name: str = "m", version: str = "1.0"
+    ) -> str:
+        """The same, written by the real torch-model-archiver."""
+        target = self.directory / file.removesuffix(".mar")
+        command = [
+            str(ARCHIVER),
+            "--model-name",
+            target.name,
+            "--version",
+            version,
+            "--handler",
+            str(handler),
+        ]
+        subprocess.run([*command, "--export-path", str(self.directory), *arguments], check=True)
+        return file
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty model store."""
+    directory = tmp_path / "store"
+    directory.mkdir()
+    return Store(directory)
+
+
+class Client:
+    """Both of TorchServe's APIs of one server."""
+
+    def __init__(self, inference: str, management: str) -> None:
+        self._channels = [grpc.insecure_channel(inference), grpc.insecure_channel(management)]
+        self.inference = inference_pb2_grpc.InferenceAPIsServiceStub(self._channels[0])
+        self.management = management_pb2_grpc.ManagementAPIsServiceStub(self._channels[1])
+
+    def predict(self, model: str, value: bytes = b"x", version: str = "", timeout: float = 30) -> bytes:
+        """The prediction's bytes."""
+        request = inference_pb2.PredictionsRequest(
+            model_name=model, model_version=version, input={"data": value}
+        )
+        return self.inference.Predictions(request, timeout=timeout).prediction
+
+    def start_predict(self, model: str, value: bytes = b"x", version: str = "") -> grpc.Future:
+        """The same, in the background."""
+        request = inference_pb2.PredictionsRequest(
+            model_name=model, model_version=version, input={"data": value}
+        )
+        return self.inference.Predictions.future(request, timeout=30)
+
+    def register(self, url: str, **fields: Any) -> str:
+        """RegisterModel, synchronous and with one worker unless said otherwise."""
+        given = {"synchronous": True, "initial_workers": 1, **fields}
+        request = management_pb2.RegisterModelRequest(url=url, **given)
+        return self.management.RegisterModel(request, timeout=60).msg
+
+    def unregister(self, model: str, version: str = "") -> str:
+        """UnregisterModel."""
+        request = management_pb2.UnregisterModelRequest(model_name=model, model_version=version)
+        return self.management.UnregisterModel(request, timeout=60).msg
+
+    def set_default(self, model: str, version: str) -> str:
+        """SetDefault."""
+        request = management_pb2.SetDefaultRequest(model_name=model, model_version=version)
+        return self.management.SetDefault(request, timeout=60).msg
+
+    def scale(self, model: str, **fields: Any) -> str:
+        """ScaleWorker."""
+        request = management_pb2.ScaleWorkerRequest(model_name=model, **fields)
+        return self.management.ScaleWorker(request, timeout=60).msg
+
+    def describe(self, model: str, version: str = "all") -> list[dict[str, Any]]:
+        """DescribeModel, parsed."""
+        request = management_pb2.DescribeModelRequest(model_name=model, model_version=version)
+        return json.loads(self.management.DescribeModel(request, timeout=60).msg)
+
+    def list_models(self, **fields: Any) -> dict[str, Any]:
+        """ListModels, parsed."""
+        return json.loads(
+            self.management.ListModels(management_pb2.ListModelsRequest(**fields), timeout=60).msg
+        )
+
+    def worker_pids(self, model: str) -> list[int]:
+        """The processes of all versions."""
+        return [worker["pid"] for version in self.describe(model) for worker in version["workers"]]
+
+    def close(self) -> None:
+        """Close both channels."""
+        for channel in self._channels:
+            channel.close()
+
+
+@pytest.fixture
+def failure() -> Callable[..., tuple[str, str]]:
+    """Call something that must fail over gRPC: (status, details)."""
+
+    def call(function: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[str, str]:
+        with pytest.raises(grpc.RpcError) as caught:
+            function(*arguments, **keywords)
+        return caught.value.code().name, caught.value.details()
+
+    return call
+
+
+@dataclass
+class Server:
+    """A running `satrap serving` and a client of it."""
+
+    client: Client
+    command: Any
+    working_directories: Path
+
+    def log(self) -> str:
+        """What it has logged so far."""
+        return self.command.log.read_text()
+
+    def unpacked(self) -> list[Path]:
+        """The directories of versions."""
+        return [version for root in self.working_directories.iterdir() for version in root.iterdir()]
+
+
+@pytest.fixture
+def serve(satrap: Any, store: Store, tmp_path: Path) -> Any:
+    """Start serving on the store; keywords are sections of the global configuration."""
+    clients: list[Client] = []
+
+    def start(startup: str = "", /, **sections: Any) -> Server:
+        config = tmp_path / "global_config.yaml"
+        config.write_text(json.dumps(sections))
+        working = tmp_path / "tmp"
+        working.mkdir(exist_ok=True)
+
+        command = satrap(
+            "serving",
+            *("--model-store", store.directory, "--global-config", config),
+            *("--grpc-inference-port", "0", "--grpc-management-port", "0"),
+            *(("--models", startup) if startup else ()),
+            env={**os.environ, "TMPDIR": str(working)},
+        )
+        clients.append(Client(*command.addresses))
+        return Server(clients[-1], command, working)
+
+    yield start
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., None]:
+    """Ask again and again until something is true, for 20 seconds at most."""
+
+    def wait(condition: Callable[[], object], seconds: float = 20) -> None:
+        late = threading.Event()
+        timer = threading.Timer(seconds, late.set)
+        timer.start()
+        try:
+            while not condition():
+                assert not late.is_set(), "it never came true"
+        finally:
+            timer.cancel()
+
+    return wait
