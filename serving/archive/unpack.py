@@ -67,7 +67,7 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
         _copy_directory(archive, target, limits)
     elif zipfile.is_zipfile(archive):
         _unpack_zip(archive, target, limits)
-    elif tarfile.is_tarfile(archive):
+    elif _is_tar(archive):
         _unpack_tar(archive, target, limits)
     else:
         raise UnpackError("it is neither a zip file, nor a gzipped tar file, nor a directory")
@@ -81,6 +81,13 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
     if not config_file.is_file():
         raise UnpackError(f"the config file {manifest.config_file!r} that its manifest names is not in it")
     return manifest, ArchiveOptions.parse(config_file.read_bytes(), manifest.config_file)
+
+
+def _is_tar(archive: Path) -> bool:
+    try:
+        return tarfile.is_tarfile(archive)
+    except (EOFError, zlib.error) as error:
+        raise UnpackError(f"it is not a sound tar file: {error}") from error
 
 
 def _inside(name: str) -> PurePosixPath:

@@ -1,0 +1,296 @@
+"""Archives: what is refused, and why; what is unpacked; which url means which archive."""
+
+import io
+import json
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from satrap.errors import ArchiveNotFoundError, ConfigError, InvalidInputError
+from satrap.serving.archive.manifest import ArchiveOptions, Manifest, ManifestError
+from satrap.serving.archive.store import ModelStore, startup_archives
+from satrap.serving.archive.unpack import Limits, UnpackError, unpack
+
+LIMITS = Limits(max_bytes=10_000, max_files=10)
+
+MANIFEST = {
+    "createdOn": "20/11/2026 11:27:36",
+    "runtime": "python",
+    "model": {"modelName": "m", "handler": "handler.py", "modelVersion": "1.0"},
+    "archiverVersion": "0.12.0",
+}
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    (tmp_path / "target").mkdir()
+    return tmp_path / "target"
+
+
+def zipped(path: Path, entries: dict[str, str], document: object = MANIFEST) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        if document is not None:
+            archive.writestr("MAR-INF/MANIFEST.json", json.dumps(document))
+        for name, content in entries.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tarred(
+    path: Path, entries: dict[str, str], change: Callable[[tarfile.TarInfo], None] | None = None
+) -> Path:
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in {"m/MAR-INF/MANIFEST.json": json.dumps(MANIFEST), **entries}.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            if change is not None and name in entries:
+                change(info)
+            archive.addfile(info, io.BytesIO(content.encode()))
+    return path
+
+
+def directory(path: Path, entries: dict[str, str]) -> Path:
+    for name, content in {"MAR-INF/MANIFEST.json": json.dumps(MANIFEST), **entries}.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_text(content)
+    return path
+
+
+def files(target: Path) -> set[str]:
+    return {str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()}
+
+
+ENTRIES = {"handler.py": "pass", "inner/weights.bin": "w"}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "directory"])
+def test_every_format_unpacks_to_the_same(kind: str, tmp_path: Path, target: Path) -> None:
+    archive = {
+        "zip": lambda: zipped(tmp_path / "a.mar", ENTRIES),
+        "tar": lambda: tarred(tmp_path / "a.tar.gz", {f"m/{k}": v for k, v in ENTRIES.items()}),
+        "directory": lambda: directory(tmp_path / "a", ENTRIES),
+    }[kind]()
+    manifest, options = unpack(archive, target, LIMITS)
+    assert (manifest.model_name, manifest.version, manifest.handler) == ("m", "1.0", "handler.py")
+    assert manifest.raw == MANIFEST
+    assert options == ArchiveOptions()
+    assert files(target) == {"MAR-INF/MANIFEST.json", *ENTRIES}
+
+
+@pytest.mark.parametrize("name", ["../out.py", "/out.py", "a/../../out.py", "C:/out.py", "..\\out.py"])
+def test_a_path_that_leaves_the_directory(name: str, tmp_path: Path, target: Path) -> None:
+    with pytest.raises(UnpackError, match="outside of the archive's directory"):
+        unpack(zipped(tmp_path / "a.mar", {name: ""}), target, LIMITS)
+    with pytest.raises(UnpackError, match="outside of the archive's directory"):
+        unpack(tarred(tmp_path / "a.tar.gz", {name: ""}), tmp_path / "other", LIMITS)
+    assert not (tmp_path / "out.py").exists()
+
+
+def test_a_symbolic_link_in_a_zip(tmp_path: Path, target: Path) -> None:
+    path = zipped(tmp_path / "a.mar", {})
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("link")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(UnpackError, match="'link' is a symbolic link"):
+        unpack(path, target, LIMITS)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_a_link_or_device_in_a_tar(kind: bytes, tmp_path: Path, target: Path) -> None:
+    def change(info: tarfile.TarInfo) -> None:
+        info.type, info.linkname, info.size = kind, "/etc/passwd", 0
+
+    with pytest.raises(UnpackError, match="is a link or a device"):
+        unpack(tarred(tmp_path / "a.tar.gz", {"m/x": ""}, change), target, LIMITS)
+
+
+def test_links_in_a_directory(tmp_path: Path, target: Path) -> None:
+    path = directory(tmp_path / "a", ENTRIES)
+    (path / "inside").symlink_to(path / "handler.py")
+    unpack(path, target, LIMITS)
+    assert (target / "inside").read_text() == "pass" and not (target / "inside").is_symlink()
+    (path / "outside").symlink_to("/etc/passwd")
+    with pytest.raises(UnpackError, match="outside is a symbolic link that leads out"):
+        unpack(path, tmp_path / "other", LIMITS)
+    (path / "outside").unlink()
+    (path / "folder").symlink_to(path / "inner")
+    with pytest.raises(UnpackError, match="folder is a symbolic link to a directory"):
+        unpack(path, tmp_path / "another", LIMITS)
+
+
+def test_no_manifest(tmp_path: Path, target: Path) -> None:
+    with pytest.raises(UnpackError, match=r"there is no MAR-INF/MANIFEST\.json"):
+        unpack(zipped(tmp_path / "a.mar", ENTRIES, None), target, LIMITS)
+
+
+def test_more_than_the_limits(tmp_path: Path, target: Path) -> None:
+    many = zipped(tmp_path / "many.mar", {f"f{i}": "" for i in range(20)})
+    large = zipped(tmp_path / "large.mar", {"zeros": "0" * 20_000})
+    for archive, key in ((many, "max_archive_files"), (large, "max_archive_bytes")):
+        with pytest.raises(UnpackError, match=key):
+            unpack(archive, target / key, LIMITS)
+
+
+def test_a_zip_that_lies_about_its_sizes(tmp_path: Path, target: Path) -> None:
+    path = zipped(tmp_path / "a.mar", {"zeros": "0" * 20_000})
+    honest = struct.pack("<I", 20_000)
+    path.write_bytes(path.read_bytes().replace(honest, struct.pack("<I", 10)))
+    with pytest.raises(UnpackError):
+        unpack(path, target, LIMITS)
+    assert sum(p.stat().st_size for p in target.rglob("*") if p.is_file()) < 10_000
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.5, 0.9])
+def test_a_cut_archive(keep: float, tmp_path: Path, target: Path) -> None:
+    for path in (zipped(tmp_path / "a.mar", ENTRIES), tarred(tmp_path / "a.tar.gz", {"m/x": "x" * 500})):
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * keep)])
+        with pytest.raises(UnpackError):
+            unpack(path, target, LIMITS)
+
+
+def test_damaged_contents(tmp_path: Path, target: Path) -> None:
+    path = zipped(tmp_path / "a.mar", {"zeros": "0123456789" * 100})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"zeros") + 8] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UnpackError, match="not a sound zip file"):
+        unpack(path, target, LIMITS)
+
+
+def test_the_same_name_twice(tmp_path: Path, target: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="Duplicate name"),
+        zipfile.ZipFile(tmp_path / "a.mar", "w") as archive,
+    ):
+        archive.writestr("x", "1")
+        archive.writestr("x", "2")
+    with pytest.raises(UnpackError, match="'x' twice"):
+        unpack(tmp_path / "a.mar", target, LIMITS)
+
+
+def test_what_is_no_archive(tmp_path: Path, target: Path) -> None:
+    (tmp_path / "a.mar").write_text("hello")
+    with pytest.raises(UnpackError, match="neither a zip file"):
+        unpack(tmp_path / "a.mar", target, LIMITS)
+
+
+def without(*keys: str) -> dict:
+    document = json.loads(json.dumps(MANIFEST))
+    place = document
+    for key in keys[:-1]:
+        place = place[key]
+    del place[keys[-1]]
+    return document
+
+
+@pytest.mark.parametrize(
+    ("document", "sentence"),
+    [
+        (without("model"), "Missing Model entry in manifest file."),
+        ([], "Missing Model entry in manifest file."),
+        (without("model", "modelName"), "Model name is not defined."),
+        (without("model", "modelVersion"), "Model version is not defined."),
+        (without("model", "handler"), "Model handler is not defined."),
+        (without("runtime"), "Runtime is not defined or invalid."),
+        ({**MANIFEST, "runtime": "LSP"}, "Runtime is not defined or invalid."),
+        ({**MANIFEST, "model": {**MANIFEST["model"], "modelName": ["m"]}}, "model.modelName is not a string"),
+    ],
+)
+def test_a_bad_manifest(document: object, sentence: str) -> None:
+    with pytest.raises(ManifestError, match=sentence.replace(".", r"\.")):
+        Manifest.parse(json.dumps(document).encode())
+
+
+def test_a_manifest_that_is_not_json() -> None:
+    with pytest.raises(ManifestError, match="is not JSON"):
+        Manifest.parse(b"\xff{")
+
+
+def test_a_version_may_be_a_number() -> None:
+    document = {**MANIFEST, "model": {**MANIFEST["model"], "modelVersion": 1.5}}
+    assert Manifest.from_document(document).version == "1.5"
+
+
+def test_the_servers_keys_of_a_config_file() -> None:
+    options = ArchiveOptions.parse(b"batchSize: 4\nmaxBatchDelay: 0\nminWorkers: 2\nmine: {a: 1}\n", "c.yaml")
+    assert options == ArchiveOptions(batch_size=4, max_batch_delay_ms=0, min_workers=2)
+    assert ArchiveOptions.parse(b"", "c.yaml") == ArchiveOptions()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"batchSize: 0", "batchSize is 0, not a whole number from 1"),
+        (b"batchSize: many", "batchSize is 'many'"),
+        (b"minWorkers: true", "minWorkers is True"),
+        (b"- a", "not a mapping"),
+        (b"{", "not YAML"),
+    ],
+)
+def test_a_bad_config_file(text: bytes, reason: str) -> None:
+    with pytest.raises(ManifestError, match=reason):
+        ArchiveOptions.parse(text, "c.yaml")
+
+
+def test_a_config_file_that_is_not_there(tmp_path: Path, target: Path) -> None:
+    document = {**MANIFEST, "model": {**MANIFEST["model"], "configFile": "c.yaml"}}
+    with pytest.raises(UnpackError, match=r"config file 'c\.yaml'.* is not in it"):
+        unpack(zipped(tmp_path / "a.mar", {}, document), target, LIMITS)
+    document["model"]["configFile"] = "../c.yaml"
+    with pytest.raises(UnpackError, match="outside"):
+        unpack(zipped(tmp_path / "b.mar", {}, document), tmp_path / "other", LIMITS)
+
+
+def test_a_url_is_a_base_name_in_the_store(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path)
+    (tmp_path / "a.mar").touch()
+    directory(tmp_path / "unpacked", {})
+    for url in ("a.mar", "/elsewhere/a.mar", "sub/a.mar", "file:///elsewhere/a.mar"):
+        assert store.find(url) == tmp_path / "a.mar"
+    assert store.find("/any/where/unpacked") == tmp_path / "unpacked"
+    assert store.all() == ["a.mar", "unpacked"]
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("../a.mar", "Relative path is not allowed in url: ../a.mar"),
+        ("a..b.mar", "Relative path is not allowed in url: a..b.mar"),
+        ("http://h/a.mar", "Given URL http://h/a.mar does not match any allowed URL(s)"),
+        ("S3://h/a.mar", "Given URL S3://h/a.mar does not match any allowed URL(s)"),
+        ("/", "Model not found at: /"),
+        ("a\0.mar", "Model not found at: a\0.mar"),
+        ("missing.mar", "Model not found at: missing.mar"),
+        ("/etc", "Model not found at: /etc"),
+    ],
+)
+def test_a_url_that_is_refused(url: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "a.mar").touch()
+    with pytest.raises(ArchiveNotFoundError) as caught:
+        ModelStore(tmp_path).find(url)
+    assert str(caught.value) == sentence
+
+
+def test_no_url_and_no_store(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match=r"Parameter url is required\."):
+        ModelStore(tmp_path).find("")
+    with pytest.raises(ArchiveNotFoundError, match=r"Model store has not been configured\."):
+        ModelStore(None).find("a.mar")
+    assert ModelStore(None).all() == []
+
+
+def test_startup_archives(tmp_path: Path) -> None:
+    (tmp_path / "b.mar").touch()
+    store = ModelStore(tmp_path)
+    assert startup_archives(None, store) == []
+    assert startup_archives("a.mar, x=b.mar,", store) == [("", "a.mar"), ("x", "b.mar")]
+    assert startup_archives("ALL", store) == [("", "b.mar")]
+    for wrong in ("=a.mar", "x="):
+        with pytest.raises(ConfigError, match="neither an archive nor name=archive"):
+            startup_archives(wrong, store)

@@ -1,0 +1,75 @@
+"""The context: TorchServe's names, per request."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from satrap.serving.context import Context, RequestProcessor
+from satrap.serving.handler_metrics import MAX_OBSERVATIONS, HandlerMetrics, Observation
+
+
+def context() -> Context:
+    made = Context("m", "/dir", {"model": {}}, 4, None, "0.1", model_yaml_config={"k": 1})
+    made.request_ids = {0: "first", 1: "second"}
+    made.request_processor = [RequestProcessor({"data": {"content-type": ""}}), RequestProcessor({})]
+    return made
+
+
+def test_what_it_says_of_the_model() -> None:
+    c = context()
+    assert c.system_properties == {
+        "model_dir": "/dir",
+        "gpu_id": None,
+        "batch_size": 4,
+        "server_name": "MMS",
+        "server_version": "0.1",
+        "limit_max_image_pixels": True,
+    }
+    assert (c.model_name, c.manifest, c.model_yaml_config) == ("m", {"model": {}}, {"k": 1})
+
+
+def test_requests() -> None:
+    c = context()
+    assert (c.get_request_id(), c.get_request_id(1), c.get_request_id(2)) == ("first", "second", "")
+    assert c.get_request_header(0, "data") == {"content-type": ""}
+    assert c.get_request_header(1, "data") is None
+    assert c.get_all_request_header(0) == {"data": {"content-type": ""}}
+    assert c.get_sequence_id() == ""
+    assert Context("m", "/", {}, 1, None, "0").get_request_id() == ""
+
+
+def test_answers() -> None:
+    c = context()
+    c.set_response_content_type(0, "text/plain")
+    c.set_response_header(0, "x", "y")
+    assert c.get_response_content_type(0) == "text/plain"
+    assert c.get_response_headers(0) == {"content-type": "text/plain", "x": "y"}
+    assert c.get_response_headers(1) == {}
+    c.set_response_status(404, "nothing", 1)
+    assert c.get_response_status(0) == (200, "")
+    assert c.get_response_status(1) == (404, "nothing")
+    c.set_all_response_status(500, "all")
+    assert c.get_response_status(0) == c.get_response_status(1) == (500, "all")
+
+
+def test_metrics_are_kept_until_they_are_taken() -> None:
+    metrics = HandlerMetrics()
+    metrics.add_time("t", 1.5, 0)
+    metrics.add_counter("c", 2, dimensions=[SimpleNamespace(name="Level", value="Model")])
+    metrics.add_metric("g", 3, "items", metric_type=SimpleNamespace(value="GAUGE"))
+    assert metrics.take() == [
+        Observation("t", 1.5, "ms", "gauge", (), 0),
+        Observation("c", 2.0, "count", "counter", (("Level", "Model"),)),
+        Observation("g", 3.0, "items", "gauge"),
+    ]
+    assert metrics.take() == []
+    with pytest.raises(ValueError, match="ms, s or us"):
+        metrics.add_time("t", 1, unit="days")
+
+
+def test_metrics_do_not_grow_without_end() -> None:
+    metrics = HandlerMetrics()
+    for _ in range(MAX_OBSERVATIONS + 3):
+        metrics.add_counter("c", 1)
+    assert len(metrics.take()) == MAX_OBSERVATIONS
+    assert metrics.dropped == 3
