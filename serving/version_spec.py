@@ -75,7 +75,8 @@ def resolve(
         options.min_workers,
         parameters.initial_workers,
         model_config.workers,
-        serving.default_workers_per_model,
+        # As in TorchServe: by default RegisterModel starts none, and a model that is named at the start has some.
+        serving.default_workers_per_model or int(loaded_at_startup),
     )
     delay_ms = _first(
         parameters.max_batch_delay,

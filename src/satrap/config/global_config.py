@@ -100,7 +100,7 @@ class MiddlewareConfig(Section):
 class ServingConfig(Section):
     """satrap's serving: the frontend and its workers."""
 
-    default_workers_per_model: Positive = 1
+    default_workers_per_model: Count = 0
     threads_per_worker: Positive = 1
     job_queue_size: Positive = 100
     default_response_timeout_seconds: Positive = 120
