@@ -69,3 +69,33 @@ def test_end_of_standard_input_asks_for_a_stop(process):
     child.stdin.close()
     assert child.stdout.readline() == "stopping\n"
     assert child.wait(20) == 0
+
+
+AWKWARD = """
+import os, signal, sys, threading, time
+from satrap.signals import stop_on_signals
+stop = threading.Event()
+stop_on_signals(stop)
+if sys.argv[1] == "other-thread":
+    # As when it arrives just before the main thread blocks: nothing interrupts that thread.
+    main = threading.main_thread()
+    def kill():
+        while ") S " not in open(f"/proc/self/task/{main.native_id}/stat").read():
+            time.sleep(0.001)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    threading.Thread(target=kill).start()
+else:
+    with stop._cond:  # as inside stop.wait(), before it blocks
+        os.kill(os.getpid(), signal.SIGTERM)
+stop.wait()
+print("stopping", flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["other-thread", "event-locked"])
+def test_a_signal_at_an_awkward_moment_is_not_lost(moment):
+    done = subprocess.run(
+        [sys.executable, "-c", AWKWARD, moment], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout == "stopping\n"
