@@ -128,16 +128,16 @@ class MiddlewareClient:
 
     def _failure(self, place: int, error: grpc.RpcError) -> SatrapError | None:
         """What a call's end means to the caller; None: that server is not there, another may be."""
-        assert isinstance(error, grpc.Call)
-        said = from_metadata(error.trailing_metadata())
+        call = rpc.call_of(error)
+        said = from_metadata(call.trailing_metadata())
         if said is not None:
             return error_of(said, rpc.error_from_rpc(error))
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        if call.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             self._mark_dead(place)
             return DeadlineError(
                 f"the middleware at {self._addresses[place]} did not answer within {self._timeout:g} s"
             )
-        if error.code() is grpc.StatusCode.UNAVAILABLE:
+        if call.code() is grpc.StatusCode.UNAVAILABLE:
             self._mark_dead(place)
             return None
         return rpc.error_from_rpc(error)

@@ -101,7 +101,7 @@ class RpcShard:
     def find_instance(self, found: Callable[[bytes], None]) -> None:
         """Ask for the server's instance id without waiting; `found` is called from another thread if there is one."""
 
-        def answered(call: grpc.Future) -> None:
+        def answered(call: "grpc.Future[pb.StatusResponse]") -> None:
             if call.exception() is None:
                 found(call.result().instance_id)
 
@@ -113,7 +113,7 @@ class RpcShard:
 
     def error_from(self, error: grpc.RpcError) -> SatrapError:
         """What went wrong in a lookup, with the shard's name on it."""
-        status = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+        status = rpc.call_of(error).code()
         if status is grpc.StatusCode.FAILED_PRECONDITION:
             try:
                 self.state(self._timeout)
@@ -140,7 +140,7 @@ class RpcAnswer:
 
     __slots__ = ("_call", "_shard")
 
-    def __init__(self, shard: RpcShard, call: grpc.Future) -> None:
+    def __init__(self, shard: RpcShard, call: "grpc.Future[pb.LookupResponse]") -> None:
         self._shard, self._call = shard, call
 
     def result(self) -> list[Rows]:
@@ -174,11 +174,10 @@ def shard_states(shards: Sequence[RpcShard], timeout: float) -> list[ShardState]
 
 def _reason(error: grpc.RpcError, timeout: float) -> str:
     """Why a call failed, in a few words for a person."""
-    if not isinstance(error, grpc.Call):
-        return str(error)
-    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+    call = rpc.call_of(error)
+    if call.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
         return f"no answer within {timeout:g} s"
-    details = error.details() or str(error.code())
+    details = call.details() or str(call.code())
     if "failed to connect" in details.lower():
         return f"cannot be reached ({details.rsplit(': ', 1)[-1]})"
     # A server's own ShardUnavailableError does not know its address; the part that is ours to say goes.

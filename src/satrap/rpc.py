@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from concurrent import futures
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -22,6 +22,7 @@ __all__ = [
     "TORCHSERVE_MESSAGE_LIMIT",
     "ErrorsAsStatus",
     "aio_server",
+    "call_of",
     "channel",
     "check_bind_host",
     "error_from_rpc",
@@ -162,6 +163,11 @@ _BY_JAVA_CLASS: Mapping[str, type[errors.SatrapError]] = {
     "ModelVersionNotFoundException": errors.NotFoundError,
     "ServiceUnavailableException": errors.UnavailableError,
 }
+
+
+def call_of(error: grpc.RpcError) -> grpc.Call:
+    """The call that raised `error`: grpc raises one object that is both, which its stubs cannot say."""
+    return cast(grpc.Call, error)
 
 
 def error_from_rpc(error: grpc.RpcError) -> errors.SatrapError:
