@@ -82,7 +82,8 @@ def package(
     """Write a model archive and return where it is.
 
     A reader of `export_path` sees the old archive or the new one, never a part: it is written beside under a
-    temporary name, flushed to the disk and renamed.
+    temporary name, flushed to the disk and renamed. (A folder that takes another's place needs two renames, so
+    for a moment there is neither.)
 
     Args:
         model_name: The model's name, and the archive's without its suffix.
