@@ -130,8 +130,7 @@ def test_one_request(lookup: ArithmeticLookup, tmp_path: Path) -> None:
     # Summed: 4 x id. Raw: 4 x each of the first three ids, and 1 in the mask for each of them.
     data = batch_of([1, 2], dense=0.5, history=[[10, 20], [1, 2, 3, 100]])
     assert answer(handler, {"batch": bytearray(data)}) == [[4 + 1.0 + 122, 8 + 1.0 + 27]]
-    (observed,) = handler.context.metrics.take()
-    assert observed.name == "HandlerTime"
+    assert "HandlerTime" in [observed.name for observed in handler.context.metrics.take()]
 
 
 def test_every_request_of_a_batch_by_one_lookup_and_one_forward(
