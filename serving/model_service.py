@@ -61,6 +61,15 @@ class ModelService:
         self._draining: set[Version] = set()
         self._changes: set[asyncio.Task[Any]] = set()
 
+    async def open(self) -> None:
+        """Start the template and make the working directory.
+
+        Raises:
+            UnavailableError: the template cannot be used.
+        """
+        await self._unpacker.open()
+        await self._template.start()
+
     async def predict(
         self, model: str, version: str, inputs: Mapping[str, Bytes], *, patience: float | None = None
     ) -> Prediction:

@@ -44,7 +44,7 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
         servers = [inference, management]
         inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(InferenceApi(service), inference)
         management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(ManagementApi(service), management)
-        await template.start()
+        await service.open()
         await _register_startup_models(settings, service)
         for server in servers:
             await server.start()

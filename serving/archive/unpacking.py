@@ -1,9 +1,11 @@
 """The frontend's side of unpacking: a directory for the version, and a child process that fills it."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from satrap.serving.output import OutputLog
 __all__ = ["Unpacked", "Unpacker"]
 
 _CHUNK = 64 * 1024
+_PREFIX = "satrap-serving-"
+_STALE_SECONDS = 60.0
+"""A working directory that nobody has locked is not taken for a dead server's before it is so old."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +34,20 @@ class Unpacked:
 
 
 class Unpacker:
-    """Owns the working directory of this server, in which every version has one of its own."""
+    """Owns the working directory of this server, in which every version has one of its own. `open` it first."""
 
     def __init__(self, template: Template, limits: Limits) -> None:
         """Make nothing."""
         self._template, self._limits = template, limits
         self._root: Path | None = None
+        self._lock = -1
+
+    async def open(self) -> None:
+        """Make the working directory; remove those of servers that were killed."""
+        await asyncio.to_thread(_remove_stale, Path(tempfile.gettempdir()))
+        self._root = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix=_PREFIX))
+        self._lock = os.open(self._root, os.O_RDONLY)
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     async def unpack(self, archive: Path) -> Unpacked:
         """Unpack the archive at that absolute path into a new directory; on failure nothing of it is left.
@@ -43,8 +56,6 @@ class Unpacker:
             ArchiveError: the archive is refused, and why.
             UnavailableError: no process could be had.
         """
-        if self._root is None:
-            self._root = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="satrap-serving-"))
         target = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._root))
         try:
             head = {
@@ -70,6 +81,8 @@ class Unpacker:
         """Remove everything."""
         if self._root is not None:
             await self.remove(self._root)
+            os.close(self._lock)
+            self._root = None
 
     async def _ask(self, name: str, head: dict[str, object]) -> Frame:
         child = await self._template.fork("unpack")
@@ -82,6 +95,23 @@ class Unpacker:
             writer.close()
             child.kill()  # it has answered, or nobody waits for it any more
             os.close(child.pidfd)
+
+
+def _remove_stale(temporary: Path) -> None:
+    """Remove the working directories of servers that are gone: a living one holds a lock on its own."""
+    for directory in temporary.glob(f"{_PREFIX}*"):
+        try:
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue  # another user's, or just removed by another server
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - os.fstat(descriptor).st_mtime > _STALE_SECONDS:
+                shutil.rmtree(directory, ignore_errors=True)
+        except BlockingIOError:
+            continue  # its server lives
+        finally:
+            os.close(descriptor)
 
 
 async def _read_frame(reader: asyncio.StreamReader, name: str, child: Child) -> Frame:

@@ -144,6 +144,20 @@ def test_a_killed_frontend_leaves_no_process(serve: Any, store: Any, wait_until:
         assert started.exception() is not None
 
 
+def test_a_killed_servers_directory_is_removed_by_the_next(serve: Any, store: Any) -> None:
+    store.add("m.mar", SLEEPER)
+    first = serve("m.mar")
+    (left,) = first.working_directories.iterdir()
+    first.command.kill()
+    os.utime(left, (0, 0))
+    second = serve("m.mar")
+    (own,) = second.working_directories.iterdir()
+    assert own != left
+    os.utime(own, (0, 0))
+    third = serve("m.mar")
+    assert own in third.working_directories.iterdir(), "what a living server has locked stays"
+
+
 def test_unregistering_under_load_loses_nothing(serve: Any, store: Any) -> None:
     for version in ("1.0", "2.0"):
         store.add(f"m{version[0]}.mar", SLEEPER.replace("%s", version), version=version)

@@ -315,6 +315,72 @@ def test_newest_becomes_the_default_when_ready(serve: Any, store: Any) -> None:
     assert client.predict("m") == b"2 0"
 
 
+def test_no_workers_unless_asked_for(serve: Any, store: Any, failure: Any) -> None:
+    store.add("m.mar", ECHO)
+    client = serve().client
+    assert client.register("m.mar", initial_workers=0) == (
+        'Model "m" Version: 1.0 registered with 0 initial workers. '
+        "Use scale workers API to add workers for the model."
+    )
+    code, details = failure(client.predict, "m")
+    assert code == "INTERNAL"
+    assert details.startswith('Model "m" Version 1.0 has no worker to serve inference request.')
+    assert client.scale("m", min_worker=1, synchronous=True) == "Workers scaled to 1 for model: m"
+    assert client.predict("m", b"now") == b"now"
+
+
+def test_a_lone_client_does_not_wait_for_a_batch(serve: Any, store: Any) -> None:
+    store.add("m.mar", ECHO)
+    client = serve().client
+    client.register("m.mar", batch_size=8, max_batch_delay=60_000)
+    for _ in range(20):
+        assert client.predict("m", b"alone", timeout=10) == b"alone"
+
+
+def test_a_forked_worker_can_do_what_the_template_must_not(serve: Any, store: Any) -> None:
+    store.add(
+        "m.mar",
+        """
+        import random
+        from concurrent import futures
+        import grpc, numpy as np, torch
+
+        class Handler:
+            def initialize(self, context):
+                answer = lambda request, context: request + b" answered"
+                handler = grpc.method_handlers_generic_handler(
+                    "s", {"m": grpc.unary_unary_rpc_method_handler(answer)}
+                )
+                self.server = grpc.server(futures.ThreadPoolExecutor(1))
+                self.server.add_generic_rpc_handlers([handler])
+                port = self.server.add_insecure_port("127.0.0.1:0")
+                self.server.start()
+                self.call = grpc.insecure_channel(f"127.0.0.1:{port}").unary_unary("/s/m")
+                self.drawn = [random.random(), np.random.rand(), torch.rand(1).item()]
+
+            def handle(self, data, context):
+                assert torch.get_num_threads() == 1
+                product = torch.ones(300, 300) @ torch.ones(300, 300)
+                return [[self.call(b"rpc", timeout=5).decode(), product[0, 0].item(), *self.drawn]] * len(data)
+        """,
+    )
+    client = serve("m.mar").client
+    first = json.loads(client.predict("m"))
+    assert first[:2] == ["rpc answered", 300.0]
+    client.unregister("m")
+    client.register("m.mar")
+    second = json.loads(client.predict("m"))
+    assert all(a != b for a, b in zip(first[2:], second[2:], strict=True)), (
+        "workers draw numbers of their own"
+    )
+
+
+def test_installed_packages_first(serve: Any, store: Any) -> None:
+    store.add("m.mar", ASKED)
+    client = serve("m.mar", serving={"compat": "installed"}).client
+    assert json.loads(client.predict("m", b"path"))["path"][-1].endswith("compat/shims")
+
+
 def test_deadlines_and_cancelled_requests_in_the_queue(
     serve: Any, store: Any, failure: Any, wait_until: Any
 ) -> None:
