@@ -184,6 +184,20 @@ def test_every_cut_of_a_batch_is_an_error_of_that_request(lookup: ArithmeticLook
     assert len(answers[-1]) == 2
 
 
+def test_flipped_bits_harm_nobody_else(lookup: ArithmeticLookup, tmp_path: Path) -> None:
+    handler = handler_of(Recommender(), tmp_path)
+    good = batch_of([1, 2], dense=0.5, history=[[1], [2, 3]])
+    (right,) = answer(handler, {"batch": good})
+    random = np.random.default_rng(11)
+    for _ in range(300):
+        flipped = bytearray(good)
+        for place in random.integers(len(good), size=random.integers(1, 4)):
+            flipped[place] ^= 1 << random.integers(8)
+        first, second = answer(handler, {"batch": flipped}, {"batch": good})
+        assert second == right
+        assert isinstance(first, list | BatchError | PredictionException)
+
+
 def test_shards_that_are_away_are_the_error_of_those_who_need_them(
     lookup: ArithmeticLookup, tmp_path: Path
 ) -> None:
