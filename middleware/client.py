@@ -19,6 +19,7 @@ from satrap.errors import (
 from satrap.middleware.assemble import Embedding, RawEmbedding, SumEmbedding
 from satrap.middleware.error_details import error_of, from_metadata
 from satrap.middleware.rotation import Rotation
+from satrap.middleware.wire import lookup_stub
 from satrap.protos import middleware_pb2 as pb
 from satrap.protos import middleware_pb2_grpc as pb_grpc
 
@@ -58,7 +59,7 @@ class MiddlewareClient:
             MiddlewareUnavailableError: no middleware answers.
             DeadlineError: the middleware did not answer in time.
         """
-        return self._lookup(_request(batch))
+        return self._lookup(_ids(batch))
 
     def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[list[Embedding]]:
         """The same for several batches, sent at once.
@@ -69,8 +70,9 @@ class MiddlewareClient:
         if len(batches) == 1:
             return [self.lookup(batches[0])]
         place = self._order()[0]
-        requests = [_request(batch) for batch in batches]
-        calls = [self._stub(place).Lookup.future(request, timeout=self._timeout) for request in requests]
+        requests = [_ids(batch) for batch in batches]
+        stub = lookup_stub(self._channel(place))
+        calls = [stub.future(request, timeout=self._timeout) for request in requests]
         answers = []
         for request, call in zip(requests, calls, strict=True):
             try:
@@ -114,11 +116,11 @@ class MiddlewareClient:
         for channel in channels.values():
             channel.close()
 
-    def _lookup(self, request: pb.LookupRequest) -> list[Embedding]:
+    def _lookup(self, batch: Bytes) -> list[Embedding]:
         reason = ""
         for place in self._order():
             try:
-                return _embeddings(self._stub(place).Lookup(request, timeout=self._timeout))
+                return _embeddings(lookup_stub(self._channel(place))(batch, timeout=self._timeout))
             except grpc.RpcError as error:
                 failure = self._failure(place, error)
                 if failure is not None:
@@ -148,7 +150,8 @@ class MiddlewareClient:
         reason = ""
         for place, address in enumerate(self._addresses):
             try:
-                status = self._stub(place).Status(pb.StatusRequest(), timeout=timeout)
+                stub = pb_grpc.MiddlewareServiceStub(self._channel(place))
+                status = stub.Status(pb.StatusRequest(), timeout=timeout)
             except grpc.RpcError as error:
                 reason = f"{address}: {rpc.error_from_rpc(error)}"
                 continue
@@ -169,17 +172,18 @@ class MiddlewareClient:
         with self._lock:
             self._rotation.failed(place, time.monotonic())
 
-    def _stub(self, place: int) -> pb_grpc.MiddlewareServiceStub:
+    def _channel(self, place: int) -> grpc.Channel:
         with self._lock:
             if self._closed.is_set():
                 raise InvalidInputError("this middleware client is closed")
             if place not in self._channels:
                 self._channels[place] = rpc.channel(self._addresses[place])
-            return pb_grpc.MiddlewareServiceStub(self._channels[place])
+            return self._channels[place]
 
 
-def _request(batch: Bytes | DecodedBatch) -> pb.LookupRequest:
-    return pb.LookupRequest(batch=batch.ids_only() if isinstance(batch, DecodedBatch) else bytes(batch))
+def _ids(batch: Bytes | DecodedBatch) -> Bytes:
+    """What has to travel: of a decoded batch the ids alone."""
+    return batch.ids_only() if isinstance(batch, DecodedBatch) else batch
 
 
 def _embeddings(response: pb.LookupResponse) -> list[Embedding]:

@@ -4,19 +4,21 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 import satrap
 from satrap import rpc
+from satrap.batch import Bytes
 from satrap.config import EmbeddingConfig
 from satrap.errors import SatrapError
 from satrap.middleware.assemble import Embedding, SumEmbedding
 from satrap.middleware.error_details import to_metadata
 from satrap.middleware.library import Middleware
+from satrap.middleware.wire import batch_of_request
 from satrap.protos import middleware_pb2 as pb
-from satrap.protos import middleware_pb2_grpc as pb_grpc
 
 __all__ = ["MiddlewareService", "MiddlewareSettings", "run"]
 
@@ -40,23 +42,39 @@ class MiddlewareSettings:
     source: Path | str = "embedding config"
 
 
-class MiddlewareService(pb_grpc.MiddlewareServiceServicer):
+class MiddlewareService:
     """Answers lookups with a `Middleware`. Any thread may call."""
 
     def __init__(self, middleware: Middleware) -> None:
         """The caller closes the middleware."""
         self._middleware = middleware
 
-    def Lookup(self, request: pb.LookupRequest, context: grpc.ServicerContext) -> pb.LookupResponse:  # noqa: N802
+    def add_to(self, server: grpc.Server) -> None:
+        """Register the service's methods."""
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Lookup": grpc.unary_unary_rpc_method_handler(
+                self.lookup,
+                request_deserializer=batch_of_request,
+                response_serializer=pb.LookupResponse.SerializeToString,
+            ),
+            "Status": grpc.unary_unary_rpc_method_handler(
+                self.status,
+                request_deserializer=pb.StatusRequest.FromString,
+                response_serializer=pb.StatusResponse.SerializeToString,
+            ),
+        }
+        server.add_registered_method_handlers(_SERVICE, methods)  # type: ignore[attr-defined]  # newer than the stubs
+
+    def lookup(self, batch: Bytes, context: grpc.ServicerContext) -> pb.LookupResponse:
         """Tensors of a batch."""
         try:
-            embeddings = self._middleware.lookup(request.batch)
+            embeddings = self._middleware.lookup(batch)
         except SatrapError as error:
             context.set_trailing_metadata(to_metadata(error))
             context.abort(error.grpc_status, str(error))
         return pb.LookupResponse(features=[_message(embedding) for embedding in embeddings])
 
-    def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:  # noqa: N802
+    def status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
         """Whether every shard is ready, and what each says."""
         with rpc.ErrorsAsStatus(context):
             states = self._middleware.states()
@@ -93,7 +111,7 @@ def run(settings: MiddlewareSettings, stop: threading.Event, on_ready: Callable[
         source=settings.source,
     )
     server = rpc.server(settings.rpc_threads)
-    pb_grpc.add_MiddlewareServiceServicer_to_server(MiddlewareService(middleware), server)
+    MiddlewareService(middleware).add_to(server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     port = rpc.listen(server, f"{settings.host}:{settings.port}")
