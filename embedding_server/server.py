@@ -72,7 +72,7 @@ def run(
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
-    port = rpc.listen(server, f"{settings.host}:{settings.port}")
+    port = rpc.listen(server, rpc.address(settings.host, settings.port))
     if settings.unix_socket is not None:
         rpc.listen(server, f"unix:{settings.unix_socket}")
     server.start()
@@ -82,7 +82,8 @@ def run(
         if not stop.is_set():
             _set_health(checks, health_pb2.HealthCheckResponse.SERVING)
             on_ready(
-                f"satrap embedding-server ready on {settings.host}:{port}: shard {settings.replica_index} of "
+                f"satrap embedding-server ready on {rpc.address(settings.host, port)}: "
+                f"shard {settings.replica_index} of "
                 f"{settings.replica_size}, {state.generation().rows:,} rows"
             )
             stop.wait()

@@ -115,3 +115,16 @@ def test_other_addresses_need_insecure(host):
     with pytest.raises(errors.InvalidInputError, match="--insecure"):
         rpc.check_bind_host(host, insecure=False)
     rpc.check_bind_host(host, insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "127.0.0.1:80"),
+        ("localhost", "localhost:80"),
+        ("::1", "[::1]:80"),
+        ("[::1]", "[::1]:80"),
+    ],
+)
+def test_address_of_a_host(host, address):
+    assert rpc.address(host, 80) == address

@@ -175,7 +175,7 @@ void test_bad_arguments() {
 void test_readers_beside_a_writer(RowType type) {
   constexpr std::size_t kDim = 13;  // in either type the row ends inside a word
   constexpr std::uint64_t kStable = 1000;
-  constexpr std::uint32_t kVersions = 300;
+  constexpr std::uint32_t kVersions = 100;
   Table table(kDim, type, kStable);
   std::atomic<bool> done{false};
   std::atomic<std::uint64_t> rows_read{0};

@@ -21,6 +21,7 @@ from satrap import errors
 __all__ = [
     "TORCHSERVE_MESSAGE_LIMIT",
     "ErrorsAsStatus",
+    "address",
     "aio_server",
     "call_of",
     "channel",
@@ -107,17 +108,23 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def listen(server: grpc.Server, address: str) -> int:
-    """Make `server` listen on `host:port` (port 0: the kernel picks one) or `unix:path`; returns the port.
+def address(host: str, port: int) -> str:
+    """`host:port`, with brackets around an IPv6 address."""
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
+
+
+def listen(server: grpc.Server, where: str) -> int:
+    """Make `server` listen on `where`, `host:port` (port 0: the kernel picks one) or `unix:path`; returns the port.
 
     Raises:
         UnavailableError: the address cannot be had.
     """
     try:
-        return server.add_insecure_port(address)
+        return server.add_insecure_port(where)
     except RuntimeError as error:
         raise errors.UnavailableError(
-            f"cannot listen on {address}: another process may have it; choose another port, or stop that process"
+            f"cannot listen on {where}: another process has it, or it is no address of this machine; stop that "
+            "process, or choose another --port or --host"
         ) from error
 
 

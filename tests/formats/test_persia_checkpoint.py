@@ -7,7 +7,12 @@ import numpy as np
 import pytest
 
 from satrap._core.table import Table
-from satrap.errors import CheckpointCorruptError, CheckpointError, CheckpointIncompleteError
+from satrap.errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointIncompleteError,
+    InvalidInputError,
+)
 from satrap.formats.persia_checkpoint import (
     CheckpointFile,
     Folder,
@@ -40,6 +45,12 @@ WHOLE = {0: folder(0), 1: folder(1)}
 def checkpoint(persia_data: Path, tmp_path: Path) -> Path:
     """A copy of a good checkpoint, to be damaged."""
     return Path(shutil.copytree(persia_data / "ckpt_2x4", tmp_path / "ckpt"))
+
+
+@pytest.mark.parametrize(("index", "size"), [(1, 1), (2, 2), (-1, 2), (0, 0)])
+def test_shard_that_cannot_be(index, size):
+    with pytest.raises(InvalidInputError, match=f"there is no shard {index} of {size}"):
+        ShardRoute(index, size)
 
 
 class TestPlan:

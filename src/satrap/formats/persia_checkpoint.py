@@ -22,7 +22,12 @@ from typing import TypeVar
 from satrap._core import DecodeError, embedding_file
 from satrap._core.embedding_file import EmbeddingFileSummary
 from satrap._core.table import Table
-from satrap.errors import CheckpointCorruptError, CheckpointError, CheckpointIncompleteError
+from satrap.errors import (
+    CheckpointCorruptError,
+    CheckpointError,
+    CheckpointIncompleteError,
+    InvalidInputError,
+)
 from satrap.formats.persia_marker import MARKER, Marker, parse_marker
 
 __all__ = [
@@ -43,10 +48,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class ShardRoute:
-    """Which signs a server owns: those with farmhash64(sign) % replica_size == replica_index."""
+    """Which signs a server owns: those with farmhash64(sign) % replica_size == replica_index.
+
+    Raises InvalidInputError unless 0 <= replica_index < replica_size.
+    """
 
     replica_index: int = 0
     replica_size: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.replica_index < self.replica_size:
+            raise InvalidInputError(
+                f"there is no shard {self.replica_index} of {self.replica_size}: shards are numbered from 0, so "
+                "replica_index must be below replica_size"
+            )
 
 
 @dataclass(frozen=True)
