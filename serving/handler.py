@@ -2,6 +2,7 @@
 
 import logging
 import os
+import time
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,7 @@ class EmbeddingHandler(BaseHandler):
 
     def preprocess(self, data: Sequence[Mapping[str, Any]]) -> list[Features | SatrapError]:
         """Decode and look up every request; an element is the request's tensors, or why there are none."""
+        started = time.perf_counter()
         prepared: list[Features | SatrapError | None] = [None] * len(data)
         batches: dict[int, DecodedBatch] = {}
         for place, inputs in enumerate(data):
@@ -87,6 +89,7 @@ class EmbeddingHandler(BaseHandler):
                 batches[place] = decode(_batch_bytes(inputs))
             except BatchError as error:
                 prepared[place] = error
+        decoded = self._report("decode", started)
         for place, embeddings in zip(batches, self._look_up(list(batches.values())), strict=True):
             if isinstance(embeddings, SatrapError):
                 prepared[place] = embeddings
@@ -95,10 +98,23 @@ class EmbeddingHandler(BaseHandler):
                 prepared[place] = self._features(batches[place], embeddings)
             except BatchError as error:
                 prepared[place] = error
+        self._report("look up", decoded)
         return [request for request in prepared if request is not None]
 
     def inference(self, data: list[Features | SatrapError], *args: Any, **kwargs: Any) -> list[Any]:
         """Call the model; an element is the request's part of its output, or why there is none."""
+        started = time.perf_counter()
+        answers = self._infer(data)
+        self._report("forward", started)
+        return answers
+
+    def postprocess(self, data: list[Any]) -> list[Any]:
+        """Flatten outputs into lists of numbers; errors stay what they are."""
+        return [
+            output.reshape(-1).tolist() if isinstance(output, torch.Tensor) else output for output in data
+        ]
+
+    def _infer(self, data: list[Features | SatrapError]) -> list[Any]:
         if len(data) == 1 and isinstance(data[0], Features):
             return list(self._forward([data[0]]))  # what the model raises is this request's alone
         answers: list[Any] = list(data)
@@ -111,11 +127,12 @@ class EmbeddingHandler(BaseHandler):
                 answers[place] = output
         return answers
 
-    def postprocess(self, data: list[Any]) -> list[Any]:
-        """Flatten outputs into lists of numbers; errors stay what they are."""
-        return [
-            output.reshape(-1).tolist() if isinstance(output, torch.Tensor) else output for output in data
-        ]
+    def _report(self, part: str, since: float) -> float:
+        """Report how long a part of the batch took; returns the moment at which the next one begins."""
+        now = time.perf_counter()
+        if self.context is not None:
+            self.context.metrics.add_time(part, (now - since) * 1e3)
+        return now
 
     def _look_up(self, batches: Sequence[DecodedBatch]) -> list[list[Embedding] | SatrapError]:
         """One lookup for all; if a batch spoils it, one for each, so that the others have theirs."""

@@ -1,5 +1,7 @@
 """TorchServe's gRPC inference API on top of the model service."""
 
+import json
+import time
 from typing import Any, NoReturn
 
 import grpc
@@ -14,6 +16,8 @@ from satrap.serving.status import inference_status, status_of_code
 __all__ = ["InferenceApi"]
 
 OK = 200
+
+_TIMING = "satrap-timing"
 
 _STREAMS = "satrap does not serve StreamPredictions and StreamPredictions2 yet: call Predictions"
 
@@ -37,7 +41,12 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         request: inference_pb2.PredictionsRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> inference_pb2.PredictionResponse:
-        """One prediction; the client's deadline counts while the request waits."""
+        """One prediction; the client's deadline counts while the request waits.
+
+        A client that sends the metadata `satrap-timing` gets it back in the trailing metadata: milliseconds by name,
+        `server` from here to here, `handler` and its parts as the worker measured them.
+        """
+        started = time.perf_counter()
         try:
             prediction = await self._service.predict(
                 request.model_name,
@@ -50,6 +59,9 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         if prediction.code != OK:
             text = prediction.value.decode("utf-8", "replace")
             await _abort(context, status_of_code(prediction.code), text)
+        if any(key == _TIMING for key, _ in context.invocation_metadata() or ()):
+            times = {"server": (time.perf_counter() - started) * 1e3, **prediction.times}
+            context.set_trailing_metadata(((_TIMING, json.dumps(times)),))
         return inference_pb2.PredictionResponse(prediction=prediction.value)
 
     async def StreamPredictions(  # noqa: N802

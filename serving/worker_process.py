@@ -35,10 +35,14 @@ may keep the one open, and a template that is stopped never sends the other."""
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A worker's answer to one request: an HTTP status, and the prediction (200) or an error's sentence."""
+    """A worker's answer to one request: an HTTP status, and the prediction (200) or an error's sentence.
+
+    `times` are milliseconds of its batch: `handler`, and the parts of it that the handler reported.
+    """
 
     code: int
     value: bytes
+    times: Mapping[str, float]
 
 
 @dataclass(slots=True, eq=False)
@@ -176,9 +180,9 @@ class WorkerProcess(asyncio.Protocol):
                 self._reason = str(frame.head["reason"])
             case Kind.ANSWER if len(frame.head["answers"]) == len(self._batch) > 0:
                 batch, self._batch = self._batch, ()
-                start = 0
+                start, times = 0, frame.head["times"]
                 for request, (code, length) in zip(batch, frame.head["answers"], strict=True):
-                    request.succeed(Prediction(code, frame.body[start : start + length]))
+                    request.succeed(Prediction(code, frame.body[start : start + length], times))
                     start += length
                 self._events.worker_answered(self, len(batch))
             case _:

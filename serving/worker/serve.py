@@ -43,8 +43,10 @@ def run(connection: socket.socket) -> None:
         started = time.perf_counter()
         answers = _predict(entry, data, context, assignment.max_response_bytes)
         seconds = time.perf_counter() - started
-        _report_metrics(context)
-        answered = {"answers": [[a.code, len(a.value)] for a in answers], "seconds": seconds}
+        answered = {
+            "answers": [[a.code, len(a.value)] for a in answers],
+            "times": {"handler": seconds * 1e3, **_reported_times(context)},
+        }
         _send(connection, Kind.ANSWER, answered, [a.value for a in answers])
 
 
@@ -105,9 +107,15 @@ def _predict(entry: EntryPoint, data: list[Any], context: Context, max_bytes: in
     return answers_of(returned, len(data), max_bytes)
 
 
-def _report_metrics(context: Context) -> None:
+def _reported_times(context: Context) -> dict[str, float]:
+    """The durations that the handler reported for this batch, in milliseconds; whatever else it did goes to the log."""
+    times: dict[str, float] = {}
     for observation in context.metrics.take():
-        log.debug("metric %s", observation)
+        if observation.unit == "ms" and not observation.dimensions:
+            times[observation.name] = times.get(observation.name, 0.0) + observation.value
+        else:
+            log.debug("metric %s", observation)
+    return times
 
 
 def _send(connection: socket.socket, kind: Kind, head: dict[str, Any], values: list[Bytes]) -> None:

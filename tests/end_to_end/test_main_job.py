@@ -1,5 +1,6 @@
 """What a user of PERSIA and TorchServe does, with their archiver, handler and client, against satrap."""
 
+import json
 import os
 import signal
 import threading
@@ -11,8 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
+from satrap import rpc
 from satrap.client import InferenceClient, ManagementClient
 from satrap.errors import InvalidInputError, SatrapError, UnavailableError
+from satrap.protos import inference_pb2, inference_pb2_grpc
 from satrap.serving.archive.package import package
 
 pytestmark = pytest.mark.slow
@@ -87,6 +90,17 @@ def test_a_cut_batch_is_refused_and_the_next_request_is_right(client, batch, exp
 def test_a_feature_that_the_config_lacks_is_named(client, batch):
     with pytest.raises(InvalidInputError, match="'fx'"):
         client.infer("deepctr", batch.replace(b"f4", b"fx"))
+
+
+def test_a_client_that_asks_is_told_where_the_time_went(running, batch):
+    with rpc.channel(running.addresses[0]) as channel:
+        stub = inference_pb2_grpc.InferenceAPIsServiceStub(channel)
+        request = inference_pb2.PredictionsRequest(model_name="deepctr", input={"batch": batch})
+        _, call = stub.Predictions.with_call(request, metadata=[("satrap-timing", "1")])
+        times = json.loads(dict(call.trailing_metadata())["satrap-timing"])
+        _, silent = stub.Predictions.with_call(request)
+    assert times["server"] > times["handler"] >= times["HandlerTime"] - 0.01 > 0
+    assert "satrap-timing" not in dict(silent.trailing_metadata())
 
 
 def test_a_version_is_registered_made_default_and_the_old_one_removed_under_load(

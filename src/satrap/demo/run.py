@@ -1,10 +1,11 @@
 """Runs the demo: every step prints what it did and how long it took."""
 
+import json
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from satrap import rpc
 from satrap._core import ids as id_kernels
 from satrap.client import InferenceClient
 from satrap.demo import clicks, model
 from satrap.demo.scores import auc
 from satrap.errors import SatrapError
+from satrap.protos import inference_pb2, inference_pb2_grpc
 from satrap.serving.archive.package import package
 from satrap.trainer import write_persia_checkpoint
 
@@ -64,10 +67,14 @@ class Files:
 
 @dataclass(frozen=True)
 class Served:
-    """What came back: predictions `[samples]`, seconds per request `[requests]`."""
+    """What came back: predictions `[samples]`, seconds per request `[requests]`, and the servers' times.
+
+    `parts` has the median milliseconds of `server` (the frontend and all behind it), `handler`, and its parts.
+    """
 
     predictions: NDArray[np.float32]
     seconds: NDArray[np.float64]
+    parts: Mapping[str, float]
 
 
 def run(*, keep: bool, folder: Path | None) -> None:
@@ -187,7 +194,24 @@ def _send(address: str, samples: clicks.Clicks) -> Served:
             started = time.perf_counter()
             predictions.append(client.infer(_MODEL, data))
             seconds.append(time.perf_counter() - started)
-    return Served(np.concatenate(predictions).astype(np.float32), np.array(seconds))
+        parts = _parts(address, [payload.to_bytes() for payload in payloads])
+    return Served(np.concatenate(predictions).astype(np.float32), np.array(seconds), parts)
+
+
+def _parts(address: str, payloads: Sequence[bytes]) -> dict[str, float]:
+    """Where the servers' time goes: they tell, to whoever asks with the metadata `satrap-timing`."""
+    times: dict[str, list[float]] = {}
+    with rpc.channel(address) as channel:
+        stub = inference_pb2_grpc.InferenceAPIsServiceStub(channel)
+        for payload in payloads:
+            request = inference_pb2.PredictionsRequest(model_name=_MODEL, input={"batch": payload})
+            started = time.perf_counter()
+            _, call = stub.Predictions.with_call(request, metadata=[("satrap-timing", "1")])
+            times.setdefault("request", []).append((time.perf_counter() - started) * 1e3)
+            told = dict(call.trailing_metadata())["satrap-timing"]
+            for name, milliseconds in json.loads(told).items():
+                times.setdefault(name, []).append(milliseconds)
+    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 def _report(served: Served, served_auc: float, offline_auc: float) -> Table:
@@ -197,7 +221,20 @@ def _report(served: Served, served_auc: float, offline_auc: float) -> Table:
     table.add_row("requests", f"{len(served.seconds):,} of {_BATCH} samples")
     for name, share in (("p50", 50), ("p90", 90), ("p99", 99)):
         table.add_row(f"latency {name}", f"{np.percentile(served.seconds, share) * 1e3:.2f} ms")
+    for name, milliseconds in _breakdown(served.parts).items():
+        table.add_row(f"  {name}", f"{milliseconds:.2f} ms")
     return table
+
+
+def _breakdown(parts: Mapping[str, float]) -> dict[str, float]:
+    """The median request, outside in; each line is what the lines below it leave."""
+    inner = {name: parts[name] for name in ("decode", "look up", "forward")}
+    return {
+        "client and gRPC": parts["request"] - parts["server"],
+        "frontend, queue, way to the worker": parts["server"] - parts["handler"],
+        **inner,
+        "rest of the handler": parts["handler"] - sum(inner.values()),
+    }
 
 
 def _stay(
