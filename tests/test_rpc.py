@@ -58,7 +58,7 @@ def test_unix_sockets_work(serve, tmp_path: Path):
 
 def test_a_taken_port_is_an_error_and_not_half_of_the_connections(serve):
     address = serve(lambda request: request)
-    with pytest.raises(errors.UnavailableError, match="another process may have it"):
+    with pytest.raises(errors.UnavailableError, match="another process has it"):
         rpc.listen(rpc.server(threads=1), address)
 
 
