@@ -140,7 +140,7 @@ def _write(files: Files, embeddings: model.Embeddings, dense: model.DenseModel) 
         num_internal_shards=4,
     )
     serialized = files.folder / f"{_MODEL}.pt"
-    torch.jit.script(dense).save(serialized)
+    torch.jit.script(dense).save(serialized)  # type: ignore[no-untyped-call]
     package(
         model_name=_MODEL,
         version="1.0",
