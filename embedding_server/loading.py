@@ -1,7 +1,7 @@
 """From a checkpoint directory to a generation of tables, by several threads, with progress."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from satrap._core.table import Table
 from satrap.embedding_server.tables import Generation, RowDType
+from satrap.errors import CheckpointError
 from satrap.formats.persia_checkpoint import (
     CheckpointFile,
     PersiaCheckpoint,
@@ -54,9 +55,8 @@ def load_checkpoint(
     `on_progress` is called on the calling thread after every file of either pass.
 
     Raises:
-        CheckpointError: the checkpoint is refused (its subclasses say why).
+        CheckpointError: the checkpoint is refused (its subclasses say why), or does not fit into memory.
         LoadCancelled: `cancelled` was set; seen between two files.
-        MemoryError: the tables do not fit.
     """
     checkpoint = open_checkpoint(path, owner)
     total_bytes = max(2 * sum(file.size for file in checkpoint.files), 1)
@@ -84,7 +84,7 @@ def load_checkpoint(
         for summary in summaries:
             for dim, rows in summary.rows_by_dim.items():
                 rows_by_dim[dim] = rows_by_dim.get(dim, 0) + rows
-        tables = {dim: Table(dim, row_dtype, rows_by_dim[dim]) for dim in sorted(rows_by_dim)}
+        tables = _empty_tables(path, row_dtype, rows_by_dim)
         _each_file(
             pool,
             checkpoint,
@@ -99,6 +99,17 @@ def load_checkpoint(
         checkpoint=str(path),
         warnings=(*checkpoint.warnings, *([recovered] if recovered else [])),
     )
+
+
+def _empty_tables(path: Path, row_dtype: RowDType, rows_by_dim: Mapping[int, int]) -> dict[int, Table]:
+    try:
+        return {dim: Table(dim, row_dtype, rows_by_dim[dim]) for dim in sorted(rows_by_dim)}
+    except MemoryError as error:
+        rows = ", ".join(f"{rows_by_dim[dim]:,} rows of dim {dim}" for dim in sorted(rows_by_dim))
+        raise CheckpointError(
+            path,
+            f"there is no memory for this shard's {rows} as {row_dtype}; use more shards, or row_dtype: float16",
+        ) from error
 
 
 def _each_file(

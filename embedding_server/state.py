@@ -93,7 +93,7 @@ class ShardState:
 
         Raises:
             ConflictError: another load is running.
-            CheckpointError, LoadCancelled, MemoryError: as `load_checkpoint`.
+            CheckpointError, LoadCancelled: as `load_checkpoint`.
         """
         if not self._loading.acquire(blocking=False):
             raise ConflictError(

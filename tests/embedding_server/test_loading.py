@@ -14,6 +14,7 @@ from satrap.embedding_server.loading import LoadCancelled, LoadProgress, load_ch
 from satrap.embedding_server.state import Phase, ShardState
 from satrap.errors import (
     CheckpointCorruptError,
+    CheckpointError,
     CheckpointIncompleteError,
     ShardUnavailableError,
 )
@@ -84,6 +85,16 @@ class TestLoadCheckpoint:
             load_checkpoint(
                 persia_data / "ckpt_2x4", ShardRoute(), "float32", 1, lambda _: cancelled.set(), cancelled
             )
+
+    def test_tables_that_do_not_fit(self, persia_data, monkeypatch):
+        def no_memory(*arguments):
+            raise MemoryError
+
+        monkeypatch.setattr(loading, "Table", no_memory)
+        with pytest.raises(
+            CheckpointError, match="no memory for this shard's 138 rows of dim 8, 153 rows of dim 16"
+        ):
+            load_checkpoint(persia_data / "ckpt_2x4", ShardRoute(), "float32", 1, ignore, NEVER)
 
     def test_nothing_for_this_shard(self, tmp_path):
         write_persia_checkpoint(tmp_path / "ckpt", {}, num_shards=2)

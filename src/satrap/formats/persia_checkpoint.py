@@ -9,7 +9,8 @@ other number of servers reads all of them and keeps what is its own. Which inter
 a hash of PERSIA's process and says nothing.
 
 `plan_checkpoint` decides from a listing; `open_checkpoint` makes the listing; `summarize_file` and `load_file` read
-one file, and are where the native decoder's errors become satrap's.
+one file, and are where the native decoder's errors become satrap's. Files are mapped, so they must not shrink while
+they are read: the kernel would end the process. PERSIA never changes a file that it has written.
 """
 
 import mmap
