@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <deque>
 #include <stdexcept>
 #include <utility>
 
@@ -145,45 +146,61 @@ LookupPlan::LookupPlan(std::span<const Input> inputs, unsigned prefix_bits, std:
 
 // ---- rows to tensors --------------------------------------------------------------------------------------
 
-// Rows of one dim by reference.
+// Rows of one dim by reference, all in one format: if some shards answer float16 and others float32 (a server
+// that is being replaced), the former become float32 first.
 class LookupPlan::RowLookup {
  public:
   RowLookup(const LookupPlan& plan, const Dim& dim, std::span<const GroupRows> rows)
-      : dim_(dim.dim), shift_(plan.shard_shift_), scratch_(dim.dim) {
+      : dim_(dim.dim), shift_(plan.shard_shift_), mask_(mask_of(plan, dim)), scratch_(dim.dim) {
+    bool mixed = false;
     for (const std::size_t group : dim.group_of_shard) {
-      shards_.push_back(group == kNoGroup ? GroupRows{} : rows[group]);
+      if (group == kNoGroup) continue;
+      mixed |= !shards_.empty() && rows[group].format != format_;
+      format_ = rows[group].format;
+      shards_.push_back(rows[group].rows.data());
     }
+    if (mixed) format_ = RowFormat::kFloat32;
+    shards_.clear();
+    for (const std::size_t group : dim.group_of_shard) {
+      shards_.push_back(group == kNoGroup ? nullptr : in_format(rows[group]));
+    }
+    row_bytes_ = dim_ * (format_ == RowFormat::kFloat32 ? 4 : 2);
   }
 
+  RowFormat format() const { return format_; }
   std::size_t shard(RowRef ref) const { return shards_.size() == 1 ? 0 : ref >> shift_; }
-
-  // The row in the format in which it came.
-  GroupRows row(RowRef ref) const {
-    const GroupRows& group = shards_[shard(ref)];
-    const std::size_t place = shards_.size() == 1 ? ref : ref & ((RowRef{1} << shift_) - 1);
-    const std::size_t bytes = dim_ * (group.format == RowFormat::kFloat32 ? 4 : 2);
-    return {group.format, group.rows.subspan(place * bytes, bytes)};
-  }
+  const std::byte* row(RowRef ref) const { return shards_[shard(ref)] + (ref & mask_) * row_bytes_; }
 
   // The row as float32, valid until the next call.
-  const float* floats(RowRef ref) const {
-    const GroupRows found = row(ref);
-    const std::byte* at = found.rows.data();
-    if (found.format == RowFormat::kFloat16) {
-      from_half(at, scratch_.data(), dim_);
-    } else if (reinterpret_cast<std::uintptr_t>(at) % alignof(float) == 0) {
-      return reinterpret_cast<const float*>(at);
+  float* floats(RowRef ref) {
+    if (format_ == RowFormat::kFloat16) {
+      from_half(row(ref), scratch_.data(), dim_);
     } else {
-      std::memcpy(scratch_.data(), at, dim_ * sizeof(float));
+      std::memcpy(scratch_.data(), row(ref), dim_ * sizeof(float));
     }
     return scratch_.data();
   }
 
  private:
+  static RowRef mask_of(const LookupPlan& plan, const Dim& dim) {
+    return dim.group_of_shard.size() == 1 ? ~RowRef{0} : (RowRef{1} << plan.shard_shift_) - 1;
+  }
+
+  const std::byte* in_format(const GroupRows& group) {
+    if (group.format == format_) return group.rows.data();
+    std::vector<float>& converted = converted_.emplace_back(group.rows.size() / 2);
+    from_half(group.rows.data(), converted.data(), converted.size());
+    return reinterpret_cast<const std::byte*>(converted.data());
+  }
+
   std::size_t dim_;
   unsigned shift_;
-  std::vector<GroupRows> shards_;
-  mutable std::vector<float> scratch_;
+  RowRef mask_;
+  RowFormat format_ = RowFormat::kFloat32;
+  std::size_t row_bytes_ = 0;
+  std::vector<const std::byte*> shards_;
+  std::deque<std::vector<float>> converted_;
+  std::vector<float> scratch_;
 };
 
 std::vector<FeatureTensor> LookupPlan::assemble(std::span<const GroupRows> rows) const {
@@ -206,45 +223,41 @@ std::vector<FeatureTensor> LookupPlan::assemble(std::span<const GroupRows> rows)
   for (const Dim& dim : dims_) lookups.emplace_back(*this, dim, rows);
   std::vector<FeatureTensor> tensors;
   tensors.reserve(features_.size());
-  std::vector<float> scratch;
+  Scratch scratch;
   for (const Feature& feature : features_) {
-    const RowLookup& lookup = lookups[feature.dim_index];
-    tensors.push_back(feature.input.slot->summation ? sum(feature, lookup, scratch)
-                                                    : raw(feature, lookup, scratch));
+    RowLookup& lookup = lookups[feature.dim_index];
+    tensors.push_back(feature.input.slot->summation ? sum(feature, lookup, scratch) : raw(feature, lookup));
   }
   return tensors;
 }
 
-FeatureTensor LookupPlan::sum(const Feature& feature, const RowLookup& rows,
-                              std::vector<float>& scratch) const {
+FeatureTensor LookupPlan::sum(const Feature& feature, const RowLookup& rows, Scratch& scratch) const {
   const IdFeature& ids = *feature.input.feature;
   const Slot& slot = *feature.input.slot;
   const std::size_t dim = slot.dim;
   const std::size_t entries = ids.signs.size();
   const std::size_t values = ids.batch_size() * dim;
-  scratch.assign(values, 0.0f);
+  scratch.sums.assign(values, 0.0f);
+  scratch.rows.resize(entries);
   for (std::size_t round = 0; round < rounds_of(slot); ++round) {
-    for (std::size_t entry = 0; entry < entries; ++entry) {
-      const std::span<const Position> positions(ids.positions.data() + ids.starts[entry],
-                                                ids.positions.data() + ids.starts[entry + 1]);
-      add_to_samples(rows.floats(feature.refs[round * entries + entry]), dim, positions, scratch.data());
-    }
+    const RowRef* refs = feature.refs.data() + round * entries;
+    for (std::size_t entry = 0; entry < entries; ++entry) scratch.rows[entry] = rows.row(refs[entry]);
+    add_to_samples(scratch.rows, rows.format(), dim, ids.starts, ids.positions, scratch.sums.data());
   }
   if (slot.sqrt_scaling) {
     for (std::size_t s = 0; s < ids.batch_size(); ++s) {
       // In 32 bits, as PERSIA counts them.
       const auto count = static_cast<std::uint32_t>(ids.sample_counts[s] * rounds_of(slot));
-      scale(scratch.data() + s * dim, dim, 1.0f / std::sqrt(static_cast<float>(std::max(count, 1u))));
+      scale(scratch.sums.data() + s * dim, dim, 1.0f / std::sqrt(static_cast<float>(std::max(count, 1u))));
     }
   }
   FeatureTensor tensor{&ids, &slot, ids.batch_size(), std::make_unique_for_overwrite<std::uint16_t[]>(values),
                        {},   {}};
-  to_half(scratch.data(), tensor.values.get(), values);
+  to_half(scratch.sums.data(), tensor.values.get(), values);
   return tensor;
 }
 
-FeatureTensor LookupPlan::raw(const Feature& feature, const RowLookup& rows,
-                              std::vector<float>& scratch) const {
+FeatureTensor LookupPlan::raw(const Feature& feature, RowLookup& rows) const {
   const IdFeature& ids = *feature.input.feature;
   const Slot& slot = *feature.input.slot;
   const std::size_t dim = slot.dim;
@@ -263,7 +276,6 @@ FeatureTensor LookupPlan::raw(const Feature& feature, const RowLookup& rows,
                        std::make_unique<std::uint16_t[]>((entries + 1) * dim),
                        std::make_unique<std::int64_t[]>(ids.batch_size() * columns),
                        std::make_unique<std::uint64_t[]>(ids.batch_size())};
-  scratch.resize(dim);
   for (std::size_t entry = 0; entry < entries; ++entry) {
     if (owner(entry) != entry) continue;
     RowRef last = feature.refs[entry];
@@ -272,16 +284,12 @@ FeatureTensor LookupPlan::raw(const Feature& feature, const RowLookup& rows,
       if (rows.shard(ref) >= rows.shard(last)) last = ref;
     }
     std::uint16_t* out = tensor.values.get() + (entry + 1) * dim;
-    const GroupRows row = rows.row(last);
-    if (row.format == RowFormat::kFloat16 && !scaled) {
-      std::memcpy(out, row.rows.data(), row.rows.size());
-    } else if (scaled) {
-      const float* values = rows.floats(last);
-      std::copy(values, values + dim, scratch.data());
-      scale(scratch.data(), dim, factor);
-      to_half(scratch.data(), out, dim);
+    if (rows.format() == RowFormat::kFloat16 && !scaled) {
+      std::memcpy(out, rows.row(last), dim * sizeof *out);
     } else {
-      to_half(rows.floats(last), out, dim);
+      float* row = rows.floats(last);
+      if (scaled) scale(row, dim, factor);
+      to_half(row, out, dim);
     }
     for (std::uint32_t i = ids.starts[entry]; i < ids.starts[entry + 1]; ++i) {
       const Position position = ids.positions[i];

@@ -1,5 +1,9 @@
 #include "satrap/pooling.h"
 
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
 #include "satrap/byte_reader.h"
 #include "satrap/half.h"
 
@@ -18,11 +22,30 @@ void from_half_portable(const std::byte* in, float* out, std::size_t n) {
   for (std::size_t i = 0; i < n; ++i) out[i] = float_from_half(load<std::uint16_t>(in + 2 * i));
 }
 
-void add_to_samples_portable(const float* row, std::size_t dim, std::span<const Position> positions,
-                             float* sums) {
-  for (const Position position : positions) {
-    float* sum = sums + position.sample * dim;
-    for (std::size_t i = 0; i < dim; ++i) sum[i] += row[i];
+// A row of an entry at a time, added to the samples of its positions.
+struct Entries {
+  std::span<const std::byte* const> rows;
+  std::size_t dim;
+  std::span<const std::uint32_t> starts;
+  std::span<const Position> positions;
+
+  std::span<const Position> positions_of(std::size_t entry) const {
+    return positions.subspan(starts[entry], starts[entry + 1] - starts[entry]);
+  }
+};
+
+void add_to_samples_portable(const Entries& entries, RowFormat format, float* sums) {
+  std::vector<float> row(entries.dim);
+  for (std::size_t entry = 0; entry < entries.rows.size(); ++entry) {
+    if (format == RowFormat::kFloat16) {
+      from_half_portable(entries.rows[entry], row.data(), entries.dim);
+    } else {
+      std::memcpy(row.data(), entries.rows[entry], entries.dim * sizeof(float));
+    }
+    for (const Position position : entries.positions_of(entry)) {
+      float* sum = sums + position.sample * entries.dim;
+      for (std::size_t i = 0; i < entries.dim; ++i) sum[i] += row[i];
+    }
   }
 }
 
@@ -57,15 +80,61 @@ void add_to_samples_portable(const float* row, std::size_t dim, std::span<const 
   from_half_portable(in + 2 * i, out + i, n - i);
 }
 
-[[gnu::target("avx2")]] void add_to_samples_avx2(const float* row, std::size_t dim,
-                                                 std::span<const Position> positions, float* sums) {
-  for (const Position position : positions) {
-    float* sum = sums + position.sample * dim;
-    std::size_t i = 0;
-    for (; i + 8 <= dim; i += 8) {
-      _mm256_storeu_ps(sum + i, _mm256_add_ps(_mm256_loadu_ps(sum + i), _mm256_loadu_ps(row + i)));
+// Rows come from all over the answer, in no order that the CPU could guess.
+constexpr std::size_t kPrefetchAhead = 8;
+
+template <RowFormat kFormat>
+[[gnu::target("avx2,f16c"), gnu::always_inline]] inline __m256 load_eight(const std::byte* row,
+                                                                          std::size_t i) {
+  if constexpr (kFormat == RowFormat::kFloat16) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 2 * i)));
+  } else {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(row + 4 * i));
+  }
+}
+
+// For a dim of 8 x kEights: the row stays in registers.
+template <RowFormat kFormat, std::size_t kEights>
+[[gnu::target("avx2,f16c")]] void add_to_samples_avx2(const Entries& entries, float* sums) {
+  const std::size_t n = entries.rows.size();
+  for (std::size_t entry = 0; entry < n; ++entry) {
+    __builtin_prefetch(entries.rows[std::min(entry + kPrefetchAhead, n - 1)]);
+    __m256 row[kEights];
+    for (std::size_t k = 0; k < kEights; ++k) row[k] = load_eight<kFormat>(entries.rows[entry], 8 * k);
+    for (const Position position : entries.positions_of(entry)) {
+      float* sum = sums + position.sample * kEights * 8;
+      for (std::size_t k = 0; k < kEights; ++k) {
+        _mm256_storeu_ps(sum + 8 * k, _mm256_add_ps(_mm256_loadu_ps(sum + 8 * k), row[k]));
+      }
     }
-    for (; i < dim; ++i) sum[i] += row[i];
+  }
+}
+
+// For a dim that is a multiple of 8.
+template <RowFormat kFormat>
+[[gnu::target("avx2,f16c")]] void add_eights_to_samples_avx2(const Entries& entries, float* sums) {
+  for (std::size_t entry = 0; entry < entries.rows.size(); ++entry) {
+    for (const Position position : entries.positions_of(entry)) {
+      float* sum = sums + position.sample * entries.dim;
+      for (std::size_t i = 0; i < entries.dim; i += 8) {
+        const __m256 row = load_eight<kFormat>(entries.rows[entry], i);
+        _mm256_storeu_ps(sum + i, _mm256_add_ps(_mm256_loadu_ps(sum + i), row));
+      }
+    }
+  }
+}
+
+template <RowFormat kFormat>
+void add_to_samples_avx2(const Entries& entries, float* sums) {
+  switch (entries.dim) {
+    case 8:
+      return add_to_samples_avx2<kFormat, 1>(entries, sums);
+    case 16:
+      return add_to_samples_avx2<kFormat, 2>(entries, sums);
+    case 32:
+      return add_to_samples_avx2<kFormat, 4>(entries, sums);
+    default:
+      return add_eights_to_samples_avx2<kFormat>(entries, sums);
   }
 }
 
@@ -91,13 +160,18 @@ void from_half(const std::byte* in, float* out, std::size_t n, Kernels kernels) 
   from_half_portable(in, out, n);
 }
 
-void add_to_samples(const float* row, std::size_t dim, std::span<const Position> positions, float* sums,
+void add_to_samples(std::span<const std::byte* const> rows, RowFormat format, std::size_t dim,
+                    std::span<const std::uint32_t> starts, std::span<const Position> positions, float* sums,
                     Kernels kernels) {
+  const Entries entries{rows, dim, starts, positions};
 #if defined(__x86_64__)
-  if (kernels == Kernels::kBest && has_f16c()) return add_to_samples_avx2(row, dim, positions, sums);
+  if (kernels == Kernels::kBest && dim % 8 == 0 && has_f16c()) {
+    return format == RowFormat::kFloat16 ? add_to_samples_avx2<RowFormat::kFloat16>(entries, sums)
+                                         : add_to_samples_avx2<RowFormat::kFloat32>(entries, sums);
+  }
 #endif
   static_cast<void>(kernels);
-  add_to_samples_portable(row, dim, positions, sums);
+  add_to_samples_portable(entries, format, sums);
 }
 
 void scale(float* values, std::size_t n, float factor) {

@@ -77,19 +77,27 @@ void test_any_alignment() {
 }
 
 void test_sums() {
-  for (const std::size_t dim : {1u, 7u, 8u, 16u, 19u}) {
-    std::vector<float> row(dim);
-    for (std::size_t i = 0; i < dim; ++i) row[i] = static_cast<float>(i) + 0.25f;
-    const std::vector<Position> positions{{2, 0}, {0, 5}, {2, 9}};
-    std::vector<float> best(3 * dim, 1.f);
-    std::vector<float> portable(3 * dim, 1.f);
-    satrap::add_to_samples(row.data(), dim, positions, best.data());
-    satrap::add_to_samples(row.data(), dim, positions, portable.data(), Kernels::kPortable);
-    CHECK(best == portable);
-    for (std::size_t i = 0; i < dim; ++i) {
-      CHECK(best[i] == 1 + row[i]);
-      CHECK(best[dim + i] == 1);
-      CHECK(best[2 * dim + i] == 1 + 2 * row[i]);
+  for (const std::size_t dim : {1u, 7u, 8u, 16u, 19u, 24u, 32u, 40u}) {
+    std::vector<float> values(2 * dim);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i) + 0.25f;
+    std::vector<std::uint16_t> halves(values.size());
+    satrap::to_half(values.data(), halves.data(), values.size());
+    const std::vector<Position> positions{{2, 0}, {0, 5}, {2, 9}, {0, 6}};
+    const std::vector<std::uint32_t> starts{0, 3, 4};
+    for (const satrap::RowFormat format : {satrap::RowFormat::kFloat32, satrap::RowFormat::kFloat16}) {
+      const bool wide = format == satrap::RowFormat::kFloat32;
+      const auto* first = wide ? reinterpret_cast<const std::byte*>(values.data())
+                               : reinterpret_cast<const std::byte*>(halves.data());
+      const std::vector<const std::byte*> rows{first, first + dim * (wide ? 4 : 2)};
+      for (const Kernels kernels : {Kernels::kBest, Kernels::kPortable}) {
+        std::vector<float> sums(3 * dim, 1.f);
+        satrap::add_to_samples(rows, format, dim, starts, positions, sums.data(), kernels);
+        for (std::size_t i = 0; i < dim; ++i) {
+          CHECK(sums[i] == 1 + values[i] + values[dim + i]);
+          CHECK(sums[dim + i] == 1);
+          CHECK(sums[2 * dim + i] == 1 + 2 * values[i]);
+        }
+      }
     }
   }
 }

@@ -215,13 +215,24 @@ class TestPersiasQuirks:
         }
         check([csr(name, [1, 2], [3]) for name in rules], rules)
 
+    def test_shards_that_store_rows_differently(self):
+        rules = {"a": SlotRule(16), "b": SlotRule(16, summation=False)}
+        features = [csr(name, list(range(40)), [3, 3]) for name in rules]
+        plan = Plan(slot_table(rules), [features], 3)
+        rows = []
+        for shard, dim, packed in plan.groups():
+            dtype, kind = ((FLOAT32, np.float32), (FLOAT16, np.float16))[shard % 2]
+            found = [rows_of(sign, dim) for sign in np.frombuffer(packed, np.uint64).tolist()]
+            rows.append((dtype, np.array(found, kind).tobytes()))
+        assert_same(plan.assemble(rows)[0], lookup_twin.look_up(features, rules, 8, 3, rows_of)[1])
+
     def test_feature_twice_in_a_batch(self):
         check([csr("a", [1, 2]), csr("a", [2, 3])], {"a": SlotRule(4)})
 
 
 slot_rules = st.builds(
     SlotRule,
-    dim=st.sampled_from([1, 3, 8, 16]),
+    dim=st.sampled_from([1, 3, 8, 16, 24, 32]),
     summation=st.booleans(),
     sqrt_scaling=st.booleans(),
     sample_fixed_size=st.integers(1, 4),

@@ -26,6 +26,7 @@
 #include <vector>
 
 #include "satrap/id_feature.h"
+#include "satrap/pooling.h"
 
 namespace satrap {
 
@@ -56,8 +57,6 @@ class SlotTable {
   std::vector<Slot> slots_;
   std::unordered_map<std::string_view, const Slot*> by_name_;
 };
-
-enum class RowFormat : std::uint8_t { kFloat32, kFloat16 };
 
 // Rows of one sign group, in the order of its signs.
 struct GroupRows {
@@ -117,8 +116,14 @@ class LookupPlan {
   };
   static constexpr std::size_t kNoGroup = ~std::size_t{0};
 
-  FeatureTensor sum(const Feature& feature, const RowLookup& rows, std::vector<float>& scratch) const;
-  FeatureTensor raw(const Feature& feature, const RowLookup& rows, std::vector<float>& scratch) const;
+  // Memory that features of a request share one after the other.
+  struct Scratch {
+    std::vector<float> sums;
+    std::vector<const std::byte*> rows;
+  };
+
+  FeatureTensor sum(const Feature& feature, const RowLookup& rows, Scratch& scratch) const;
+  FeatureTensor raw(const Feature& feature, RowLookup& rows) const;
 
   unsigned shard_shift_;
   std::vector<Feature> features_;

@@ -22,8 +22,13 @@ void to_half(const float* in, std::uint16_t* out, std::size_t n, Kernels kernels
 // out[i] = the i-th float16 of `in`, exactly.
 void from_half(const std::byte* in, float* out, std::size_t n, Kernels kernels = Kernels::kBest);
 
-// Adds a row of `dim` values to the row of each position's sample in sums[samples, dim].
-void add_to_samples(const float* row, std::size_t dim, std::span<const Position> positions, float* sums,
+// How the values of a row are stored.
+enum class RowFormat : std::uint8_t { kFloat32, kFloat16 };
+
+// Adds rows[i] (`dim` values) to the row of each sample in sums[samples, dim] where entry i stands, in the
+// order of the entries and their positions: as often as the entry stands there. starts as in IdFeature.
+void add_to_samples(std::span<const std::byte* const> rows, RowFormat format, std::size_t dim,
+                    std::span<const std::uint32_t> starts, std::span<const Position> positions, float* sums,
                     Kernels kernels = Kernels::kBest);
 
 // values[i] *= factor.
