@@ -28,9 +28,12 @@ def run(settings: ServingSettings, stop: threading.Event, on_ready: Callable[[st
     """Serve until `stop` is set, then drain and return. `on_ready` gets the ready line once.
 
     Raises:
-        InvalidInputError: a port cannot be had.
+        InvalidInputError: a port cannot be had, or there is no such model store.
         SatrapError: a startup model that was named cannot be served.
     """
+    store = settings.model_store
+    if store is not None and not store.is_dir():
+        raise InvalidInputError(f"the model store {store} is not a directory: make it, or name another")
     uvloop.run(_serve(settings, stop, on_ready))
 
 

@@ -106,7 +106,7 @@ def _serve(control: socket.socket) -> None:
                 _, status = os.waitpid(pid, 0)
                 _send(control, {"ended": pid, "status": status})
                 continue
-            message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2)
+            message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
             if not message:
                 return
             pidfd = _fork(control, roles[json.loads(message)["fork"]], descriptors, children)

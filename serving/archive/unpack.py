@@ -6,6 +6,7 @@ links, and more files or bytes than allowed are refused. The frontend made the t
 when unpacking fails.
 """
 
+import gzip
 import os
 import shutil
 import socket
@@ -142,7 +143,7 @@ def _unpack_zip(archive: Path, target: Path, limits: Limits) -> None:
                 # zipfile gives at most `file_size` bytes, so the budget above holds for what is written.
                 with opened.open(entry) as source, (target / path).open("xb") as copy:
                     shutil.copyfileobj(source, copy, _CHUNK)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError) as error:
         raise UnpackError(f"it is not a sound zip file: {error}") from error
     except FileExistsError as error:
         raise UnpackError(f"it holds {Path(error.filename).name!r} twice") from None
@@ -165,7 +166,7 @@ def _unpack_tar(archive: Path, target: Path, limits: Limits) -> None:
                         shutil.copyfileobj(source, copy, _CHUNK)
                 else:
                     raise UnpackError(f"entry {entry.name!r} is a link or a device, not a file")
-    except (tarfile.TarError, zlib.error, EOFError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
         raise UnpackError(f"it is not a sound tar file: {error}") from error
     except FileExistsError as error:
         raise UnpackError(f"it holds {Path(error.filename).name!r} twice") from None

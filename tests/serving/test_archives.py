@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import struct
 import tarfile
 import zipfile
@@ -161,6 +162,26 @@ def test_damaged_contents(tmp_path: Path, target: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(UnpackError, match="not a sound zip file"):
         unpack(path, target, LIMITS)
+
+
+def test_flipped_bytes_end_in_an_answer(tmp_path: Path) -> None:
+    """Whatever the damage: unpacked, refused with a sentence, or an error of the disk. Nothing else."""
+    entries = {"handler.py": "pass" * 50, "c.yaml": "batchSize: 3\n"}
+    originals = [
+        zipped(tmp_path / "a.mar", entries).read_bytes(),
+        tarred(tmp_path / "a.tar.gz", {f"m/{k}": v for k, v in entries.items()}).read_bytes(),
+    ]
+    rng, refused = random.Random(1), 0
+    for number in range(600):
+        content = bytearray(rng.choice(originals))
+        for _ in range(rng.randint(1, 4)):
+            content[rng.randrange(len(content))] = rng.randrange(256)
+        (tmp_path / "damaged").write_bytes(content)
+        try:
+            unpack(tmp_path / "damaged", tmp_path / str(number), LIMITS)
+        except (UnpackError, ManifestError, OSError):
+            refused += 1
+    assert refused > 300
 
 
 def test_the_same_name_twice(tmp_path: Path, target: Path) -> None:

@@ -233,15 +233,21 @@ def test_unregister_gives_up_after_its_timeout(
     assert server.client.predict("m")
 
 
-def test_scaling_down_lets_a_busy_worker_finish(serve: Any, store: Any, wait_until: Any) -> None:
+def test_scaling_down_lets_a_busy_worker_finish(
+    serve: Any, store: Any, tmp_path: Path, wait_until: Any
+) -> None:
     store.add("m.mar", SLEEPER)
-    server = serve("m.mar", serving={"default_workers_per_model": 2})
+    server = serve("m.mar")
+    server.client.scale("m", min_worker=2, synchronous=True)
     processes = descendants(server.command.process.pid)
-    calls = [server.client.start_predict("m", b"sleep0.5") for _ in range(2)]
-    wait_until(lambda: len(server.client.describe("m")[0]["workers"]) == 2)
+    assert len(processes) == 3
+    counted = [tmp_path / "first", tmp_path / "second"]
+    calls = [server.client.start_predict("m", f"count {path}".encode()) for path in counted]
+    wait_until(lambda: all(path.exists() for path in counted))
     server.client.scale("m", min_worker=1, max_worker=1)
-    assert len({call.result().prediction for call in calls}) >= 1
-    wait_until(lambda: sum(p.is_running() for p in processes) == 2)
+    assert len({call.result().prediction for call in calls}) == 2, "each answered by a worker of its own"
+    assert [path.read_text() for path in counted] == ["run\n", "run\n"]
+    wait_until(lambda: sum(not is_gone(p) for p in processes) == 2)
     assert server.client.predict("m")
 
 

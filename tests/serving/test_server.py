@@ -134,7 +134,7 @@ class Handler(BaseHandler):
     assert client.predict("net", b"[1.0, 2.5]") == b"[\n  7.0\n]"
 
 
-def test_what_handlers_answer(serve: Any, store: Any, failure: Any) -> None:
+def test_what_handlers_answer(serve: Any, store: Any, failure: Any, wait_until: Any) -> None:
     store.add("m.mar", ASKED)
     server = serve("m.mar")
     predict = server.client.predict
@@ -154,14 +154,14 @@ def test_what_handlers_answer(serve: Any, store: Any, failure: Any) -> None:
         assert failure(predict, "m", asked) == answer
         assert predict("m") == b"[\n  0.1,\n  0.3333333333333333\n]", "the next request is right"
     assert failure(predict, "m", b"long")[0] == "INTERNAL"
-    assert "ValueError: a secret" in server.log()
-    assert "[m 1.0 worker 9000] the handler prints" not in server.log()
+    wait_until(lambda: "ValueError: a secret" in server.log())
     predict("m", b"print")
     for _ in range(3):
         predict("m", b"warn")
-    log = server.log()
-    assert "[m 1.0 worker 9000] the handler prints" in log
-    assert log.count("DeprecationWarning: the handler warns") == 1
+    wait_until(lambda: "[m 1.0 worker 9000] the handler prints" in server.log())
+    wait_until(lambda: "DeprecationWarning: the handler warns" in server.log())
+    assert server.command.stop() == 0
+    assert server.log().count("DeprecationWarning: the handler warns") == 1
 
 
 def test_the_surroundings_of_a_worker(serve: Any, store: Any) -> None:
