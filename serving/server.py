@@ -1,6 +1,7 @@
 """Runs a serving process: the event loop, the two ports, the template, and the order of starting and stopping."""
 
 import asyncio
+import gc
 import logging
 import threading
 from collections.abc import Callable
@@ -51,6 +52,7 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
         await _register_startup_models(settings, service)
         for server in servers:
             await server.start()
+        gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
         models = service.model_count()
         on_ready(
             f"satrap serving ready on {settings.host}:{inference_port} (inference), "

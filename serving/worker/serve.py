@@ -1,5 +1,6 @@
 """A worker's life: take the assignment, load the handler, answer batches until the frontend hangs up."""
 
+import gc
 import logging
 import socket
 import time
@@ -36,6 +37,7 @@ def run(connection: socket.socket) -> None:
         log.exception("handler %r could not be loaded", assignment.handler)
         _send(connection, Kind.FAILED, {"reason": f"{type(error).__name__}: {error}"}, [])
         return
+    gc.freeze()  # the handler and its model stay: no collection needs to look at them while requests wait
     _send(connection, Kind.READY, {}, [])
     while (batch := _receive_batch(connection)) is not None:
         head, data = batch

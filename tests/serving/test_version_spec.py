@@ -1,0 +1,76 @@
+"""What decides how a version is served: the call, then the archive, then the configuration, then the defaults."""
+
+from pathlib import Path
+
+import pytest
+
+from satrap.config.global_config import ModelConfig, ServingConfig
+from satrap.errors import InvalidInputError
+from satrap.serving.archive.manifest import ArchiveOptions, Manifest
+from satrap.serving.version_spec import RegisterParameters, VersionSpec, check_runtime, resolve
+
+MANIFEST = Manifest("named", "1.0", "handler.py", "python", "", {})
+
+
+def resolved(
+    parameters: RegisterParameters | None = None,
+    options: ArchiveOptions | None = None,
+    serving: ServingConfig | None = None,
+    model: ModelConfig | None = None,
+    *,
+    at_startup: bool = False,
+) -> VersionSpec:
+    return resolve(
+        parameters or RegisterParameters(url="m.mar"),
+        MANIFEST,
+        options or ArchiveOptions(),
+        serving or ServingConfig(),
+        model or ModelConfig(),
+        Path("/dir"),
+        loaded_at_startup=at_startup,
+    )
+
+
+def test_the_defaults_are_torchserves() -> None:
+    spec = resolved()
+    assert (spec.model, spec.version, spec.handler, spec.runtime) == ("named", "1.0", "handler.py", "python")
+    assert (spec.min_workers, spec.max_workers) == (0, 0)
+    assert (spec.batching.batch_size, spec.batching.max_delay, spec.batching.capacity) == (1, 0.1, 100)
+    assert (spec.response_timeout, spec.startup_timeout, spec.max_retry_timeout) == (120, 120, 300)
+    assert resolved(at_startup=True).min_workers == 1
+
+
+def test_who_wins() -> None:
+    serving = ServingConfig(default_response_timeout_seconds=1, default_startup_timeout_seconds=1)
+    model = ModelConfig(workers=2, batch_size=2, max_batch_delay_ms=2, response_timeout_seconds=2)
+    options = ArchiveOptions(batch_size=3, max_batch_delay_ms=3, response_timeout=3, startup_timeout=3)
+    call = RegisterParameters(
+        url="m.mar", batch_size=4, max_batch_delay=4, response_timeout=4, startup_timeout=4, initial_workers=4
+    )
+    for arguments, number in [((None, None, serving, model), 2), ((None, options, serving, model), 3)]:
+        spec = resolved(*arguments)
+        assert (spec.batching.batch_size, spec.batching.max_delay) == (number, number / 1000)
+        assert (spec.response_timeout, spec.min_workers) == (number, 2)
+    spec = resolved(call, options, serving, model)
+    assert (spec.batching.batch_size, spec.batching.max_delay) == (4, 0.004)
+    assert (spec.response_timeout, spec.startup_timeout, spec.min_workers) == (4, 4, 4)
+    assert resolved(None, None, serving).startup_timeout == 1
+
+
+def test_the_archives_workers_win_over_the_calls() -> None:
+    call = RegisterParameters(url="m.mar", initial_workers=1)
+    spec = resolved(call, ArchiveOptions(min_workers=2, max_workers=5))
+    assert (spec.min_workers, spec.max_workers) == (2, 5)
+    assert resolved(call, ArchiveOptions(min_workers=3, max_workers=2)).max_workers == 3
+
+
+def test_a_name_and_handler_of_the_call() -> None:
+    spec = resolved(RegisterParameters(url="m.mar", model_name="other", handler="x:y", runtime="python3"))
+    assert (spec.model, spec.handler, spec.runtime, spec.url) == ("other", "x:y", "python3", "m.mar")
+
+
+def test_a_runtime_that_is_not_python() -> None:
+    with pytest.raises(InvalidInputError, match="Invalid RuntimeType value: ruby"):
+        check_runtime("ruby")
+    check_runtime("python3")
+    check_runtime(None)
