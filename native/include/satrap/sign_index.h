@@ -8,6 +8,8 @@
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <span>
+#include <utility>
 #include <vector>
 
 namespace satrap {
@@ -18,26 +20,34 @@ class SignIndex {
   explicit SignIndex(std::size_t capacity)
       : numbers_(std::bit_ceil(capacity + capacity / 2 + 1)),
         mask_(numbers_.size() - 1),
-        seed_(reinterpret_cast<std::uintptr_t>(numbers_.data())) {
-    signs_.reserve(capacity);
-  }
+        seed_(reinterpret_cast<std::uintptr_t>(numbers_.data())),
+        signs_(capacity + 1) {}
 
   // The number of `sign`, which is size() - 1 if it is new.
+  //
+  // Whether it is new is a coin toss to the branch predictor, and asking cost half of the time. So the sign
+  // is written behind the others in any case, an empty place counts as its number, and the one question left,
+  // whether that number's sign is the one sought, nearly always has the same answer.
   std::uint32_t insert(std::uint64_t sign) {
+    signs_[size_] = sign;
     for (std::size_t at = hash(sign);; ++at) {
       std::uint32_t& number = numbers_[at & mask_];
-      if (number == 0) {
-        signs_.push_back(sign);
-        number = static_cast<std::uint32_t>(signs_.size());
-        return number - 1;
+      const std::uint32_t is_new = number == 0;
+      const std::uint32_t candidate = number - 1 + is_new * (size_ + 1);
+      if (signs_[candidate] == sign) {
+        number = candidate + 1;
+        size_ += is_new;
+        return candidate;
       }
-      if (signs_[number - 1] == sign) return number - 1;
     }
   }
 
-  std::size_t size() const { return signs_.size(); }
-  const std::vector<std::uint64_t>& signs() const { return signs_; }
-  std::vector<std::uint64_t> take_signs() { return std::move(signs_); }
+  std::size_t size() const { return size_; }
+  std::span<const std::uint64_t> signs() const { return {signs_.data(), size_}; }
+  std::vector<std::uint64_t> take_signs() {
+    signs_.resize(size_);
+    return std::move(signs_);
+  }
 
  private:
   std::size_t hash(std::uint64_t sign) const {
@@ -48,7 +58,8 @@ class SignIndex {
   std::vector<std::uint32_t> numbers_;  // of the sign plus one; 0 is empty
   std::size_t mask_;
   std::uint64_t seed_;
-  std::vector<std::uint64_t> signs_;
+  std::vector<std::uint64_t> signs_;  // `size_` of them, and room for the one that is asked for
+  std::uint32_t size_ = 0;
 };
 
 }  // namespace satrap
