@@ -201,6 +201,19 @@ class TableStorage {
     }
   }
 
+  // Prefetches what an upsert of the probe's sign will write: its place, or the first free one where the
+  // search ended.
+  void prefetch_for_write(const Probe& probe) const {
+    Place place{probe.bucket, probe.slot};
+    if (place.slot == Probe::kUnknown) {
+      const std::uint64_t header = bucket(place.bucket).header.load(std::memory_order_relaxed);
+      place.slot = static_cast<std::size_t>(std::countr_one(occupied(header)));
+      if (place.slot == kSlots) return;
+      prefetch_row(place);
+    }
+    __builtin_prefetch(&ordinal(place), 1);
+  }
+
   // Copies the row at the probe's place if the sign is there and nobody changed the bucket meanwhile.
   bool read_at(const Probe& probe, std::byte* out) const {
     const Bucket& line = bucket(probe.bucket);
@@ -370,17 +383,24 @@ class TableStorage {
 
 namespace {
 
+void no_more(const TableStorage::Probe&) {}
+
 // Runs visit(probe, i) over a batch, three windows behind the start of each probe and two behind its first
-// look; every step waits for lines that were prefetched a window ago.
-template <class Visit>
-void pipelined(const TableStorage& storage, const std::byte* signs, std::size_t n, Visit&& visit) {
+// look; every step waits for lines that were prefetched a window ago. peek(probe) may prefetch more in
+// between.
+template <class Peek, class Visit>
+void pipelined(const TableStorage& storage, const std::byte* signs, std::size_t n, Peek&& peek,
+               Visit&& visit) {
   static_assert(kRing >= 3 * kWindow + 1 && (kRing & (kRing - 1)) == 0);
   using Probe = TableStorage::Probe;
   Probe probes[kRing];
   for (std::size_t step = 0; step < n + 3 * kWindow; ++step) {
     if (step < n) probes[step % kRing] = storage.start(load_sign(signs, step));
     if (const std::size_t i = step - kWindow; i < n) storage.look(probes[i % kRing]);
-    if (const std::size_t i = step - 2 * kWindow; i < n) storage.look_on(probes[i % kRing]);
+    if (const std::size_t i = step - 2 * kWindow; i < n) {
+      storage.look_on(probes[i % kRing]);
+      peek(probes[i % kRing]);
+    }
     if (const std::size_t i = step - 3 * kWindow; i < n) visit(probes[i % kRing], i);
   }
 }
@@ -429,7 +449,7 @@ std::size_t Table::lookup(const std::byte* signs, std::size_t n, std::byte* out,
   const auto storage = pin();
   const std::size_t width = row_bytes();
   std::size_t missing = 0;
-  pipelined(*storage, signs, n, [&](const TableStorage::Probe& probe, std::size_t i) {
+  pipelined(*storage, signs, n, no_more, [&](const TableStorage::Probe& probe, std::size_t i) {
     std::byte* target = out + i * width;
     const bool there =
         (probe.slot != TableStorage::Probe::kUnknown && storage->read_at(probe, target)) ||
@@ -446,7 +466,7 @@ std::size_t Table::lookup(const std::byte* signs, std::size_t n, std::byte* out,
 std::size_t Table::contains(const std::byte* signs, std::size_t n, std::uint8_t* found) const {
   const auto storage = pin();
   std::size_t present = 0;
-  pipelined(*storage, signs, n, [&](const TableStorage::Probe& probe, std::size_t i) {
+  pipelined(*storage, signs, n, no_more, [&](const TableStorage::Probe& probe, std::size_t i) {
     found[i] = storage->read(probe.sign, [](TableStorage::Place) {});
     present += found[i];
   });
@@ -463,25 +483,27 @@ std::size_t Table::upsert(const std::byte* signs, const std::byte* const* rows, 
   std::shared_ptr<TableStorage> storage = first;
   std::vector<std::uint64_t> words(storage->row_words());
   std::size_t written = 0;
-  pipelined(*first, signs, n, [&](const TableStorage::Probe& probe, std::size_t i) {
-    const std::uint64_t sign = probe.sign;
-    const TableStorage::Place place = storage->locate(sign);
-    const bool there = place.bucket != TableStorage::kNowhere.bucket;
-    if (there && storage->ordinal_at(place) > ordinal) return;
-    pack_row(rows[i], dim_, source, type_, words);
-    if (there) {
-      storage->overwrite(place, words.data(), ordinal);
-    } else {
-      const std::size_t rows_now = size();
-      if (rows_now >= storage->max_rows()) {
-        storage = rebuilt(*storage, rows_now / 2 * kGrowth + kSlots);
-        publish(storage);
-      }
-      storage->insert(sign, words.data(), ordinal);
-      size_.store(rows_now + 1, std::memory_order_relaxed);
-    }
-    ++written;
-  });
+  pipelined(
+      *first, signs, n, [&](const TableStorage::Probe& probe) { first->prefetch_for_write(probe); },
+      [&](const TableStorage::Probe& probe, std::size_t i) {
+        const std::uint64_t sign = probe.sign;
+        const TableStorage::Place place = storage->locate(sign);
+        const bool there = place.bucket != TableStorage::kNowhere.bucket;
+        if (there && storage->ordinal_at(place) > ordinal) return;
+        pack_row(rows[i], dim_, source, type_, words);
+        if (there) {
+          storage->overwrite(place, words.data(), ordinal);
+        } else {
+          const std::size_t rows_now = size();
+          if (rows_now >= storage->max_rows()) {
+            storage = rebuilt(*storage, rows_now / 2 * kGrowth + kSlots);
+            publish(storage);
+          }
+          storage->insert(sign, words.data(), ordinal);
+          size_.store(rows_now + 1, std::memory_order_relaxed);
+        }
+        ++written;
+      });
   return written;
 }
 
@@ -502,7 +524,7 @@ std::size_t Table::upsert(const std::byte* signs, const std::byte* rows, std::si
 std::size_t Table::erase(const std::byte* signs, std::size_t n, std::uint32_t ordinal) {
   const std::lock_guard lock(writer_);
   std::size_t erased = 0;
-  pipelined(*storage_, signs, n, [&](const TableStorage::Probe& probe, std::size_t) {
+  pipelined(*storage_, signs, n, no_more, [&](const TableStorage::Probe& probe, std::size_t) {
     const TableStorage::Place place = storage_->locate(probe.sign);
     if (place.bucket == TableStorage::kNowhere.bucket || storage_->ordinal_at(place) > ordinal) return;
     storage_->remove(place);
