@@ -18,10 +18,11 @@ namespace {
 void register_decode_error(nb::module_& m) {
   // The module keeps the class alive as long as the translator can be called.
   static PyObject* type = nullptr;
-  type = PyErr_NewExceptionWithDoc("satrap._core.DecodeError",
-                                   "Bytes are not what they should be: `message` says what, at byte `offset`, in "
-                                   "`field`.",
-                                   PyExc_ValueError, nullptr);
+  type = PyErr_NewExceptionWithDoc(
+      "satrap._core.DecodeError",
+      "Bytes are not what they should be: `message` says what, at byte `offset`, in "
+      "`field`.",
+      PyExc_ValueError, nullptr);
   m.attr("DecodeError") = nb::handle(type);
   nb::register_exception_translator([](const std::exception_ptr& pointer, void*) {
     try {
