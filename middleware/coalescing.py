@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from satrap.middleware.shards import Group, Rows, RpcAnswer, RpcShard
+from satrap.middleware.shards import FutureAnswer, Group, Rows, RpcShard
 
 __all__ = ["CoalescingShard", "Turns"]
 
@@ -69,7 +69,7 @@ class CoalescingShard:
     def _send(self, questions: list[Question]) -> None:
         while questions:
             try:
-                call = self._shard.ask([group for groups, _ in questions for group in groups])
+                call = self._shard.ask_from_any_thread([group for groups, _ in questions for group in groups])
             except Exception as error:  # the channel is closed
                 for _, answer in questions:
                     answer.set_exception(error)
@@ -79,7 +79,7 @@ class CoalescingShard:
             call.when_done(lambda call=call, questions=questions: self._answered(call, questions))  # type: ignore[misc]
             return
 
-    def _answered(self, call: RpcAnswer, questions: list[Question]) -> None:
+    def _answered(self, call: FutureAnswer, questions: list[Question]) -> None:
         """Send what has gathered, then hand out what came: the shard is kept busy first."""
         with self._lock:
             gathered = self._turns.ended()

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import grpc
 import grpc.aio
+from grpc.experimental import ChannelOptions
 
 from satrap import errors
 
@@ -55,10 +56,11 @@ def _server_options(max_receive: int, max_send: int) -> Options:
     ]
 
 
-def channel(address: str, *, limit: int = _UNLIMITED) -> grpc.Channel:
+def channel(address: str, *, limit: int = _UNLIMITED, threadless_streams: bool = False) -> grpc.Channel:
     """A channel to `host:port` or `unix:path`; nothing connects before the first call.
 
-    `limit` is the greatest message in bytes, both ways; -1 means none.
+    `limit` is the greatest message in bytes, both ways; -1 means none. With `threadless_streams` a call that streams
+    its answers is worked by the thread that reads them, without one of gRPC's between.
     """
     return grpc.insecure_channel(
         address,
@@ -70,6 +72,7 @@ def channel(address: str, *, limit: int = _UNLIMITED) -> grpc.Channel:
             ("grpc.max_reconnect_backoff_ms", 800),  # gRPC adds up to 20 % at random: within a second
             ("grpc.enable_http_proxy", 0),
             ("grpc.keepalive_permit_without_calls", 1),
+            *([(ChannelOptions.SingleThreadedUnaryStream, 1)] if threadless_streams else []),
             *_keepalive(),
         ],
     )

@@ -77,7 +77,7 @@ class FakeShard:
         self.calls: list[Call] = []
         self.closed = False
 
-    def ask(self, groups) -> Call:
+    def ask_from_any_thread(self, groups) -> Call:
         if self.closed:
             raise DOWN
         self.calls.append(Call(groups))

@@ -1,5 +1,6 @@
 """A shard of this machine, with real servers: the same rows by either way, and no way lost for good."""
 
+import os
 import signal
 import struct
 import threading
@@ -156,6 +157,7 @@ def test_a_server_that_hangs_is_unavailable_at_the_deadline(server, connect, con
     groups = [(DIM, contents["sign"].tobytes())]
     ask_until_local(shard, by_rpc, groups)
     server.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, server.process.pid, os.WSTOPPED)
     try:
         started = time.monotonic()
         with pytest.raises(ShardUnavailableError, match="no answer within 1 s"):
