@@ -116,7 +116,7 @@ class Backoff {
   unsigned turns_ = 0;
 };
 
-// Buckets, rows and ordinals of one capacity. Nothing in it moves: a table that needs more room gets a new one.
+// Buckets, rows and ordinals of one capacity. Nothing in it moves: a table that outgrows it gets another.
 class TableStorage {
  public:
   TableStorage(std::size_t bucket_count, std::size_t row_bytes)
