@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,10 @@ def handle(data, context):
         asked = bytes(request["data"]).decode()
         if asked.startswith("sleep"):
             time.sleep(float(asked[5:]))
+        if asked.startswith("hold "):
+            open(asked[5:], "w").close()
+            while os.path.exists(asked[5:]):
+                time.sleep(0.01)
         if asked == "die":
             os.kill(os.getpid(), 9)
         if asked.startswith("count "):
@@ -207,11 +212,18 @@ def test_unregister_returns_when_the_last_answer_is_out(
 ) -> None:
     store.add("m.mar", SLEEPER)
     client = serve("m.mar").client
-    calls = [client.start_predict("m", f"count {tmp_path / 'counted'}".encode()) for _ in range(3)]
+    held = tmp_path / "held"
+    calls = [client.start_predict("m", f"hold {held}".encode())]
+    wait_until(held.exists)
+    calls += [client.start_predict("m") for _ in range(2)]
     wait_until(lambda: client.describe("m")[0]["jobQueueStatus"]["pendingRequests"] == 2)
-    assert client.unregister("m") == 'Model "m" unregistered'
+    with ThreadPoolExecutor(1) as pool:
+        unregistered = pool.submit(client.unregister, "m")
+        wait_until(lambda: client.list_models() == {"models": []})
+        assert not unregistered.done() and not any(call.done() for call in calls)
+        held.unlink()
+        assert unregistered.result() == 'Model "m" unregistered'
     assert all(call.result().prediction for call in calls)
-    assert client.list_models() == {"models": []}
 
 
 def test_unregister_gives_up_after_its_timeout(
@@ -258,12 +270,18 @@ def test_an_asynchronous_registration_is_answered_when_ready(serve: Any, store: 
     assert client.predict("m")
 
 
-def test_sigterm_finishes_what_was_accepted(serve: Any, store: Any, wait_until: Any) -> None:
+def test_sigterm_finishes_what_was_accepted(serve: Any, store: Any, tmp_path: Path, wait_until: Any) -> None:
     store.add("m.mar", SLEEPER)
     server = serve("m.mar")
-    calls = [server.client.start_predict("m", b"sleep0.3") for _ in range(3)]
+    held = tmp_path / "held"
+    calls = [server.client.start_predict("m", f"hold {held}".encode())]
+    wait_until(held.exists)
+    calls += [server.client.start_predict("m") for _ in range(2)]
     wait_until(lambda: server.client.describe("m")[0]["jobQueueStatus"]["pendingRequests"] == 2)
     processes = descendants(server.command.process.pid)
-    assert server.command.stop() == 0
+    server.command.process.terminate()
+    wait_until(lambda: "draining" in server.log())
+    held.unlink()
+    assert server.command.process.wait(60) == 0
     assert all(call.result().prediction for call in calls)
     assert all_gone(processes)

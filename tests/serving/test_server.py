@@ -41,6 +41,7 @@ class Handler:
 
     def handle(self, data, context):
         assert all(type(value) is bytearray for request in data for value in request.values())
+        self.size = len(data)
         return [self.answer(bytes(request["data"]).decode(), context) for request in data] + self.extra
 
     extra = ()
@@ -55,6 +56,12 @@ class Handler:
             return satrap.serving.prediction.PredictionException("this one only", int(asked[5:]))
         if asked == "extra":
             self.extra = ["one too many"]
+        if asked.startswith("hold "):
+            open(asked[5:], "w").close()
+            while os.path.exists(asked[5:]):
+                time.sleep(0.01)
+        if asked == "size":
+            return self.size
         if asked == "array":
             return np.zeros(3)
         if asked == "memory":
@@ -183,18 +190,21 @@ def test_the_surroundings_of_a_worker(serve: Any, store: Any) -> None:
     assert len(open_files) < 5, "nothing of the template is left open in a worker"
 
 
-def test_a_batch_of_mixed_results(serve: Any, store: Any) -> None:
+def test_a_batch_of_mixed_results(serve: Any, store: Any, tmp_path: Path, wait_until: Any) -> None:
     store.add("m.mar", ASKED)
     client = serve().client
-    client.register("m.mar", batch_size=4, max_batch_delay=5000)
-    client.predict("m")
-    asked = [b"floats", b"alone404", b"array", b"floats"]
+    client.register("m.mar", batch_size=4, max_batch_delay=60_000)
+    held = tmp_path / "held"
+    running = client.start_predict("m", f"hold {held}".encode())
+    wait_until(held.exists)
+    asked = [b"size", b"alone404", b"array", b"size"]
     calls = [client.start_predict("m", value) for value in asked]
+    wait_until(lambda: client.describe("m")[0]["jobQueueStatus"]["pendingRequests"] == 4)
+    held.unlink()
     codes = [call.exception().code() if call.exception() else None for call in calls]
     assert codes == [None, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE, None]
-    assert (
-        calls[0].result().prediction == calls[3].result().prediction == b"[\n  0.1,\n  0.3333333333333333\n]"
-    )
+    assert calls[0].result().prediction == calls[3].result().prediction == b"4"
+    assert running.result()
 
 
 def test_errors_of_the_inference_api(serve: Any, store: Any, failure: Any) -> None:
@@ -382,12 +392,13 @@ def test_installed_packages_first(serve: Any, store: Any) -> None:
 
 
 def test_deadlines_and_cancelled_requests_in_the_queue(
-    serve: Any, store: Any, failure: Any, wait_until: Any
+    serve: Any, store: Any, failure: Any, tmp_path: Path, wait_until: Any
 ) -> None:
     store.add("m.mar", ASKED)
     client = serve("m.mar", serving={"job_queue_size": 2}).client
-    running = client.start_predict("m", b"sleep1")
-    wait_until(lambda: client.describe("m")[0]["jobQueueStatus"]["pendingRequests"] == 0)
+    held = tmp_path / "held"
+    running = client.start_predict("m", f"hold {held}".encode())
+    wait_until(held.exists)
     first, second = (client.start_predict("m", b"floats") for _ in range(2))
     wait_until(lambda: client.describe("m")[0]["jobQueueStatus"]["pendingRequests"] == 2)
     code, details = failure(client.predict, "m", b"floats")
@@ -395,4 +406,5 @@ def test_deadlines_and_cancelled_requests_in_the_queue(
     first.cancel()
     wait_until(lambda: client.describe("m")[0]["jobQueueStatus"]["pendingRequests"] == 1)
     assert failure(client.predict, "m", b"floats", timeout=0.2)[0] == "DEADLINE_EXCEEDED"
+    held.unlink()
     assert running.result() and second.result()
