@@ -31,5 +31,8 @@ def gather_rows(shards: Sequence[Shard], groups: Sequence[tuple[int, int, bytes]
         except Exception as error:  # raised below
             failure = failure or error
     if failure is not None:
-        raise failure
+        try:
+            raise failure
+        finally:
+            del failure  # its traceback holds this frame
     return rows

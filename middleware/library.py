@@ -8,9 +8,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import grpc
+
 from satrap.batch import Bytes, DecodedBatch, IdFeature, decode
 from satrap.config import EmbeddingConfig
-from satrap.errors import InvalidInputError, ShardUnavailableError
+from satrap.errors import InvalidInputError, RemoteError, ShardUnavailableError
 from satrap.middleware.assemble import Embedding, embeddings
 from satrap.middleware.coalescing import CoalescingShard
 from satrap.middleware.fanout import gather_rows
@@ -184,4 +186,8 @@ class Middleware:
         shards = self._shards
         plan = make_plan(self._slots.table, batches, len(self._addresses))
         rows = gather_rows(shards, plan.groups())
-        return [embeddings(tensors) for tensors in plan.assemble(rows)]
+        try:
+            assembled = plan.assemble(rows)
+        except ValueError as error:  # rows that were not asked for
+            raise RemoteError(grpc.StatusCode.INTERNAL, str(error)) from error
+        return [embeddings(tensors) for tensors in assembled]

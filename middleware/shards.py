@@ -7,7 +7,7 @@ from typing import Protocol
 import grpc
 
 from satrap import rpc
-from satrap.errors import SatrapError, ShardMismatchError, ShardUnavailableError
+from satrap.errors import RemoteError, SatrapError, ShardMismatchError, ShardUnavailableError
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
 
@@ -80,9 +80,10 @@ class RpcShard:
             ShardUnavailableError: this shard was closed.
         """
         try:
-            return StreamAnswer(self, self._lookup(self._request(groups), timeout=self._timeout))
+            call = self._lookup(self._request(groups), timeout=self._timeout)
         except ValueError as error:  # the channel's word for closed
             raise self.unavailable(_CLOSED) from error
+        return StreamAnswer(self, call, len(groups))
 
     def ask_from_any_thread(self, groups: Sequence[Group]) -> "FutureAnswer":
         """The same; `result()` may be called on any thread, and a callback tells when it does not wait.
@@ -91,9 +92,10 @@ class RpcShard:
             ShardUnavailableError: this shard was closed.
         """
         try:
-            return FutureAnswer(self, self._stub.Lookup.future(self._request(groups), timeout=self._timeout))
+            call = self._stub.Lookup.future(self._request(groups), timeout=self._timeout)
         except ValueError as error:
             raise self.unavailable(_CLOSED) from error
+        return FutureAnswer(self, call, len(groups))
 
     def _request(self, groups: Sequence[Group]) -> pb.LookupRequest:
         return pb.LookupRequest(
@@ -148,6 +150,20 @@ class RpcShard:
             return self.unavailable(_reason(error, self._timeout))
         return rpc.error_from_rpc(error)
 
+    def rows_of(self, response: pb.LookupResponse, groups: int) -> list[Rows]:
+        """The rows of an answer to so many groups.
+
+        Raises:
+            RemoteError: it is an answer to something else.
+        """
+        if len(response.groups) != groups:
+            raise RemoteError(
+                grpc.StatusCode.INTERNAL,
+                f"embedding shard {self.replica_index} at {self.address} answered {len(response.groups)} groups of "
+                f"rows, not {groups}",
+            )
+        return [(group.dtype, group.rows) for group in response.groups]
+
     def unavailable(self, reason: str) -> ShardUnavailableError:
         """An error with this shard's name on it."""
         return ShardUnavailableError(self.replica_index, self.replica_size, self.address, reason)
@@ -159,10 +175,10 @@ class RpcShard:
 class StreamAnswer:
     """A lookup in flight, which the thread that asked waits for."""
 
-    __slots__ = ("_call", "_shard")
+    __slots__ = ("_call", "_groups", "_shard")
 
-    def __init__(self, shard: RpcShard, call: "grpc.CallIterator[pb.LookupResponse]") -> None:
-        self._shard, self._call = shard, call
+    def __init__(self, shard: RpcShard, call: "grpc.CallIterator[pb.LookupResponse]", groups: int) -> None:
+        self._shard, self._call, self._groups = shard, call, groups
 
     def result(self) -> list[Rows]:
         """Wait for the rows.
@@ -170,21 +186,22 @@ class StreamAnswer:
         Raises:
             ShardUnavailableError: the server is down, loading, or too slow.
             ShardMismatchError: the server is another shard.
+            RemoteError: it answered something else.
         """
         try:
             (response,) = self._call
         except grpc.RpcError as error:
             raise self._shard.error_from(error) from error
-        return _rows(response)
+        return self._shard.rows_of(response, self._groups)
 
 
 class FutureAnswer:
     """A lookup in flight, which any thread may wait for."""
 
-    __slots__ = ("_call", "_shard")
+    __slots__ = ("_call", "_groups", "_shard")
 
-    def __init__(self, shard: RpcShard, call: "grpc.CallFuture[pb.LookupResponse]") -> None:
-        self._shard, self._call = shard, call
+    def __init__(self, shard: RpcShard, call: "grpc.CallFuture[pb.LookupResponse]", groups: int) -> None:
+        self._shard, self._call, self._groups = shard, call, groups
 
     def result(self) -> list[Rows]:
         """The same as `StreamAnswer.result`."""
@@ -194,15 +211,11 @@ class FutureAnswer:
             raise self._shard.error_from(error) from error
         except grpc.FutureCancelledError as error:
             raise self._shard.unavailable(_CLOSED) from error
-        return _rows(response)
+        return self._shard.rows_of(response, self._groups)
 
     def when_done(self, callback: Callable[[], None]) -> None:
         """Call back from another thread once `result()` does not wait."""
         self._call.add_done_callback(lambda call: callback())
-
-
-def _rows(response: pb.LookupResponse) -> list[Rows]:
-    return [(group.dtype, group.rows) for group in response.groups]
 
 
 def shard_states(shards: Sequence[RpcShard], timeout: float) -> list[ShardState]:
