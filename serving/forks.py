@@ -5,6 +5,7 @@ difference whether the template that forked it still lives.
 """
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -69,7 +70,9 @@ class Template:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._answer: asyncio.Future[_Answer] | None = None
+        self._asked = 0  # id of the request that `_answer` is for; 0 is the template's own start
         self._ends: dict[int, asyncio.Future[str]] = {}
+        self._ids = itertools.count(1)
         self._closed = False
 
     @property
@@ -127,7 +130,7 @@ class Template:
             )
         self._control = ours
         loop = asyncio.get_running_loop()
-        self._answer = loop.create_future()
+        self._answer, self._asked = loop.create_future(), 0
         loop.add_reader(ours.fileno(), self._read)
         try:
             answer = await self._answer
@@ -135,6 +138,9 @@ class Template:
             raise UnavailableError(
                 "the worker template ended while it started; see its error above"
             ) from None
+        except asyncio.CancelledError:
+            _reap(self._disconnect())
+            raise
         finally:
             self._answer = None
         if answer.failed:
@@ -148,10 +154,10 @@ class Template:
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
         output, output_of_child = os.pipe()
         self._answer = asyncio.get_running_loop().create_future()
+        self._asked = next(self._ids)
+        message = json.dumps({"id": self._asked, "fork": role}).encode()
         try:
-            socket.send_fds(
-                self._control, [json.dumps({"fork": role}).encode()], [theirs.fileno(), output_of_child]
-            )
+            socket.send_fds(self._control, [message], [theirs.fileno(), output_of_child])
             answer = await self._answer
             if answer.failed:
                 raise UnavailableError(answer.failed)
@@ -187,7 +193,7 @@ class Template:
             ended = self._ends.pop(message["ended"], None)
             if ended is not None and not ended.done():
                 ended.set_result(_describe_status(message["status"]))
-        elif self._answer is not None and not self._answer.done():
+        elif self._answer is not None and not self._answer.done() and message["id"] == self._asked:
             answer = _Answer(failed=message.get("failed", ""), pid=message.get("pid", 0))
             if descriptors:
                 # Registered here, not by whoever waits: the child's end may be the next message.

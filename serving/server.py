@@ -42,14 +42,15 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
     template = Template()
     service = ModelService(settings, template)
     servers: list[grpc.aio.Server] = []
+    stopped = asyncio.create_task(_until_set(stop))
     try:
         inference, inference_port = _server(settings, settings.inference_port)
         management, management_port = _server(settings, settings.management_port)
         servers = [inference, management]
         inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(InferenceApi(service), inference)
         management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(ManagementApi(service), management)
-        await service.open()
-        await _register_startup_models(settings, service)
+        if not await _start(settings, service, stopped):
+            return
         for server in servers:
             await server.start()
         gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
@@ -58,12 +59,30 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
             f"satrap serving ready on {settings.host}:{inference_port} (inference), "
             f"{settings.host}:{management_port} (management): {models} model{'' if models == 1 else 's'}"
         )
-        await _until_set(stop)
+        await stopped
         log.info("draining for at most %d s", settings.config.drain_seconds)
     finally:
+        stopped.cancel()
         await asyncio.gather(*(server.stop(settings.config.drain_seconds) for server in servers))
         await service.close()
         await template.close()
+
+
+async def _start(settings: ServingSettings, service: ModelService, stopped: asyncio.Task[None]) -> bool:
+    """Open the service and register the startup models; False if serving was stopped meanwhile."""
+
+    async def start() -> None:
+        await service.open()
+        await _register_startup_models(settings, service)
+
+    started = asyncio.create_task(start())
+    await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    if started.done():
+        await started
+        return True
+    started.cancel()
+    await asyncio.wait({started})
+    return False
 
 
 def _server(settings: ServingSettings, port: int) -> tuple[grpc.aio.Server, int]:

@@ -8,12 +8,12 @@ pidfd, and reap it and say how it ended.
 
 Messages on FD (a SOCK_SEQPACKET socket) are one JSON object each:
 
-    template  {"ready": true}                                            once
-              {"failed": sentence}                                       instead; the template then ends
-    frontend  {"fork": role}         with the child's socket and the file that becomes its output
-    template  {"pid": pid}           with a pidfd, opened before the child can have been reaped
-              {"failed": sentence}   instead, when the fork failed
-              {"ended": pid, "status": waitpid status}                   some time later
+    template  {"id": 0}                            once, when it is ready
+              {"id": 0, "failed": sentence}        instead; the template then ends
+    frontend  {"id": id, "fork": role}             with the child's socket and the file that becomes its output
+    template  {"id": id, "pid": pid}               with a pidfd, opened before the child can have been reaped
+              {"id": id, "failed": sentence}       instead, when the fork failed
+              {"ended": pid, "status": status}     some time later; the status is waitpid's
 
 End-of-file on FD ends the template. Its children do not notice: each has a socket of its own to the frontend.
 """
@@ -83,12 +83,12 @@ def main(descriptor: int) -> None:
         _preload()
         _check_single_task()
     except (ImportError, RuntimeError) as error:
-        _send(control, {"failed": f"{type(error).__name__}: {error}"})
+        _send(control, {"id": 0, "failed": f"{type(error).__name__}: {error}"})
         return
     gc.collect()
     gc.freeze()
     gc.enable()
-    _send(control, {"ready": True})
+    _send(control, {"id": 0})
     _serve(control)
 
 
@@ -109,13 +109,15 @@ def _serve(control: socket.socket) -> None:
             message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
             if not message:
                 return
-            pidfd = _fork(control, roles[json.loads(message)["fork"]], descriptors, children)
+            request = json.loads(message)
+            pidfd = _fork(control, request["id"], roles[request["fork"]], descriptors, children)
             if pidfd is not None:
                 poller.register(pidfd, select.POLLIN)
 
 
 def _fork(
     control: socket.socket,
+    request_id: int,
     role: Callable[[socket.socket], None],
     descriptors: list[int],
     children: dict[int, int],
@@ -124,7 +126,7 @@ def _fork(
     try:
         pid = os.fork()
     except OSError as error:
-        _send(control, {"failed": f"cannot fork a worker: {error}"})
+        _send(control, {"id": request_id, "failed": f"cannot fork a worker: {error}"})
         return None
     if pid == 0:
         # What is the template's must not live on in the child, or its end would go unnoticed.
@@ -136,7 +138,7 @@ def _fork(
         os.close(descriptor)
     pidfd = os.pidfd_open(pid)
     children[pidfd] = pid
-    _send(control, {"pid": pid}, [pidfd])
+    _send(control, {"id": request_id, "pid": pid}, [pidfd])
     return pidfd
 
 
@@ -156,9 +158,11 @@ def _become_child(role: Callable[[socket.socket], None], connection: int, output
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # the frontend that read them may be gone
+            os._exit(status)
 
 
 def _send(control: socket.socket, message: dict[str, object], descriptors: list[int] | None = None) -> None:

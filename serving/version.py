@@ -147,7 +147,7 @@ class Version:
         self._fail_queue(WorkerDiedError(self.spec.model, self.spec.version))
         self.scale(0, 0)
         for process in self._processes.values():
-            if process not in self._idle:
+            if not process.is_ending:
                 process.kill("was stopped")
         while self._processes or self._launches:
             await self._change()

@@ -107,6 +107,11 @@ class WorkerProcess(asyncio.Protocol):
         """The process's id, once it has one."""
         return self._child.pid if self._child else None
 
+    @property
+    def is_ending(self) -> bool:
+        """It was told to end, or is known to."""
+        return bool(self._reason)
+
     async def launch(self, template: Template, startup_timeout: float) -> None:
         """Fork the process and send it its assignment; `worker_loaded` or `worker_ended` follow.
 

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -285,3 +287,22 @@ def test_sigterm_finishes_what_was_accepted(serve: Any, store: Any, tmp_path: Pa
     assert server.command.process.wait(60) == 0
     assert all(call.result().prediction for call in calls)
     assert all_gone(processes)
+
+
+def test_sigterm_while_a_model_loads(store: Any, tmp_path: Path, wait_until: Any) -> None:
+    loading = tmp_path / "loading"
+    store.add("m.mar", f"import time\nopen({str(loading)!r}, 'w').close()\ntime.sleep(600)\n")
+    arguments = ["--model-store", store.directory, "--models", "m.mar"]
+    arguments += ["--grpc-inference-port", "0", "--grpc-management-port", "0"]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "satrap.cli", "serving", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+    )
+    wait_until(loading.exists)
+    processes = descendants(process.pid)
+    process.terminate()
+    output, _ = process.communicate(timeout=30)
+    assert (process.returncode, output) == (0, b""), "stopped in order, and never said to be ready"
+    assert all_gone(processes)
+    assert not list(tmp_path.glob("satrap-serving-*"))
