@@ -114,14 +114,14 @@ def run(settings: MiddlewareSettings, stop: threading.Event, on_ready: Callable[
     MiddlewareService(middleware).add_to(server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    port = rpc.listen(server, f"{settings.host}:{settings.port}")
+    port = rpc.listen(server, rpc.address(settings.host, settings.port))
     with middleware:
         server.start()
         try:
             for service in ("", _SERVICE):
                 checks.set(service, health_pb2.HealthCheckResponse.SERVING)
             shards = f"{len(settings.shards)} shard{'s' if len(settings.shards) != 1 else ''}"
-            on_ready(f"satrap middleware ready on {settings.host}:{port}: {shards}")
+            on_ready(f"satrap middleware ready on {rpc.address(settings.host, port)}: {shards}")
             stop.wait()
         finally:
             checks.enter_graceful_shutdown()

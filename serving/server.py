@@ -56,8 +56,8 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
         gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
         models = service.model_count()
         on_ready(
-            f"satrap serving ready on {settings.host}:{inference_port} (inference), "
-            f"{settings.host}:{management_port} (management): {models} model{'' if models == 1 else 's'}"
+            f"satrap serving ready on {rpc.address(settings.host, inference_port)} (inference), "
+            f"{rpc.address(settings.host, management_port)} (management): {models} model{'' if models == 1 else 's'}"
         )
         await stopped
         log.info("draining for at most %d s", settings.config.drain_seconds)
@@ -89,11 +89,12 @@ def _server(settings: ServingSettings, port: int) -> tuple[grpc.aio.Server, int]
     server = rpc.aio_server(
         max_receive=settings.config.max_request_bytes, max_send=settings.config.max_response_bytes
     )
+    where = rpc.address(settings.host, port)
     try:
-        return server, server.add_insecure_port(f"{settings.host}:{port}")
+        return server, server.add_insecure_port(where)
     except RuntimeError as error:
         raise InvalidInputError(
-            f"cannot listen on {settings.host}:{port} (is another server running there?): {error}"
+            f"cannot listen on {where} (is another server running there?): {error}"
         ) from error
 
 
