@@ -70,6 +70,11 @@ class TestRefused:
         with pytest.raises(BatchError, match="feature 'f0': offsets end at 5"):
             middleware.lookup_features([feature])
 
+    def test_too_many_samples(self, middleware):
+        feature = IdFeature("f0", np.zeros(0, np.uint64), np.zeros(65_537, np.uint32))
+        with pytest.raises(BatchError, match="feature 'f0': 65536 samples; a batch has 65535 at most"):
+            middleware.lookup_features([feature])
+
     def test_null_ids_are_no_features(self, middleware, persia_data):
         assert middleware.lookup((persia_data / "batch_null_ids_b7.bin").read_bytes()) == []
 

@@ -8,6 +8,7 @@ import pytest
 
 from satrap import rpc
 from satrap.errors import RemoteError, ShardMismatchError, ShardUnavailableError
+from satrap.middleware.coalescing import CoalescingShard
 from satrap.middleware.fanout import gather_rows
 from satrap.middleware.shards import RpcShard
 from satrap.protos import embedding_pb2 as pb
@@ -24,12 +25,19 @@ class Misbehaving(pb_grpc.EmbeddingServiceServicer):
         self.answer = pb.LookupResponse()
         self.error: tuple[grpc.StatusCode, str] | None = None
         self.hold: threading.Event | None = None
+        self.echo = False  # the signs are the rows
+        self.calls: list[int] = []  # groups of each
 
     def Lookup(self, request, context):
+        self.calls.append(len(request.groups))
         if self.hold:
             self.hold.wait(20)
         if self.error:
             context.abort(*self.error)
+        if self.echo:
+            return pb.LookupResponse(
+                groups=[pb.RowGroup(dtype=1, rows=group.signs) for group in request.groups]
+            )
         return self.answer
 
     def Status(self, request, context):
@@ -136,6 +144,16 @@ def test_close_ends_what_waits(servicer, look_up, shard):
     with pytest.raises(ShardUnavailableError):
         look_up((4, SIGNS))
     closing.join()
+
+
+def test_questions_to_a_busy_shard_become_one_call(servicer, shard):
+    servicer.hold = threading.Event()
+    servicer.echo = True
+    coalescing = CoalescingShard(shard, 1)
+    answers = [coalescing.ask([(4, b"%08d" % i)]) for i in range(6)]
+    servicer.hold.set()
+    assert [answer.result(10) for answer in answers] == [[(1, b"%08d" % i)] for i in range(6)]
+    assert servicer.calls == [1, 5]
 
 
 class Recorded:
