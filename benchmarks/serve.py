@@ -16,19 +16,24 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
 from harness.comparison import COMPARISONS, compare_servers
 from harness.conditions import conditions
 from harness.lookup_comparison import compare_lookups
-from harness.measure import Plan
+from harness.measure import Plan, WrongAnswerError
+from harness.processes import ChildFailedError
 from harness.report import Target, print_comparison, print_floor, print_lookups
 from harness.workload import Shape
 from peers import torchserve
 
 BUILD = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
 PEER_ENVIRONMENT = BUILD / "torchserve"
+
+_WIDTH = 160
+"""Columns where the output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +95,13 @@ def settings_from(arguments: Sequence[str]) -> Settings:
     )
 
 
-def main() -> None:
-    """Measure, print, and write the JSON file."""
-    settings = settings_from(sys.argv[1:])
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
-    )  # unwinds, which stops the servers
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+def measure(settings: Settings, console: Console) -> dict[str, object]:
+    """Measure what the settings name, print it, and return it as a JSON document."""
     document: dict[str, object] = {"conditions": conditions(), "settings": dataclasses.asdict(settings)}
     BUILD.mkdir(parents=True, exist_ok=True)
     if settings.with_peer:
         torchserve.install(PEER_ENVIRONMENT)
+        document["peer"] = torchserve.versions()
     with (
         tempfile.TemporaryDirectory(dir=BUILD, prefix="run-") as folder,
         console.status("starting") as status,
@@ -126,6 +127,25 @@ def main() -> None:
             )
             document["lookups"] = dataclasses.asdict(row)
             print_lookups(console, row)
+    return document
+
+
+def stop(*_: object) -> NoReturn:
+    """On SIGTERM: leave, which stops the servers on the way out."""
+    sys.exit(128 + signal.SIGTERM)
+
+
+def main() -> None:
+    """Run the command line; what goes wrong with a server is one sentence and the end of its log."""
+    settings = settings_from(sys.argv[1:])
+    signal.signal(signal.SIGTERM, stop)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
+    try:
+        document = measure(settings, console)
+    except KeyboardInterrupt:
+        sys.exit("stopped, and every server with it")
+    except (ChildFailedError, WrongAnswerError, torchserve.JavaMissingError) as error:
+        sys.exit(f"serve.py: {error}")
     if settings.json is not None:
         settings.json.parent.mkdir(parents=True, exist_ok=True)
         settings.json.write_text(json.dumps(document, indent=1, default=str) + "\n")

@@ -14,7 +14,7 @@ from harness.clients import ClientProcess, Job
 from harness.dense import probabilities, save_model
 from harness.files import Files
 from harness.floor import Floor, forward_ms, gather_ms
-from harness.measure import Plan, Row, Side, measure_row
+from harness.measure import Plan, Row, Side, WrongAnswerError, measure_row
 from harness.predict import PredictCaller, parse_answer, prediction_request
 from harness.processes import Process
 from harness.stages import measure_stages
@@ -29,7 +29,6 @@ __all__ = [
     "PEER",
     "Comparison",
     "Results",
-    "WrongAnswerError",
     "compare_servers",
 ]
 
@@ -43,10 +42,6 @@ _TOLERANCE = 5e-4
 _BENCHMARKS = Path(__file__).resolve().parent.parent
 _OUR_HANDLER = _BENCHMARKS / "handlers" / "flat_handler.py"
 _PEER_HANDLERS = _BENCHMARKS / "peers" / "torchserve_handlers"
-
-
-class WrongAnswerError(Exception):
-    """A server did not answer what the model says: measuring it would mean nothing."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+import shutil
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -39,6 +40,8 @@ def _cpu_model() -> str:
 
 
 def _commit() -> str:
+    if shutil.which("git") is None:
+        return "commit unknown"
     command = ["git", "describe", "--always", "--dirty"]
     done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "no repository"
+    return done.stdout.strip() or "commit unknown"

@@ -33,7 +33,7 @@ def save_model(shape: Shape, seed: int, path: Path) -> torch.jit.ScriptModule:
     """Make the model from the seed, save it as TorchScript, and return it."""
     torch.manual_seed(seed)
     model = torch.jit.script(DenseModel(shape.dense + shape.features * shape.dim).eval())
-    model.save(str(path))
+    model.save(str(path))  # type: ignore[no-untyped-call]
     return model
 
 

@@ -10,7 +10,7 @@ from harness import deployment, files
 from harness.clients import ClientProcess, Job
 from harness.files import Files
 from harness.lookups import LookupCaller
-from harness.measure import Plan, Row, Side, measure_row
+from harness.measure import Plan, Row, Side, WrongAnswerError, measure_row
 from harness.predict import PredictCaller, prediction_request
 from harness.workload import Shape, Workload
 
@@ -29,7 +29,7 @@ def compare_lookups(
     """Write a checkpoint under `root`, start both servers, compare answers with the table, measure, stop.
 
     Raises:
-        AssertionError: an answer differs from the table's sums.
+        WrongAnswerError: an answer differs from the table's sums.
         ChildFailedError: a server does not start, or ends.
     """
     on_progress(f"making a table of {shape.rows:,} rows")
@@ -48,7 +48,8 @@ def compare_lookups(
         answers = client.answers(Job(ours.connect, ours.address, ours.payloads))
         for request, answer in zip(workload.requests, answers, strict=True):
             expected = np.concatenate(workload.pooled(request)).reshape(-1)
-            np.testing.assert_allclose(np.frombuffer(answer, np.float16), expected, _RELATIVE, _ABSOLUTE)
+            if not np.allclose(np.frombuffer(answer, np.float16), expected, _RELATIVE, _ABSOLUTE):
+                raise WrongAnswerError(f"{OURS} answers other sums than the table has")
         echo, echo_address = stack.enter_context(deployment.echo_server(run, len(answers[0])))
         requests = [prediction_request("echo", {"batch": payload}) for payload in payloads]
         sides = [ours, Side(ECHO, [echo], PredictCaller, echo_address, requests)]

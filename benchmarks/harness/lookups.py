@@ -20,7 +20,7 @@ class LookupCaller:
         """Look up; the answer is the values of all features, float16, one after the other."""
         assert isinstance(prepared, bytes)
         embeddings = self._lookup.lookup(prepared)
-        return b"".join(memoryview(embedding.values) for embedding in embeddings)
+        return b"".join(embedding.values.tobytes() for embedding in embeddings)
 
     def close(self) -> None:
         """Close the connection."""

@@ -12,7 +12,11 @@ from statistics import median
 from harness.clients import ClientProcess, Connect, Job, Series
 from harness.processes import Process, cpu_seconds
 
-__all__ = ["Cycle", "Plan", "Row", "Side", "measure_row"]
+__all__ = ["Cycle", "Plan", "Row", "Side", "WrongAnswerError", "measure_row"]
+
+
+class WrongAnswerError(Exception):
+    """A server answers something else than it should: measuring it would mean nothing."""
 
 
 @dataclass(frozen=True)

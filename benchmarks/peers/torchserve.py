@@ -16,7 +16,7 @@ from pathlib import Path
 
 from harness.processes import ChildFailedError, Process, free_ports
 
-__all__ = ["REQUIREMENTS", "TorchServe", "install"]
+__all__ = ["REQUIREMENTS", "JavaMissingError", "TorchServe", "install", "versions"]
 
 REQUIREMENTS = (
     "torchserve==0.12.0",
@@ -30,6 +30,16 @@ _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1
 _LOG_CONFIG = Path(__file__).with_name("log4j2.xml")
 _ONE_THREAD = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
+
+
+class JavaMissingError(Exception):
+    """TorchServe cannot run here; the text says what to do."""
+
+
+def versions() -> dict[str, str]:
+    """What the peer consists of, for the conditions of a run."""
+    java = subprocess.run(["java", "-version"], capture_output=True, text=True, check=True)
+    return {"packages": " ".join(REQUIREMENTS), "java": java.stderr.splitlines()[0]}
 
 
 def install(environment: Path) -> None:
