@@ -12,6 +12,9 @@ __all__ = ["ResolvedSlots", "resolve_slots"]
 
 _U64 = 2**64
 
+MAX_HASH_STACK_ROUNDS = 1024
+"""Every id is looked up once in each round: a sane config has a few."""
+
 
 @dataclass(frozen=True)
 class ResolvedSlots:
@@ -84,6 +87,13 @@ def _native_slot(name: str, slot: SlotConfig, prefix: int, source: Path | str) -
             f"slots_config.{name}.hash_stack_config.embedding_size",
             0,
             "a hash stack needs at least one bucket in each round",
+        )
+    if stack.hash_stack_rounds > MAX_HASH_STACK_ROUNDS:
+        raise ConfigError(
+            source,
+            f"slots_config.{name}.hash_stack_config.hash_stack_rounds",
+            0,
+            f"{stack.hash_stack_rounds} rounds; a hash stack has {MAX_HASH_STACK_ROUNDS} at most, and 2 or 3 as a rule",
         )
     return Slot(
         name=name,

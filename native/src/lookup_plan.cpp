@@ -25,6 +25,7 @@ void check_slot(const Slot& slot) {
   if (slot.dim == 0) fail("dim must be 1 or more");
   if (slot.sample_fixed_size == 0) fail("sample_fixed_size must be 1 or more");
   if (slot.hash_stack_rounds > 0 && slot.embedding_size == 0) fail("a hash stack needs an embedding_size");
+  if (slot.hash_stack_rounds > kMaxHashStackRounds) fail("a hash stack has 1024 rounds at most");
 }
 
 }  // namespace

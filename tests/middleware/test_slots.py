@@ -72,6 +72,11 @@ def test_group_may_be_named_like_a_slot_that_is_in_a_group(tmp_path):
             "slots_config.a.hash_stack_config.embedding_size",
             "at least one bucket",
         ),
+        (
+            "slots_config: {a: {dim: 4, hash_stack_config: {hash_stack_rounds: 1025, embedding_size: 9}}}",
+            "slots_config.a.hash_stack_config.hash_stack_rounds",
+            "1025 rounds",
+        ),
     ],
 )
 def test_config_that_contradicts_itself(tmp_path, text, key, reason):

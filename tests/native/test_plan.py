@@ -136,6 +136,7 @@ class TestRefused:
             ({"dim": 0}, "dim"),
             ({"dim": 4, "sample_fixed_size": 0}, "sample_fixed_size"),
             ({"dim": 4, "hash_stack_rounds": 1}, "embedding_size"),
+            ({"dim": 4, "hash_stack_rounds": 2**63, "embedding_size": 9}, "1024 rounds at most"),
         ],
     )
     def test_slots_that_cannot_be(self, slot, match):

@@ -37,15 +37,17 @@ struct Slot {
   bool summation = true;
   bool sqrt_scaling = false;
   std::uint32_t sample_fixed_size = 0;
-  std::uint64_t hash_stack_rounds = 0;
-  std::uint64_t embedding_size = 0;  // not 0 if there are rounds
-  std::uint64_t prefix = 0;          // 0: none
+  std::uint64_t hash_stack_rounds = 0;  // up to kMaxHashStackRounds
+  std::uint64_t embedding_size = 0;     // not 0 if there are rounds
+  std::uint64_t prefix = 0;             // 0: none
 };
+
+constexpr std::uint64_t kMaxHashStackRounds = 1024;
 
 class SlotTable {
  public:
   // Throws std::invalid_argument for prefix_bits outside 1 to 63, a dim or sample_fixed_size of 0, a hash
-  // stack without embedding_size, or a name given twice.
+  // stack without embedding_size or with too many rounds, or a name given twice.
   SlotTable(unsigned prefix_bits, std::vector<Slot> slots);
 
   // Null if there is no such slot.
