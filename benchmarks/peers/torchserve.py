@@ -46,11 +46,12 @@ def install(environment: Path) -> None:
     """Make a virtual environment with TorchServe in it, unless it is there already.
 
     Raises:
-        RuntimeError: Java is missing.
+        JavaMissingError: there is no `java` on the path.
     """
     if shutil.which("java") is None:
-        raise RuntimeError(
-            "TorchServe needs Java 17: install it (Debian: apt install openjdk-17-jre-headless)"
+        raise JavaMissingError(
+            "TorchServe needs Java 17: install it (Debian: apt install openjdk-17-jre-headless), "
+            "or leave TorchServe out with --no-peer"
         )
     stamp = environment / "requirements.txt"
     wanted = "\n".join(REQUIREMENTS)
