@@ -106,7 +106,12 @@ def _serve(control: socket.socket) -> None:
                 _, status = os.waitpid(pid, 0)
                 _send(control, {"ended": pid, "status": status})
                 continue
-            message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC)
+            try:
+                message, descriptors, _, _ = socket.recv_fds(
+                    control, MESSAGE_BYTES, 2, socket.MSG_CMSG_CLOEXEC
+                )
+            except ConnectionResetError:
+                return  # the frontend was killed before it read our last message
             if not message:
                 return
             request = json.loads(message)
