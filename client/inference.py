@@ -2,15 +2,14 @@
 
 import json
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from google.protobuf import empty_pb2
 from numpy.typing import NDArray
 
-from satrap import rpc
-from satrap.client.call import Metadata, call, metadata_pairs
+from satrap.client.call import Metadata
+from satrap.client.connected import ConnectedClient
 from satrap.client.persia_batch import PersiaBatch
 from satrap.client.retry import DEFAULT_RETRY, Retry
 from satrap.errors import UnexpectedAnswerError
@@ -22,7 +21,7 @@ BATCH_KEY = "batch"
 """The input under which PERSIA's handlers, and satrap's, look for a batch."""
 
 
-class InferenceClient:
+class InferenceClient(ConnectedClient):
     """Asks models for predictions, over gRPC.
 
     Speaks to satrap and to TorchServe alike. Connects at the first call; one client is enough for all threads of
@@ -51,27 +50,8 @@ class InferenceClient:
             metadata: Headers of every call, for instance `{"authorization": "Bearer <token>"}`.
             retry: When an unavailable server is tried again; `NO_RETRY` never does.
         """
-        self.address = address
-        self.timeout = timeout
-        self.retry = retry
-        self._metadata = dict(metadata or {})
-        self._channel = rpc.channel(address)
+        super().__init__(address, timeout=timeout, metadata=metadata, retry=retry)
         self._stub: Any = inference_pb2_grpc.InferenceAPIsServiceStub(self._channel)
-
-    def __repr__(self) -> str:
-        return f"<InferenceClient {self.address}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection; calls that are under way fail."""
-        self._channel.close()
 
     def ping(self, *, timeout: float | None = None) -> str:
         """The server's health in its own word, `Healthy` when all is well.
@@ -79,7 +59,7 @@ class InferenceClient:
         Raises:
             SatrapError: it did not answer.
         """
-        answer = self._call(self._stub.Ping, empty_pb2.Empty(), timeout, None)
+        answer = self._call(self._stub.Ping, empty_pb2.Empty(), timeout=timeout)
         try:
             return str(json.loads(answer.health)["status"])
         except (ValueError, KeyError, TypeError) as error:
@@ -133,16 +113,8 @@ class InferenceClient:
         Arguments and errors are those of `infer`.
         """
         request = inference_pb2.PredictionsRequest(model_name=model, model_version=version, input=inputs)
-        return bytes(self._call(self._stub.Predictions, request, timeout, metadata).prediction)
-
-    def _call(self, method: Any, request: Any, timeout: float | None, metadata: Metadata | None) -> Any:
-        return call(
-            method,
-            request,
-            timeout=self.timeout if timeout is None else timeout,
-            metadata=metadata_pairs({**self._metadata, **(metadata or {})}),
-            retry=self.retry,
-        )
+        answer = self._call(self._stub.Predictions, request, timeout=timeout, metadata=metadata)
+        return bytes(answer.prediction)
 
 
 def parse_prediction(answer: bytes) -> NDArray[Any]:

@@ -1,10 +1,9 @@
 """The client of TorchServe's management API."""
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
-from satrap import rpc
-from satrap.client.call import Metadata, call, metadata_pairs
+from satrap.client.call import Metadata
+from satrap.client.connected import ConnectedClient
 from satrap.client.descriptions import ModelDescription, ModelPage, parse_descriptions, parse_page
 from satrap.client.retry import DEFAULT_RETRY, NO_RETRY, Retry
 from satrap.protos import management_pb2, management_pb2_grpc
@@ -12,7 +11,7 @@ from satrap.protos import management_pb2, management_pb2_grpc
 __all__ = ["ManagementClient"]
 
 
-class ManagementClient:
+class ManagementClient(ConnectedClient):
     """Registers, describes and removes models, over gRPC.
 
     Speaks to satrap and to TorchServe alike. Connects at the first call; safe for several threads.
@@ -46,27 +45,8 @@ class ManagementClient:
             metadata: Headers of every call.
             retry: When an unavailable server is tried again.
         """
-        self.address = address
-        self.timeout = timeout
-        self.retry = retry
-        self._metadata = metadata_pairs(metadata or {})
-        self._channel = rpc.channel(address)
+        super().__init__(address, timeout=timeout, metadata=metadata, retry=retry)
         self._stub: Any = management_pb2_grpc.ManagementAPIsServiceStub(self._channel)
-
-    def __repr__(self) -> str:
-        return f"<ManagementClient {self.address}>"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the connection; calls that are under way fail."""
-        self._channel.close()
 
     def register(
         self,
@@ -108,17 +88,17 @@ class ManagementClient:
             startup_timeout=startup_timeout,
             synchronous=synchronous,
         )
-        return self._call(self._stub.RegisterModel, request, NO_RETRY)
+        return self._ask(self._stub.RegisterModel, request, NO_RETRY)
 
     def unregister(self, model: str, version: str = "") -> str:
         """Remove a version (empty: the default one) when its accepted requests are answered."""
         request = management_pb2.UnregisterModelRequest(model_name=model, model_version=version)
-        return self._call(self._stub.UnregisterModel, request, NO_RETRY)
+        return self._ask(self._stub.UnregisterModel, request, NO_RETRY)
 
     def set_default(self, model: str, version: str) -> str:
         """Make a version the one that answers requests which name none."""
         request = management_pb2.SetDefaultRequest(model_name=model, model_version=version)
-        return self._call(self._stub.SetDefault, request, self.retry)
+        return self._ask(self._stub.SetDefault, request)
 
     def scale(
         self,
@@ -141,7 +121,7 @@ class ManagementClient:
             max_worker=max_workers,
             synchronous=synchronous,
         )
-        return self._call(self._stub.ScaleWorker, request, self.retry)
+        return self._ask(self._stub.ScaleWorker, request)
 
     def describe(
         self, model: str, version: str = "", *, customized: bool = False
@@ -153,13 +133,12 @@ class ManagementClient:
         request = management_pb2.DescribeModelRequest(
             model_name=model, model_version=version, customized=customized
         )
-        return parse_descriptions(self._call(self._stub.DescribeModel, request, self.retry))
+        return parse_descriptions(self._ask(self._stub.DescribeModel, request))
 
     def list_models(self, *, limit: int = 100, next_page_token: int = 0) -> ModelPage:
         """Models by name, `limit` of them (100 at most), beginning at a token of the page before."""
         request = management_pb2.ListModelsRequest(limit=limit, next_page_token=next_page_token)
-        return parse_page(self._call(self._stub.ListModels, request, self.retry))
+        return parse_page(self._ask(self._stub.ListModels, request))
 
-    def _call(self, method: Any, request: Any, retry: Retry) -> str:
-        answer = call(method, request, timeout=self.timeout, metadata=self._metadata, retry=retry)
-        return str(answer.msg)
+    def _ask(self, method: Any, request: Any, retry: Retry | None = None) -> str:
+        return str(self._call(method, request, retry=retry).msg)
