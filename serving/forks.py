@@ -75,11 +75,6 @@ class Template:
         self._ids = itertools.count(1)
         self._closed = False
 
-    @property
-    def pid(self) -> int | None:
-        """The template's pid while one runs."""
-        return self._process.pid if self._process else None
-
     async def start(self) -> None:
         """Start the process and wait until it has imported everything.
 
