@@ -97,7 +97,7 @@ def run(*, keep: bool, folder: Path | None) -> None:
             _write(files, embeddings, dense)
         with _step(console, f"starting {_SHARDS} embedding servers and serving"):
             process, line = stack.enter_context(_satrap_up(files))
-        console.print(f"  {line}")
+        console.print(f"  {line}", soft_wrap=True)
         inference, management = _addresses(line)
         with _step(
             console, f"sending {_HELD_OUT_SAMPLES:,} held-out samples in batches of {_BATCH} over gRPC"
@@ -240,12 +240,13 @@ def _breakdown(parts: Mapping[str, float]) -> dict[str, float]:
 def _stay(
     console: Console, process: subprocess.Popen[str], files: Files, inference: str, management: str
 ) -> None:
+    command = Path(sys.executable).with_name("satrap")
     console.print(
         f"""
 Up until Ctrl-C. Try, in another terminal:
 
   # look at a batch's predictions
-  python - <<'PY'
+  {sys.executable} - <<'PY'
   from satrap.client import InferenceClient
   from satrap.demo.clicks import make_clicks
   with InferenceClient("{inference}") as client:
@@ -253,9 +254,9 @@ Up until Ctrl-C. Try, in another terminal:
   PY
 
   # register a second version while it serves, and make it the default
-  satrap archive --model-name {_MODEL} --version 2.0 --serialized-file {files.folder}/{_MODEL}.pt \\
-    --export-path {files.model_store} --force
-  python - <<'PY'
+  {command} archive --model-name {_MODEL} --version 2.0 --force \\
+    --serialized-file {files.folder}/{_MODEL}.pt --export-path {files.model_store}
+  {sys.executable} - <<'PY'
   from satrap.client import ManagementClient
   with ManagementClient("{management}") as client:
       print(client.register("{_MODEL}.mar", initial_workers=1, synchronous=True))
@@ -264,7 +265,9 @@ Up until Ctrl-C. Try, in another terminal:
 
   # what the servers say
   tail -f {files.folder}/satrap.log
-"""
+""",
+        soft_wrap=True,
+        markup=False,
     )
     try:
         process.wait()
