@@ -31,8 +31,8 @@ _SERVICE = embedding_pb2.DESCRIPTOR.services_by_name["EmbeddingService"].full_na
 class EmbeddingServerSettings:
     """One shard's server: this is shard `replica_index` of `replica_size`.
 
-    Port 0 picks a free port. `unix_socket` is listened on besides the port: the cheaper way for processes of this
-    machine. Without a `checkpoint` the server is ready at once, and empty.
+    Port 0 picks a free port. `unix_address` (`unix:PATH` or `unix-abstract:NAME`) is listened on besides: the
+    cheaper way for processes of this machine. Without a `checkpoint` the server is ready at once, and empty.
     """
 
     host: str = "127.0.0.1"
@@ -43,7 +43,7 @@ class EmbeddingServerSettings:
     row_dtype: RowDType = "float32"
     load_threads: int = 2
     rpc_threads: int = 4
-    unix_socket: Path | None = None
+    unix_address: str | None = None
 
 
 def run(
@@ -73,8 +73,8 @@ def run(
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
     port = rpc.listen(server, rpc.address(settings.host, settings.port))
-    if settings.unix_socket is not None:
-        rpc.listen(server, f"unix:{settings.unix_socket}")
+    if settings.unix_address is not None:
+        rpc.listen(server, settings.unix_address)
     server.start()
     row_socket.start()
     try:

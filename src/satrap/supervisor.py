@@ -55,10 +55,15 @@ class Backoff:
 
 @dataclass
 class Child:
-    """One supervised process. `ready_line` is the first line that it printed since it was started last."""
+    """One supervised process. `ready_line` is the first line that it printed since it was started last.
+
+    `command_after` makes the command of later starts from the first ready line: a child that picked a free port gets
+    the same one again.
+    """
 
     name: str
     command: Sequence[str]
+    command_after: Callable[[str], Sequence[str]] | None = None
     ready_line: str | None = None
     process: subprocess.Popen[str] | None = None
     started_at: float = 0.0
@@ -115,6 +120,8 @@ class Supervisor:
             self._selector.unregister(_stdout(child))
         elif child.ready_line is None:
             child.ready_line = line.rstrip("\n")
+            if child.command_after is not None:
+                child.command = child.command_after(child.ready_line)
         else:
             log.info("%s: %s", child.name, line.rstrip("\n"))
 

@@ -78,6 +78,7 @@ def test_version():
         (["serving", "--host", "0.0.0.0"], "--insecure"),
         (["middleware", "--port", "0"], "--embedding-config"),
         (["up"], "--embedding-config"),
+        (["embedding-server", "--port", "0", "--unix-address", "/run/shard"], "unix:"),
         (["embedding-server", "--port", "0", "--checkpoint", "nowhere"], "nowhere"),
         (["embedding-server", "--port", "0", "--replica-index", "2", "--replica-size", "2"], "replica"),
         (["embedding-server", "--global-config", "nowhere.yaml"], "nowhere.yaml"),

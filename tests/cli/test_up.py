@@ -1,6 +1,6 @@
 """What `satrap up` decides."""
 
-from satrap.cli.up import ready_line, shard_count
+from satrap.cli.up import ready_line, serving_ports, shard_count
 
 
 def test_the_flag_wins_over_the_config_and_one_is_the_least():
@@ -20,3 +20,8 @@ def test_the_ready_line_adds_up_what_the_children_said():
         )
         == "satrap up ready on 127.0.0.1:7070 (inference), 127.0.0.1:7071 (management): 1 model, 2 shards, 2,000 rows"
     )
+
+
+def test_serving_keeps_the_ports_that_it_picked():
+    line = "satrap serving ready on [::1]:4101 (inference), [::1]:4102 (management): 1 model"
+    assert serving_ports(line) == (4101, 4102)

@@ -100,7 +100,7 @@ def test_health_follows_the_load(persia_data, monkeypatch, refused):
 
 def test_unix_socket_beside_the_port(serve, persia_data, tmp_path, contents_of):
     path = tmp_path / "shard.sock"
-    server = serve(checkpoint=persia_data / "ckpt_1x1", unix_socket=path)
+    server = serve(checkpoint=persia_data / "ckpt_1x1", unix_address=f"unix:{path}")
     signs = contents_of("ckpt_1x1")["sign"]
     request = pb.LookupRequest(replica_size=1, groups=[pb.SignGroup(dim=8, signs=signs.tobytes())])
     with rpc.channel(f"unix:{path}") as channel:

@@ -148,6 +148,17 @@ def shard_processes(running) -> dict[int, psutil.Process]:
     return found
 
 
+def infer_when_available(client: InferenceClient, batch: bytes, meanwhile: str) -> np.ndarray:
+    """Ask until there is an answer; until then every error is UNAVAILABLE and says `meanwhile`."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return client.infer("deepctr", batch)
+        except UnavailableError as error:
+            assert meanwhile in str(error)
+            assert time.monotonic() < deadline, f"still unavailable: {error}"
+
+
 def test_a_killed_shard_is_named_and_works_again_when_it_is_back(satrap, case, store, batch, expected):
     running = start(satrap, case, store)
     with InferenceClient(running.addresses[0], retry=NO_RETRY) as client:
@@ -157,15 +168,22 @@ def test_a_killed_shard_is_named_and_works_again_when_it_is_back(satrap, case, s
         with pytest.raises(UnavailableError, match="embedding shard 1 of 2"):
             client.infer("deepctr", batch, timeout=30)
         shard.kill()
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                answer = client.infer("deepctr", batch)
-                break
-            except UnavailableError as error:
-                assert "embedding shard 1 of 2" in str(error)
-                assert time.monotonic() < deadline, f"still unavailable: {error}"
+        answer = infer_when_available(client, batch, "embedding shard 1 of 2")
         np.testing.assert_allclose(answer, expected, rtol=1e-5)
+
+
+def test_a_killed_frontend_is_back_on_its_port(satrap, case, store, batch, expected):
+    running = start(satrap, case, store)
+    (frontend,) = (
+        process
+        for process in psutil.Process(running.process.pid).children()
+        if "serving" in process.cmdline()
+    )
+    with InferenceClient(running.addresses[0]) as client:
+        np.testing.assert_allclose(client.infer("deepctr", batch), expected, rtol=1e-5)
+        frontend.kill()
+        frontend.wait()
+        np.testing.assert_allclose(infer_when_available(client, batch, "connect"), expected, rtol=1e-5)
 
 
 def test_nothing_survives_a_killed_supervisor(satrap, case, store):

@@ -38,9 +38,11 @@ def embedding_server(
     host: options.Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8888,
     checkpoint: options.Checkpoint = None,
-    unix_socket: Annotated[
-        Path | None,
-        typer.Option(help="Also listen on this Unix socket: cheaper for processes of this machine."),
+    unix_address: Annotated[
+        str | None,
+        typer.Option(
+            help="Also listen on unix:PATH or unix-abstract:NAME: cheaper for processes of this machine."
+        ),
     ] = None,
     insecure: options.Insecure = False,
     exit_with_parent: options.ExitWithParent = False,
@@ -58,6 +60,8 @@ def embedding_server(
         raise InvalidInputError(
             f"--replica-index {replica_index} is not below --replica-size {replica_size}: shards are numbered from 0"
         )
+    if unix_address is not None and not unix_address.startswith(("unix:", "unix-abstract:")):
+        raise InvalidInputError(f"--unix-address {unix_address}: begin it with unix: or unix-abstract:")
     config = options.read_global_config(global_config)
     options.read_embedding_config(embedding_config)  # a broken file is found here, not at the first lookup
     named = config.common_config.infer_config.embedding_checkpoint
@@ -78,7 +82,7 @@ def embedding_server(
                 row_dtype=config.embedding_server.row_dtype,
                 load_threads=config.embedding_server.load_threads,
                 rpc_threads=config.embedding_server.rpc_threads,
-                unix_socket=unix_socket,
+                unix_address=unix_address,
             ),
             stop,
             ready,

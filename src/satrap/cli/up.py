@@ -3,10 +3,8 @@
 import os
 import re
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +14,7 @@ from satrap.errors import InvalidInputError
 from satrap.signals import stop_on_eof, stop_on_signals
 from satrap.supervisor import Child, Supervisor
 
-__all__ = ["ready_line", "shard_count", "up"]
+__all__ = ["ready_line", "serving_ports", "shard_count", "up"]
 
 _STOP_MARGIN_SECONDS = 10.0
 """What a child may take beyond its own drain before it is killed."""
@@ -37,6 +35,12 @@ def ready_line(lines: Sequence[str]) -> str:
         (line.removeprefix("satrap serving ") for line in lines if line.startswith("satrap serving ")), ""
     )
     return f"satrap up {serving}, {shards} {'shard' if shards == 1 else 'shards'}, {rows:,} rows"
+
+
+def serving_ports(line: str) -> tuple[int, int]:
+    """Inference and management port of serving's ready line."""
+    inference, management = re.findall(r":(\d+) \(", line)
+    return int(inference), int(management)
 
 
 def up(
@@ -73,35 +77,43 @@ def up(
     stop_on_signals(stop)
     if exit_with_parent:
         stop_on_eof(stop)
-    with tempfile.TemporaryDirectory(prefix="satrap-") as folder:
-        sockets = [Path(folder) / f"shard-{index}.sock" for index in range(count)]
-        configs = _flags(("--global-config", global_config), ("--embedding-config", embedding_config))
-        children = [
-            Child(
-                f"embedding-server {index}",
-                _command(
-                    "embedding-server",
-                    *configs,
-                    *_flags(("--checkpoint", checkpoint), ("--unix-socket", sockets[index])),
-                    *("--replica-index", str(index), "--replica-size", str(count), "--port", "0"),
-                ),
-            )
-            for index in range(count)
-        ]
-        serving = _command(
+    # Abstract sockets: a shard that is started again has its old address, and nothing is left behind.
+    token = os.urandom(8).hex()
+    addresses = [f"unix-abstract:satrap-{token}-shard-{index}" for index in range(count)]
+    configs = _flags(("--global-config", global_config), ("--embedding-config", embedding_config))
+    children = [
+        Child(
+            f"embedding-server {index}",
+            _command(
+                "embedding-server",
+                *configs,
+                *_flags(("--checkpoint", checkpoint), ("--unix-address", addresses[index])),
+                *("--replica-index", str(index), "--replica-size", str(count), "--port", "0"),
+            ),
+        )
+        for index in range(count)
+    ]
+
+    def serving(inference_port: int, management_port: int) -> list[str]:
+        return _command(
             "serving",
             *configs,
             *_flags(("--model-store", model_store), ("--models", models), ("--host", host)),
-            *("--shards", ",".join(f"unix:{socket}" for socket in sockets)),
-            *("--grpc-inference-port", str(grpc_inference_port)),
-            *("--grpc-management-port", str(grpc_management_port)),
+            *("--shards", ",".join(addresses)),
+            *("--grpc-inference-port", str(inference_port), "--grpc-management-port", str(management_port)),
             *(["--insecure"] if insecure else []),
         )
-        supervisor = Supervisor([*children, Child("serving", serving)], stop)
-        supervisor.run(
-            lambda lines: print(ready_line(lines), flush=True),
-            grace_seconds=config.serving.drain_seconds + _STOP_MARGIN_SECONDS,
-        )
+
+    frontend = Child(
+        "serving",
+        serving(grpc_inference_port, grpc_management_port),
+        command_after=lambda line: serving(*serving_ports(line)),
+    )
+    supervisor = Supervisor([*children, frontend], stop)
+    supervisor.run(
+        lambda lines: print(ready_line(lines), flush=True),
+        grace_seconds=config.serving.drain_seconds + _STOP_MARGIN_SECONDS,
+    )
 
 
 def _flags(*pairs: tuple[str, str | os.PathLike[str] | None]) -> list[str]:
