@@ -14,7 +14,8 @@ from satrap.middleware.library import Middleware
 
 __all__ = ["LOCAL_ADDRESS", "EmbeddingLookup", "open_lookup"]
 
-log = logging.getLogger(__name__)
+config_log = logging.getLogger("satrap.config")
+"""Workers silence it: their frontend has read the same files."""
 
 LOCAL_ADDRESS = "satrap:local"
 """The address that means the library in this process."""
@@ -51,7 +52,7 @@ def open_lookup(addresses: Sequence[str], environ: Mapping[str, str]) -> Embeddi
         InvalidInputError: `satrap:local` among other addresses, or something that it needs is not named.
     """
     path = environ.get("PERSIA_GLOBAL_CONFIG")
-    config = load_global_config(path, log.warning) if path else GlobalConfig()
+    config = load_global_config(path, config_log.warning) if path else GlobalConfig()
     if LOCAL_ADDRESS not in addresses:
         return MiddlewareClient(addresses, lookup_timeout=config.middleware.lookup_timeout_seconds)
     if len(addresses) > 1:
@@ -71,7 +72,7 @@ def _local(config: GlobalConfig, environ: Mapping[str, str]) -> Middleware:
     named = environ.get("SATRAP_SHARDS")
     servers = named.split(",") if named else config.common_config.infer_config.servers
     return Middleware(
-        load_embedding_config(path, log.warning),
+        load_embedding_config(path, config_log.warning),
         [address.strip() for address in servers if address.strip()],
         lookup_timeout=config.middleware.lookup_timeout_seconds,
         local=config.middleware.local_lookup,

@@ -24,6 +24,9 @@ __all__ = ["ServingSettings", "run"]
 
 log = logging.getLogger("satrap.serving")
 
+_MESSAGE_BYTES = 64
+"""More than a message has around its prediction: the limit is the prediction's, which workers check."""
+
 
 def run(settings: ServingSettings, stop: threading.Event, on_ready: Callable[[str], None]) -> None:
     """Serve until `stop` is set, then drain and return. `on_ready` gets the ready line once.
@@ -87,7 +90,8 @@ async def _start(settings: ServingSettings, service: ModelService, stopped: asyn
 
 def _server(settings: ServingSettings, port: int) -> tuple[grpc.aio.Server, int]:
     server = rpc.aio_server(
-        max_receive=settings.config.max_request_bytes, max_send=settings.config.max_response_bytes
+        max_receive=settings.config.max_request_bytes,
+        max_send=settings.config.max_response_bytes + _MESSAGE_BYTES,
     )
     where = rpc.address(settings.host, port)
     try:

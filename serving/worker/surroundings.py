@@ -67,6 +67,8 @@ def _set_logging() -> None:
     warnings.resetwarnings()
     warnings.simplefilter("default")
     logging.captureWarnings(True)
+    # What the configuration's files have wrong the frontend has said already, once for all workers.
+    logging.getLogger("satrap.config").setLevel(logging.ERROR)
 
 
 def _reseed() -> None:

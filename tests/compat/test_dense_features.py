@@ -13,6 +13,11 @@ class OneTensor(torch.nn.Module):
         return torch.cat([dense, embeddings[0]], dim=1)
 
 
+class OneTensorOddly(torch.nn.Module):
+    def forward(module, dense: torch.Tensor, embeddings: list[torch.Tensor]) -> torch.Tensor:  # noqa: N805
+        return torch.cat([dense, embeddings[0]], dim=1)
+
+
 class ManyTensors(torch.nn.Module):
     def forward(self, dense: list[torch.Tensor], embeddings: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(dense + embeddings, dim=1)
@@ -23,7 +28,7 @@ EMBEDDINGS = [torch.zeros(2, 4)]
 JOINED = torch.cat([DENSE, EMBEDDINGS[0]], dim=1)
 
 
-@pytest.mark.parametrize("model", [OneTensor(), ManyTensors()])
+@pytest.mark.parametrize("model", [OneTensor(), OneTensorOddly(), ManyTensors()])
 def test_torchscript_gets_what_it_declares(model: torch.nn.Module) -> None:
     script = torch.jit.script(model)
     assert torch.equal(script(DenseFeatures([DENSE]), EMBEDDINGS), JOINED)

@@ -195,5 +195,5 @@ class TrainCtx:
 def _startup_timeout() -> float:
     """Seconds to wait for shards: the global config's, which a worker's environment names."""
     path = os.environ.get("PERSIA_GLOBAL_CONFIG")
-    config = load_global_config(path, log.warning) if path else GlobalConfig()
+    config = load_global_config(path, log.debug) if path else GlobalConfig()
     return config.middleware.startup_timeout_seconds

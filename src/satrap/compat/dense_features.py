@@ -26,7 +26,7 @@ class DenseFeatures(list[torch.Tensor]):
         """Call `function` with plain lists, or with the one tensor where its schema asks for a tensor."""
         schema = getattr(function, "schema", None)
         declared = [(a.name, str(a.type)) for a in schema.arguments] if schema is not None else []
-        if declared and declared[0][0] == "self":  # bound: not among the arguments
+        if declared and declared[0][1].startswith("__torch__."):  # the module itself: not among the arguments
             declared = declared[1:]
         types_by_place = dict(enumerate(kind for _, kind in declared))
         types_by_name = dict(declared)
