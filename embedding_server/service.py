@@ -11,11 +11,11 @@ import numpy as np
 
 import satrap
 from satrap._core.table import MAX_DIM, Table
-from satrap.embedding_server.loading import LoadProgress
+from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.row_socket import RowSocket
 from satrap.embedding_server.state import Phase, ShardState
 from satrap.embedding_server.tables import Counters, Generation, RowDType
-from satrap.errors import InvalidInputError, SatrapError, ShardMismatchError
+from satrap.errors import InvalidInputError, SatrapError, ShardMismatchError, UnavailableError
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
 from satrap.rpc import ErrorsAsStatus
@@ -105,6 +105,8 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         def load() -> None:
             try:
                 told.put(self._state.load(path, told.put, self._stopping))
+            except LoadCancelled:
+                told.put(UnavailableError(f"load of {path} was given up: the server is stopping"))
             except Exception as error:  # goes to the caller, below
                 log.warning("load of %s failed: %s", path, error)
                 told.put(error)

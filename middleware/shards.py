@@ -1,5 +1,6 @@
 """One embedding server as the middleware sees it: a channel, questions and answers, its state."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -227,6 +228,9 @@ def shard_states(shards: Sequence[RpcShard], timeout: float) -> list[ShardState]
     return [shard.state(timeout) for shard in shards]
 
 
+_OF_ITSELF = re.compile(r"^embedding shard \d+ of \d+: ")
+
+
 def _reason(error: grpc.RpcError, timeout: float) -> str:
     """Why a call failed, in a few words for a person."""
     call = rpc.call_of(error)
@@ -235,5 +239,5 @@ def _reason(error: grpc.RpcError, timeout: float) -> str:
     details = call.details() or str(call.code())
     if "failed to connect" in details.lower():
         return f"cannot be reached ({details.rsplit(': ', 1)[-1]})"
-    # A server's own ShardUnavailableError does not know its address; the part that is ours to say goes.
-    return details.rpartition(" at : ")[2]
+    # What a server says of itself begins with its shard, which is ours to say.
+    return _OF_ITSELF.sub("", details)

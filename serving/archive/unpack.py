@@ -76,11 +76,13 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
     if not manifest_file.is_file():
         raise UnpackError(f"there is no {MANIFEST_NAME} in it")
     manifest = Manifest.parse(manifest_file.read_bytes())
+    for key in ("serializedFile", "modelFile", "configFile"):
+        name = manifest.raw["model"].get(key)
+        if name and not (target / _inside(str(name))).is_file():
+            raise UnpackError(f"the file {name!r} that its manifest names as {key} is not in it")
     if not manifest.config_file:
         return manifest, ArchiveOptions()
-    config_file = target / _inside(manifest.config_file)
-    if not config_file.is_file():
-        raise UnpackError(f"the config file {manifest.config_file!r} that its manifest names is not in it")
+    config_file = target / manifest.config_file
     return manifest, ArchiveOptions.parse(config_file.read_bytes(), manifest.config_file)
 
 

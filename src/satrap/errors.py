@@ -243,13 +243,14 @@ class UnavailableError(SatrapError):
 
 
 class ShardUnavailableError(UnavailableError):
-    """An embedding server is down, or loading."""
+    """An embedding server is down, or loading. `address` is empty where a server speaks of itself."""
 
     def __init__(self, replica_index: int, replica_size: int, address: str, reason: str) -> None:
         """Build the sentence from shard, address and state."""
         self.replica_index, self.replica_size = replica_index, replica_size
         self.address, self.reason = address, reason
-        super().__init__(f"embedding shard {replica_index} of {replica_size} at {address}: {reason}")
+        where = f" at {address}" if address else ""
+        super().__init__(f"embedding shard {replica_index} of {replica_size}{where}: {reason}")
 
 
 class MiddlewareUnavailableError(UnavailableError):

@@ -139,3 +139,23 @@ def test_configs_are_frozen(file):
     with pytest.raises(ValueError, match="frozen"):
         config.slots["a"].dim = 3
     assert isinstance(config, EmbeddingConfig)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("slots_config: {a: {dim: 1}}\nfeature_groups:\n  g: [a, x]\n", 3, "'x' is no slot"),
+        ("slots_config: {a: {dim: 1}}\nfeature_groups:\n  g: [a]\n  h: [a]\n", 4, "is in the group 'g' too"),
+        ("slots_config:\n  a: {dim: 1}\nfeature_groups:\n  a: []\n", 4, "rename one"),
+        (
+            "slots_config:\n  a:\n    dim: 1\n    hash_stack_config:\n      hash_stack_rounds: 2\n"
+            "      embedding_size: 0\n",
+            6,
+            "at least one bucket",
+        ),
+    ],
+)
+def test_an_embedding_config_that_contradicts_itself_is_refused_with_the_line(file, text, line, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        load_embedding_config(file(text), refuse)
+    assert caught.value.line == line

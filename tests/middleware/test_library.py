@@ -225,7 +225,7 @@ class TestShardsThatAreAway:
                 replica_index=index,
                 replica_size=2,
                 checkpoint=two_shards.folder / "ckpt",
-                unix_socket=socket,
+                unix_address=f"unix:{socket}",
             )
             serve(run, settings)
             addresses.append(f"unix:{socket}")

@@ -259,13 +259,17 @@ def test_a_bad_config_file(text: bytes, reason: str) -> None:
         ArchiveOptions.parse(text, "c.yaml")
 
 
-def test_a_config_file_that_is_not_there(tmp_path: Path, target: Path) -> None:
-    document = {**MANIFEST, "model": {**MANIFEST["model"], "configFile": "c.yaml"}}
-    with pytest.raises(UnpackError, match=r"config file 'c\.yaml'.* is not in it"):
+@pytest.mark.parametrize("key", ["serializedFile", "modelFile", "configFile"])
+def test_a_file_of_the_manifest_that_is_not_there_or_elsewhere(
+    tmp_path: Path, target: Path, key: str
+) -> None:
+    document = {**MANIFEST, "model": {**MANIFEST["model"], key: "c.yaml"}}
+    with pytest.raises(UnpackError, match=rf"'c\.yaml' that its manifest names as {key} is not in it"):
         unpack(zipped(tmp_path / "a.mar", {}, document), target, LIMITS)
-    document["model"]["configFile"] = "../c.yaml"
-    with pytest.raises(UnpackError, match="outside"):
-        unpack(zipped(tmp_path / "b.mar", {}, document), tmp_path / "other", LIMITS)
+    for outside in ("../c.yaml", "/etc/hostname"):
+        document["model"][key] = outside
+        with pytest.raises(UnpackError, match="outside"):
+            unpack(zipped(tmp_path / "b.mar", {}, document), tmp_path / outside.replace("/", "_"), LIMITS)
 
 
 def test_a_url_is_a_base_name_in_the_store(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The two configuration files, read once into frozen values. No part of satrap reads the environment for them."""
 
+from satrap.config.contradictions import contradictions
 from satrap.config.embedding_config import (
     EmbeddingConfig,
     HashStackConfig,
@@ -24,6 +25,7 @@ __all__ = [
     "ModelConfig",
     "ServingConfig",
     "SlotConfig",
+    "contradictions",
     "load_embedding_config",
     "load_global_config",
 ]

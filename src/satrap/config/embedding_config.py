@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from satrap.config import yaml12
+from satrap.config.contradictions import contradictions
 from satrap.config.validation import PersiaSection, Warn, validate
 
 __all__ = ["EmbeddingConfig", "HashStackConfig", "SlotConfig", "load_embedding_config"]
@@ -63,4 +64,7 @@ def load_embedding_config(path: Path | str, warn: Warn) -> EmbeddingConfig:
         ConfigError: naming the file, the key and the line.
     """
     document = yaml12.load(Path(path), text_at=(("feature_groups", "*", "*"),))
-    return validate(EmbeddingConfig, document, warn)
+    config = validate(EmbeddingConfig, document, warn)
+    for place, reason in contradictions(config):
+        raise document.error(place, reason)
+    return config

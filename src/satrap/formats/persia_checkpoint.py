@@ -200,10 +200,12 @@ def recovery_warning(checkpoint: PersiaCheckpoint, summaries: Sequence[Embedding
     live = sum(summary.live for _, summary in damaged)
     linked = sum(summary.linked or 0 for _, summary in damaged)
     which = f"{damaged[0][0].path}" + (f" and {len(damaged) - 1} more files" if len(damaged) > 1 else "")
+    # A header that counts more rows than the file has room for is damaged itself, and says nothing about losses.
+    nodes = sum(summary.nodes for _, summary in damaged)
+    lost = f"; {counted - live:,} rows are lost" if live < counted <= nodes else ""
     return (
         f"{which}: the headers count {counted:,} rows and the links lead to {linked:,}, but {live:,} are there; all of "
-        f"them were read. PERSIA's eviction damages its lists, and PERSIA itself would load the {linked:,} only; "
-        f"{max(counted - live, 0):,} rows are lost"
+        f"them were read. PERSIA's eviction damages its lists, and PERSIA itself would load the {linked:,} only{lost}"
     )
 
 
