@@ -103,10 +103,10 @@ class LocalShard:
         self._instance = instance
 
     def _lost(self, error: RowSocketError) -> None:
-        """The server ended, or was restarted under another instance id: look for it again."""
-        log.warning("shard %d at %s: %s; asking by gRPC", self.replica_index, self.address, error)
+        """The server ended, loads, or was started again under another id: look for it again, a little later."""
+        log.info("shard %d at %s: %s; asking by gRPC", self.replica_index, self.address, error)
         self._instance = b""
-        self._look_again_at = time.monotonic()
+        self._look_again_at = time.monotonic() + _LOOK_SECONDS
         self._drop_idle()
 
     def _drop_idle(self) -> None:

@@ -1,12 +1,13 @@
-"""The one place that owns signals: the first SIGTERM or SIGINT asks for an orderly stop, the second ends at once."""
+"""The one place that owns signals: a server stops in order at the first SIGTERM or SIGINT, at once at the second."""
 
 import os
 import signal
 import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
-__all__ = ["stop_on_eof", "stop_on_signals"]
+__all__ = ["stop_on_eof", "stop_on_signals", "unwind_on_signals"]
 
 
 def stop_on_signals(stop: threading.Event) -> None:
@@ -47,3 +48,16 @@ def stop_on_eof(stop: threading.Event) -> None:
         stop.set()
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def unwind_on_signals() -> None:
+    """For a command that is no server: SIGTERM, like SIGINT, is an exception, so that what was opened is closed.
+
+    SIGINT too is set: a shell without job control lets its background jobs ignore it.
+    """
+
+    def unwind(number: int, _: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, unwind)
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -20,5 +20,7 @@ def demo(
     Example: satrap demo --keep
     """
     from satrap.demo.run import run
+    from satrap.signals import unwind_on_signals
 
+    unwind_on_signals()
     run(keep=keep, folder=folder)
