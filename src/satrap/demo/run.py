@@ -241,8 +241,7 @@ def _stay(
     console: Console, process: subprocess.Popen[str], files: Files, inference: str, management: str
 ) -> None:
     command = Path(sys.executable).with_name("satrap")
-    console.print(
-        f"""
+    text = f"""
 Up until Ctrl-C. Try, in another terminal:
 
   # look at a batch's predictions
@@ -265,11 +264,9 @@ Up until Ctrl-C. Try, in another terminal:
 
   # what the servers say
   tail -f {files.folder}/satrap.log
-""",
-        soft_wrap=True,
-        markup=False,
-    )
+"""
     try:
+        console.print(text, soft_wrap=True, markup=False)
         process.wait()
     except KeyboardInterrupt:
         console.print("stopping")
