@@ -1,6 +1,6 @@
 """A shard on this machine: asked over its row socket, with gRPC behind it for all that goes wrong.
 
-A lookup over the row socket (native/include/satrap/row_socket.h) costs a tenth of one by gRPC. Its name is the
+A lookup over the row socket (native/include/satrap/row_socket.h) costs a fraction of one by gRPC. Its name is the
 server's instance id, which its Status tells; whoever can connect to it is on the same machine and has the server
 that it meant. Nobody waits for that: questions go by gRPC until it is known and whenever the socket fails, so
 errors, too, are those of gRPC.

@@ -20,7 +20,6 @@ from grpc.experimental import ChannelOptions
 from satrap import errors
 
 __all__ = [
-    "TORCHSERVE_MESSAGE_LIMIT",
     "ErrorsAsStatus",
     "address",
     "aio_server",
@@ -31,9 +30,6 @@ __all__ = [
     "listen",
     "server",
 ]
-
-TORCHSERVE_MESSAGE_LIMIT = 6_553_500
-"""Bytes: TorchServe's default max_request_size and max_response_size."""
 
 _UNLIMITED = -1
 _KEEPALIVE_MS = 10_000

@@ -1,6 +1,6 @@
 // Rows for processes of the same machine, over a Unix socket, without gRPC and without Python.
 //
-// A lookup by gRPC costs a Python server and a Python client some 0.3 ms of processor time each before the
+// A lookup by gRPC occupies a Python server and a Python client for longer than the rows take, before the
 // first row is copied. Here a server thread reads signs, looks them up, and writes rows; a client sends to
 // all shards and receives each answer where it is needed. Nothing else is said here: loading, status and
 // errors that a user reads go by gRPC, and whoever cannot connect, or gets an error, asks by gRPC instead.

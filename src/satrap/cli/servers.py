@@ -1,6 +1,5 @@
 """The commands that run one process: an embedding server, a middleware, a serving frontend."""
 
-import sys
 import threading
 from pathlib import Path
 from typing import Annotated
@@ -165,4 +164,3 @@ def serving(
         _begin_process(exit_with_parent),
         _announce,
     )
-    sys.stdout.flush()
