@@ -10,7 +10,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from satrap import rpc
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
-from satrap.embedding_server.row_socket import RowSocket
 from satrap.embedding_server.service import EmbeddingService
 from satrap.embedding_server.state import ShardState
 from satrap.embedding_server.tables import RowDType
@@ -63,12 +62,9 @@ def run(
         UnavailableError: the address is taken.
     """
     owner = ShardRoute(settings.replica_index, settings.replica_size)
-    row_socket = RowSocket(owner, settings.row_dtype)
-    state = ShardState(owner, settings.row_dtype, settings.load_threads, row_socket.publish)
+    state = ShardState(owner, settings.row_dtype, settings.load_threads)
     server = rpc.server(settings.rpc_threads)
-    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(
-        EmbeddingService(state, stop, row_socket), server
-    )
+    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(state, stop), server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -76,7 +72,6 @@ def run(
     if settings.unix_address is not None:
         rpc.listen(server, settings.unix_address)
     server.start()
-    row_socket.start()
     try:
         _load_first(settings, state, stop, on_progress)
         if not stop.is_set():
@@ -90,7 +85,6 @@ def run(
     finally:
         checks.enter_graceful_shutdown()
         server.stop(_GRACE_SECONDS).wait()
-        row_socket.stop()
 
 
 def _load_first(

@@ -12,7 +12,6 @@ import numpy as np
 import satrap
 from satrap._core.table import MAX_DIM, Table
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
-from satrap.embedding_server.row_socket import RowSocket
 from satrap.embedding_server.state import Phase, ShardState
 from satrap.embedding_server.tables import Counters, Generation, RowDType
 from satrap.errors import InvalidInputError, SatrapError, ShardMismatchError, UnavailableError
@@ -39,10 +38,9 @@ _STATES = {
 class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
     """Answers from whatever `state` serves at the moment. Any thread may call."""
 
-    def __init__(self, state: ShardState, stopping: threading.Event, row_socket: RowSocket) -> None:
+    def __init__(self, state: ShardState, stopping: threading.Event) -> None:
         """`stopping` ends a load between two files."""
         self._state = state
-        self._row_socket = row_socket
         self._stopping = stopping
         self._counters = Counters()
         self._shard = (state.owner.replica_index, state.owner.replica_size)
@@ -131,7 +129,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         """What is served, what is being loaded, what was asked."""
         snapshot = self._state.snapshot
         generation = snapshot.generation
-        totals = self._counters.totals.plus(self._row_socket.totals)
+        totals = self._counters.totals
         return pb.StatusResponse(
             state=_STATES[snapshot.phase],
             message=snapshot.message,
@@ -147,7 +145,6 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             dim_mismatch=totals.dim_mismatch,
             warnings=generation.warnings if generation else (),
             version=satrap.__version__,
-            instance_id=self._row_socket.instance_id,
         )
 
 

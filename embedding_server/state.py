@@ -55,24 +55,17 @@ class ShardState:
     Threads: `snapshot` is read without a lock (one reference, replaced whole); loads exclude each other.
     """
 
-    def __init__(
-        self,
-        owner: ShardRoute,
-        row_dtype: RowDType,
-        load_threads: int,
-        on_serving: Callable[[Generation], None] = lambda generation: None,
-    ) -> None:
-        """Serve nothing yet; `on_serving` hears of every generation that is served from now on."""
+    def __init__(self, owner: ShardRoute, row_dtype: RowDType, load_threads: int) -> None:
+        """Serve nothing yet."""
         self.owner = owner
         self.row_dtype = row_dtype
         self.snapshot = Snapshot()
         self._load_threads = load_threads
-        self._on_serving = on_serving
         self._loading = threading.Lock()
 
     def serve_empty(self) -> None:
         """Serve no rows at all: every sign is missing."""
-        self._switch_to(Generation(self.row_dtype))
+        self.snapshot = Snapshot(Generation(self.row_dtype))
 
     def generation(self) -> Generation:
         """What is served.
@@ -109,7 +102,7 @@ class ShardState:
             generation = load_checkpoint(
                 path, self.owner, self.row_dtype, self._load_threads, progressed, cancelled
             )
-            self._switch_to(generation)
+            self.snapshot = Snapshot(generation)
             return generation
         except BaseException as error:
             failure = str(error) if isinstance(error, SatrapError) else f"{path}: {error!r}"
@@ -117,7 +110,3 @@ class ShardState:
             raise
         finally:
             self._loading.release()
-
-    def _switch_to(self, generation: Generation) -> None:
-        self.snapshot = Snapshot(generation)
-        self._on_serving(generation)

@@ -38,12 +38,6 @@ class Totals(NamedTuple):
     missing: int = 0
     dim_mismatch: int = 0
 
-    def plus(self, other: "Totals") -> "Totals":
-        """Both together."""
-        return Totals(
-            self.lookups + other.lookups, self.missing + other.missing, self.dim_mismatch + other.dim_mismatch
-        )
-
 
 class Counters:
     """Totals that any thread may add to."""
@@ -55,7 +49,10 @@ class Counters:
     def add(self, lookups: int, missing: int, dim_mismatch: int) -> None:
         """Count one call's signs."""
         with self._lock:
-            self._totals = self._totals.plus(Totals(lookups, missing, dim_mismatch))
+            before = self._totals
+            self._totals = Totals(
+                before.lookups + lookups, before.missing + missing, before.dim_mismatch + dim_mismatch
+            )
 
     @property
     def totals(self) -> Totals:

@@ -16,7 +16,6 @@ from satrap.errors import InvalidInputError, RemoteError, ShardUnavailableError
 from satrap.middleware.assemble import Embedding, embeddings
 from satrap.middleware.coalescing import CoalescingShard
 from satrap.middleware.fanout import gather_rows
-from satrap.middleware.local_shard import LocalShard
 from satrap.middleware.plan import PlanInput, make_plan
 from satrap.middleware.shards import RpcShard, Shard, ShardState, shard_states
 from satrap.middleware.slots import resolve_slots
@@ -61,7 +60,7 @@ class Middleware:
             shard_addresses: `host:port` or `unix:path` of every shard, the first one's replica_index is 0.
             lookup_timeout: Seconds that a shard may take to answer.
             coalesce: Make one question of those that wait for the same busy shard; for servers.
-            local: Ask the shards of this machine over their row sockets.
+            local: Look up in the tables of this machine's shards, without asking.
             source: Where the config comes from, for errors.
 
         Raises:
@@ -177,8 +176,7 @@ class Middleware:
         return shard_states(self._rpc_shards, timeout)
 
     def _way_to(self, shard: RpcShard) -> Shard:
-        by_rpc = CoalescingShard(shard, _CALLS_IN_FLIGHT) if self._coalesce else shard
-        return LocalShard(shard, by_rpc, self._timeout) if self._local else by_rpc
+        return CoalescingShard(shard, _CALLS_IN_FLIGHT) if self._coalesce else shard
 
     def _answer(self, batches: Sequence[PlanInput]) -> list[list[Embedding]]:
         if not self._shards:

@@ -122,15 +122,6 @@ class RpcShard:
         message = status.message or ("ready" if ready else "starting")
         return ShardState(self.replica_index, self.address, ready, message)
 
-    def find_instance(self, found: Callable[[bytes], None]) -> None:
-        """Ask for the server's instance id without waiting; `found` is called from another thread if there is one."""
-
-        def answered(call: "grpc.Future[pb.StatusResponse]") -> None:
-            if call.exception() is None:
-                found(call.result().instance_id)
-
-        self._stub.Status.future(pb.StatusRequest(), timeout=self._timeout).add_done_callback(answered)
-
     def close(self) -> None:
         """Close the channel; questions in flight fail."""
         self._channel.close()

@@ -9,7 +9,6 @@ void register_batch(nb::module_& m);           // _core.batch: PERSIA's batch by
 void register_embedding_file(nb::module_& m);  // _core.embedding_file: PERSIA's .emb files
 void register_ids(nb::module_& m);             // _core.ids: hash, prefix, hash stack, dedup, split
 void register_plan(nb::module_& m);            // _core.plan: a batch's lookups, and its tensors from rows
-void register_row_socket(nb::module_& m);      // _core.row_socket: rows for processes of the same machine
 void register_table(nb::module_& m);           // _core.table: rows by sign
 
 namespace {
@@ -46,12 +45,10 @@ NB_MODULE(_core, m) {
   auto embedding_file = m.def_submodule("embedding_file", "PERSIA's checkpoint files.");
   auto ids = m.def_submodule("ids", "Kernels over ids.");
   auto plan = m.def_submodule("plan", "A batch's lookups, and its tensors from rows.");
-  auto row_socket = m.def_submodule("row_socket", "Rows for processes of the same machine.");
   auto table = m.def_submodule("table", "Rows by sign.");
   register_batch(batch);
   register_embedding_file(embedding_file);
   register_ids(ids);
   register_plan(plan);
-  register_row_socket(row_socket);
   register_table(table);
 }

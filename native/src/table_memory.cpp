@@ -35,8 +35,6 @@ namespace {
 constexpr std::size_t kHugeBytes = std::size_t{2} << 20;
 constexpr std::size_t kPage = 4096;
 
-std::string mebibytes(std::size_t bytes) { return std::to_string(bytes >> 20) + " MiB"; }
-
 std::string error_text(int error) { return std::generic_category().message(error); }
 
 // Names the resource that is short, and the way out.

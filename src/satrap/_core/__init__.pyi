@@ -5,7 +5,6 @@ from satrap._core import (
     embedding_file as embedding_file,
     ids as ids,
     plan as plan,
-    row_socket as row_socket,
     table as table
 )
 
