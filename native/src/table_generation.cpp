@@ -1,0 +1,279 @@
+#include "satrap/table_generation.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <charconv>
+#include <cstring>
+#include <filesystem>
+#include <stdexcept>
+#include <system_error>
+#include <utility>
+#include <vector>
+
+namespace satrap {
+
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kDirectoryName = "directory";
+
+std::string table_name(std::size_t dim, RowType type) {
+  return std::to_string(dim) + (type == RowType::kFloat32 ? "-float32" : "-float16");
+}
+
+// The dim and type that a table's folder is named after; nothing if it is none.
+std::optional<RowShape> shape_of(const std::string& name) {
+  std::size_t dim = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), dim);
+  if (error != std::errc() || dim < 1 || dim > kMaxDim) return std::nullopt;
+  for (const RowType type : {RowType::kFloat32, RowType::kFloat16}) {
+    if (name == table_name(dim, type)) return RowShape{dim, type};
+  }
+  return std::nullopt;
+}
+
+std::string hex(std::span<const std::byte> bytes) {
+  constexpr const char* kDigits = "0123456789abcdef";
+  std::string text;
+  for (const std::byte byte : bytes) {
+    text += kDigits[std::to_integer<unsigned>(byte) >> 4];
+    text += kDigits[std::to_integer<unsigned>(byte) & 15];
+  }
+  return text;
+}
+
+void check_identity(const ControlFile& control, const BootId& boot, std::uint32_t replica_index,
+                    std::uint32_t replica_size) {
+  const ControlHeader& header = control.header();
+  if (header.boot != boot) {
+    throw TableError(control.path() + ": of another run of the machine (boot " + hex(header.boot) +
+                     ", this is boot " + hex(boot) + ")");
+  }
+  if (header.replica_index != replica_index || header.replica_size != replica_size) {
+    throw TableError(control.path() + ": of shard " + std::to_string(header.replica_index) + " of " +
+                     std::to_string(header.replica_size) + ", not " + std::to_string(replica_index) + " of " +
+                     std::to_string(replica_size));
+  }
+}
+
+void check_whole(const ControlFile& control) {
+  switch (control.state()) {
+    case GenerationState::kServing:
+      return;
+    case GenerationState::kLoading:
+      throw TableError(control.path() + ": its server ended before it was loaded");
+    case GenerationState::kAbandoned:
+      throw TableError(control.path() + ": it was abandoned");
+  }
+}
+
+TableError held(const ControlFile& control) {
+  return TableError(control.path() + ": held by process " + std::to_string(control.pid()));
+}
+
+// Every table of the folder that was whole when its writer ended.
+std::map<std::size_t, std::shared_ptr<Table>> recover_tables(const std::string& folder,
+                                                             const ControlFile& control, const BootId& boot) {
+  std::map<std::size_t, std::shared_ptr<Table>> tables;
+  std::vector<fs::path> unfinished;
+  for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+    const auto shape = shape_of(entry.path().filename().string());
+    if (!shape || entry.is_symlink() || !entry.is_directory()) continue;
+    if (!fs::exists(entry.path() / kDirectoryName)) {
+      unfinished.push_back(entry.path());
+      continue;
+    }
+    auto table = Table::recover(folder_memory(entry.path().string(), control.modes()), boot);
+    if (table->dim() != shape->dim || table->type() != shape->type) {
+      throw TableError(entry.path().string() +
+                       ": holds a table of another shape: " + table_name(table->dim(), table->type()));
+    }
+    if (!tables.emplace(shape->dim, std::move(table)).second) {
+      throw TableError(folder + ": has two tables of dim " + std::to_string(shape->dim));
+    }
+  }
+  // A table is counted after it was made and before its first row, so one more than counted is an empty one.
+  if (tables.size() < control.tables()) {
+    throw TableError(folder + ": has " + std::to_string(tables.size()) + " of " +
+                     std::to_string(control.tables()) + " tables: the others are missing");
+  }
+  for (const fs::path& path : unfinished) fs::remove_all(path);
+  return tables;
+}
+
+// The control file goes last: as long as there is something, it says what.
+void remove_files(const std::string& folder) {
+  try {
+    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
+      if (entry.path().filename() != ControlFile::kName) fs::remove_all(entry.path());
+    }
+    fs::remove(fs::path(folder) / ControlFile::kName);
+    fs::remove(folder);
+  } catch (const fs::filesystem_error& error) {
+    throw TableError(std::string(error.path1()) + ": cannot be removed: " + error.code().message());
+  }
+}
+
+}  // namespace
+
+TableGeneration::TableGeneration(std::string folder, ControlFile control,
+                                 std::map<std::size_t, std::shared_ptr<Table>> tables)
+    : folder_(std::move(folder)),
+      instance_(control.header().instance),
+      boot_(control.header().boot),
+      control_(std::make_unique<ControlFile>(std::move(control))),
+      tables_(std::move(tables)) {
+  heartbeat_.emplace(*control_);
+}
+
+std::unique_ptr<TableGeneration> TableGeneration::create(const std::string& folder,
+                                                         const GenerationIdentity& identity,
+                                                         std::span<const std::byte> info,
+                                                         const FileModes& modes) {
+  // folder_memory would accept one that is there.
+  if (fs::symlink_status(folder).type() != fs::file_type::not_found) {
+    throw TableError(folder + ": there is something already");
+  }
+  folder_memory(folder, modes);
+  try {
+    return std::unique_ptr<TableGeneration>(
+        new TableGeneration(folder, ControlFile::create(folder, identity, info, modes), {}));
+  } catch (...) {
+    std::error_code ignored;  // the first error is the one to tell
+    fs::remove_all(folder, ignored);
+    throw;
+  }
+}
+
+std::unique_ptr<TableGeneration> TableGeneration::recover(const std::string& folder, const BootId& boot,
+                                                          std::uint32_t replica_index,
+                                                          std::uint32_t replica_size) {
+  ControlFile control = ControlFile::open_for_writing(folder);
+  check_identity(control, boot, replica_index, replica_size);
+  if (!control.try_lock()) throw held(control);
+  check_whole(control);
+  static_cast<void>(control.info());  // damage is found now
+  try {
+    auto tables = recover_tables(folder, control, boot);
+    control.set_tables(static_cast<std::uint32_t>(tables.size()));
+    control.set_pid(static_cast<std::uint32_t>(::getpid()));
+    return std::unique_ptr<TableGeneration>(
+        new TableGeneration(folder, std::move(control), std::move(tables)));
+  } catch (const fs::filesystem_error& error) {
+    throw TableError(folder + ": " + error.what());
+  }
+}
+
+std::shared_ptr<Table> TableGeneration::add_table(std::size_t dim, RowType type, std::size_t rows,
+                                                  unsigned threads) {
+  const std::lock_guard alone(growing_);
+  const FileModes modes = [&] {
+    const std::lock_guard lock(mutex_);
+    if (tables_.contains(dim)) {
+      throw std::invalid_argument("there is a table of dim " + std::to_string(dim) + " already");
+    }
+    return control().modes();
+  }();
+  const std::string path = folder_ + "/" + table_name(dim, type);
+  try {
+    auto table = Table::create(dim, type, rows, folder_memory(path, modes), boot_, threads);
+    const std::lock_guard lock(mutex_);
+    tables_.emplace(dim, table);
+    control().set_tables(static_cast<std::uint32_t>(tables_.size()));
+    return table;
+  } catch (...) {
+    std::error_code ignored;  // the first error is the one to tell
+    fs::remove_all(path, ignored);
+    throw;
+  }
+}
+
+std::map<std::size_t, std::shared_ptr<Table>> TableGeneration::tables() const {
+  const std::lock_guard lock(mutex_);
+  return tables_;
+}
+
+void TableGeneration::serve() {
+  const std::lock_guard lock(mutex_);
+  control().set_state(GenerationState::kServing);
+}
+
+void TableGeneration::abandon() {
+  const std::lock_guard lock(mutex_);
+  control().set_state(GenerationState::kAbandoned);
+}
+
+void TableGeneration::remove() {
+  const std::lock_guard alone(growing_);
+  abandon();
+  remove_files(folder_);
+  let_go();
+}
+
+void TableGeneration::close() {
+  const std::lock_guard alone(growing_);
+  let_go();
+}
+
+void TableGeneration::let_go() {
+  const std::lock_guard lock(mutex_);
+  heartbeat_.reset();
+  control_.reset();
+  tables_.clear();
+}
+
+GenerationState TableGeneration::state() const {
+  const std::lock_guard lock(mutex_);
+  return control().state();
+}
+
+std::vector<std::byte> TableGeneration::info() const {
+  const std::lock_guard lock(mutex_);
+  return control().info();
+}
+
+void TableGeneration::set_info(std::span<const std::byte> info) {
+  const std::lock_guard lock(mutex_);
+  control().set_info(info);
+}
+
+Watermark TableGeneration::watermark() const {
+  const std::lock_guard lock(mutex_);
+  return control().watermark();
+}
+
+void TableGeneration::set_watermark(const Watermark& watermark) {
+  const std::lock_guard lock(mutex_);
+  control().set_watermark(watermark);
+}
+
+std::size_t TableGeneration::bytes() const {
+  std::size_t sum = sizeof(ControlPage);
+  for (const auto& [dim, table] : tables()) sum += table->bytes();
+  return sum;
+}
+
+ControlFile& TableGeneration::control() const {
+  if (!control_) throw std::logic_error(folder_ + ": the generation was closed");
+  return *control_;
+}
+
+void discard_generation(const std::string& folder) {
+  // Held until the files are gone, so that nobody takes over what is being removed.
+  std::optional<ControlFile> control;
+  try {
+    control = ControlFile::open_for_writing(folder);
+  } catch (const TableError&) {
+    // No control file, or one that nobody can use: there is nobody to tell.
+  }
+  if (control) {
+    if (!control->try_lock()) throw held(*control);
+    control->set_state(GenerationState::kAbandoned);
+  }
+  remove_files(folder);
+}
+
+}  // namespace satrap
