@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsatrap/protos/embedding.proto\x12\x13satrap.embedding.v1\"l\n\rLookupRequest\x12\x15\n\rreplica_index\x18\x01 \x01(\r\x12\x14\n\x0creplica_size\x18\x02 \x01(\r\x12.\n\x06groups\x18\x03 \x03(\x0b\x32\x1e.satrap.embedding.v1.SignGroup\"\'\n\tSignGroup\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12\r\n\x05signs\x18\x02 \x01(\x0c\"?\n\x0eLookupResponse\x12-\n\x06groups\x18\x01 \x03(\x0b\x32\x1d.satrap.embedding.v1.RowGroup\"w\n\x08RowGroup\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12)\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1a.satrap.embedding.v1.DType\x12\x0c\n\x04rows\x18\x03 \x01(\x0c\x12\x0f\n\x07missing\x18\x04 \x01(\r\x12\x14\n\x0c\x64im_mismatch\x18\x05 \x01(\r\"%\n\x15LoadCheckpointRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"o\n\x16LoadCheckpointProgress\x12\x12\n\nfiles_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x02 \x01(\x04\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x10\n\x08warnings\x18\x05 \x03(\t\"\x0f\n\rStatusRequest\"b\n\x0bTableStatus\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12)\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1a.satrap.embedding.v1.DType\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\"\xc1\x02\n\x0eStatusResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.satrap.embedding.v1.State\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x15\n\rreplica_index\x18\x04 \x01(\r\x12\x14\n\x0creplica_size\x18\x05 \x01(\r\x12\x12\n\ncheckpoint\x18\x06 \x01(\t\x12\x30\n\x06tables\x18\x07 \x03(\x0b\x32 .satrap.embedding.v1.TableStatus\x12\x0f\n\x07lookups\x18\x08 \x01(\x04\x12\x0f\n\x07missing\x18\t \x01(\x04\x12\x14\n\x0c\x64im_mismatch\x18\n \x01(\x04\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x13\n\x0binstance_id\x18\r \x01(\x0c*D\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02*T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x32\xab\x02\n\x10\x45mbeddingService\x12S\n\x06Lookup\x12\".satrap.embedding.v1.LookupRequest\x1a#.satrap.embedding.v1.LookupResponse\"\x00\x12m\n\x0eLoadCheckpoint\x12*.satrap.embedding.v1.LoadCheckpointRequest\x1a+.satrap.embedding.v1.LoadCheckpointProgress\"\x00\x30\x01\x12S\n\x06Status\x12\".satrap.embedding.v1.StatusRequest\x1a#.satrap.embedding.v1.StatusResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsatrap/protos/embedding.proto\x12\x13satrap.embedding.v1\"l\n\rLookupRequest\x12\x15\n\rreplica_index\x18\x01 \x01(\r\x12\x14\n\x0creplica_size\x18\x02 \x01(\r\x12.\n\x06groups\x18\x03 \x03(\x0b\x32\x1e.satrap.embedding.v1.SignGroup\"\'\n\tSignGroup\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12\r\n\x05signs\x18\x02 \x01(\x0c\"?\n\x0eLookupResponse\x12-\n\x06groups\x18\x01 \x03(\x0b\x32\x1d.satrap.embedding.v1.RowGroup\"w\n\x08RowGroup\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12)\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1a.satrap.embedding.v1.DType\x12\x0c\n\x04rows\x18\x03 \x01(\x0c\x12\x0f\n\x07missing\x18\x04 \x01(\r\x12\x14\n\x0c\x64im_mismatch\x18\x05 \x01(\r\"%\n\x15LoadCheckpointRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"o\n\x16LoadCheckpointProgress\x12\x12\n\nfiles_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x02 \x01(\x04\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x10\n\x08warnings\x18\x05 \x03(\t\"\x0f\n\rStatusRequest\"v\n\x0bTableStatus\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12)\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1a.satrap.embedding.v1.DType\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x12\n\nhuge_pages\x18\x05 \x01(\x08\"\xfa\x02\n\x0eStatusResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.satrap.embedding.v1.State\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x15\n\rreplica_index\x18\x04 \x01(\r\x12\x14\n\x0creplica_size\x18\x05 \x01(\r\x12\x12\n\ncheckpoint\x18\x06 \x01(\t\x12\x30\n\x06tables\x18\x07 \x03(\x0b\x32 .satrap.embedding.v1.TableStatus\x12\x0f\n\x07lookups\x18\x08 \x01(\x04\x12\x0f\n\x07missing\x18\t \x01(\x04\x12\x14\n\x0c\x64im_mismatch\x18\n \x01(\x04\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x13\n\x0binstance_id\x18\r \x01(\x0c\x12\x12\n\ntable_path\x18\x0e \x01(\t\x12\x12\n\nserver_uid\x18\x0f \x01(\r\x12\x0f\n\x07started\x18\x10 \x01(\t*D\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02*T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x32\xab\x02\n\x10\x45mbeddingService\x12S\n\x06Lookup\x12\".satrap.embedding.v1.LookupRequest\x1a#.satrap.embedding.v1.LookupResponse\"\x00\x12m\n\x0eLoadCheckpoint\x12*.satrap.embedding.v1.LoadCheckpointRequest\x1a+.satrap.embedding.v1.LoadCheckpointProgress\"\x00\x30\x01\x12S\n\x06Status\x12\".satrap.embedding.v1.StatusRequest\x1a#.satrap.embedding.v1.StatusResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'satrap.protos.embedding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=984
-  _globals['_DTYPE']._serialized_end=1052
-  _globals['_STATE']._serialized_start=1054
-  _globals['_STATE']._serialized_end=1138
+  _globals['_DTYPE']._serialized_start=1061
+  _globals['_DTYPE']._serialized_end=1129
+  _globals['_STATE']._serialized_start=1131
+  _globals['_STATE']._serialized_end=1215
   _globals['_LOOKUPREQUEST']._serialized_start=54
   _globals['_LOOKUPREQUEST']._serialized_end=162
   _globals['_SIGNGROUP']._serialized_start=164
@@ -50,9 +50,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSREQUEST']._serialized_start=543
   _globals['_STATUSREQUEST']._serialized_end=558
   _globals['_TABLESTATUS']._serialized_start=560
-  _globals['_TABLESTATUS']._serialized_end=658
-  _globals['_STATUSRESPONSE']._serialized_start=661
-  _globals['_STATUSRESPONSE']._serialized_end=982
-  _globals['_EMBEDDINGSERVICE']._serialized_start=1141
-  _globals['_EMBEDDINGSERVICE']._serialized_end=1440
+  _globals['_TABLESTATUS']._serialized_end=678
+  _globals['_STATUSRESPONSE']._serialized_start=681
+  _globals['_STATUSRESPONSE']._serialized_end=1059
+  _globals['_EMBEDDINGSERVICE']._serialized_start=1218
+  _globals['_EMBEDDINGSERVICE']._serialized_end=1517
 # @@protoc_insertion_point(module_scope)

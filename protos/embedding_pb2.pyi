@@ -90,19 +90,21 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class TableStatus(_message.Message):
-    __slots__ = ("dim", "dtype", "rows", "bytes")
+    __slots__ = ("dim", "dtype", "rows", "bytes", "huge_pages")
     DIM_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    HUGE_PAGES_FIELD_NUMBER: _ClassVar[int]
     dim: int
     dtype: DType
     rows: int
     bytes: int
-    def __init__(self, dim: _Optional[int] = ..., dtype: _Optional[_Union[DType, str]] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+    huge_pages: bool
+    def __init__(self, dim: _Optional[int] = ..., dtype: _Optional[_Union[DType, str]] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., huge_pages: _Optional[bool] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
-    __slots__ = ("state", "message", "progress", "replica_index", "replica_size", "checkpoint", "tables", "lookups", "missing", "dim_mismatch", "warnings", "version", "instance_id")
+    __slots__ = ("state", "message", "progress", "replica_index", "replica_size", "checkpoint", "tables", "lookups", "missing", "dim_mismatch", "warnings", "version", "instance_id", "table_path", "server_uid", "started")
     STATE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +118,9 @@ class StatusResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_ID_FIELD_NUMBER: _ClassVar[int]
+    TABLE_PATH_FIELD_NUMBER: _ClassVar[int]
+    SERVER_UID_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
     state: State
     message: str
     progress: float
@@ -129,4 +134,7 @@ class StatusResponse(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     version: str
     instance_id: bytes
-    def __init__(self, state: _Optional[_Union[State, str]] = ..., message: _Optional[str] = ..., progress: _Optional[float] = ..., replica_index: _Optional[int] = ..., replica_size: _Optional[int] = ..., checkpoint: _Optional[str] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., lookups: _Optional[int] = ..., missing: _Optional[int] = ..., dim_mismatch: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., instance_id: _Optional[bytes] = ...) -> None: ...
+    table_path: str
+    server_uid: int
+    started: str
+    def __init__(self, state: _Optional[_Union[State, str]] = ..., message: _Optional[str] = ..., progress: _Optional[float] = ..., replica_index: _Optional[int] = ..., replica_size: _Optional[int] = ..., checkpoint: _Optional[str] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., lookups: _Optional[int] = ..., missing: _Optional[int] = ..., dim_mismatch: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., instance_id: _Optional[bytes] = ..., table_path: _Optional[str] = ..., server_uid: _Optional[int] = ..., started: _Optional[str] = ...) -> None: ...

@@ -24,10 +24,13 @@
     │   ├── MiddlewareUnavailableError addresses, reason
     │   └── NoWorkerError              model, version
     ├── OverloadedError                RESOURCE_EXHAUSTED   503: what, limit
+    ├── NoSpaceError                   RESOURCE_EXHAUSTED   507: reason
     ├── DeadlineError                  DEADLINE_EXCEEDED    504
     ├── WorkerError                    INTERNAL             500
     │   ├── WorkerStartError           model, version, reason
     │   └── WorkerDiedError            model, version
+    ├── TableFolderError               INTERNAL             500: path, reason
+    │   └── TableHeldError             ABORTED              409: path, pid
     ├── UnregisterTimeoutError     FAILED_PRECONDITION  408: model
     ├── RemoteError                    as the server said: status, details
     └── UnexpectedAnswerError          an answer that is not what the API promises
@@ -59,6 +62,7 @@ __all__ = [
     "MiddlewareUnavailableError",
     "ModelNotFoundError",
     "ModelVersionNotFoundError",
+    "NoSpaceError",
     "NoWorkerError",
     "NotFoundError",
     "OverloadedError",
@@ -66,6 +70,8 @@ __all__ = [
     "SatrapError",
     "ShardMismatchError",
     "ShardUnavailableError",
+    "TableFolderError",
+    "TableHeldError",
     "UnavailableError",
     "UnexpectedAnswerError",
     "UnknownFeatureError",
@@ -286,6 +292,18 @@ class OverloadedError(SatrapError):
         super().__init__(f"{what}: the queue is full ({limit} requests wait); try again later or add workers")
 
 
+class NoSpaceError(SatrapError):
+    """No memory, no room for tables, or no descriptors; what was served before goes on."""
+
+    grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 507
+
+    def __init__(self, reason: str) -> None:
+        """The reason names what was short, where, and the way out."""
+        self.reason = reason
+        super().__init__(reason)
+
+
 class DeadlineError(SatrapError):
     """The caller's deadline passed before the answer was there."""
 
@@ -313,6 +331,31 @@ class WorkerDiedError(WorkerError):
         """Build TorchServe's sentence."""
         self.model, self.version = model, version
         super().__init__("Worker died.")
+
+
+class TableFolderError(SatrapError):
+    """A folder or file of tables cannot be used: damaged, foreign, or not to be had."""
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        """Build the sentence `path: reason`."""
+        self.path, self.reason = Path(path), reason
+        super().__init__(f"{path}: {reason}")
+
+
+class TableHeldError(TableFolderError):
+    """A living process holds the tables; `pid` is 0 if it did not say who it is."""
+
+    grpc_status = grpc.StatusCode.ABORTED
+    http_status = 409
+
+    def __init__(self, path: Path | str, pid: int) -> None:
+        """Name the holder, and say what to do."""
+        super().__init__(
+            path,
+            f"process {pid or '(unknown)'} holds these tables: stop it, or choose other tables "
+            "(embedding_server.namespace in the global config, or --table-directory)",
+        )
+        self.pid = pid
 
 
 class UnregisterTimeoutError(SatrapError):

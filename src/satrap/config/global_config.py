@@ -4,10 +4,11 @@ The file of that name at the root of the repository shows every key with its uni
 change it.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from satrap.config import yaml12
 from satrap.config.validation import PersiaSection, Section, Warn, validate
@@ -30,6 +31,28 @@ __all__ = [
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
+NonNegativeSeconds = Annotated[float, Field(ge=0)]
+
+
+def _folder_name(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}", value):
+        raise ValueError(
+            f"{value!r} cannot name a folder: use up to 64 letters, digits, '.', '_' and '-', not beginning with "
+            "'.' or '-'"
+        )
+    return value
+
+
+FolderName = Annotated[str, AfterValidator(_folder_name)]
+
+
+def _absolute(value: str) -> str:
+    if not Path(value).is_absolute():
+        raise ValueError(f"{value!r} is no absolute path")
+    return value
+
+
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
 
 class MetricsConfig(PersiaSection):
@@ -84,6 +107,9 @@ class EmbeddingServerConfig(Section):
     """satrap's embedding server."""
 
     row_dtype: Literal["float32", "float16"] = "float32"
+    table_directory: AbsolutePath = "/dev/shm/satrap"  # noqa: S108  shared on purpose; each user has a folder there
+    namespace: FolderName = "default"
+    table_group: str | None = None
     load_threads: Positive = 2
     rpc_threads: Positive = 4
 
@@ -94,6 +120,7 @@ class MiddlewareConfig(Section):
     lookup_timeout_seconds: Seconds = 5.0
     startup_timeout_seconds: Seconds = 60.0
     local_lookup: bool = True
+    orphan_grace_seconds: NonNegativeSeconds = 5.0
     rpc_threads: Positive = 4
 
 
