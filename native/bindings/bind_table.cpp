@@ -96,15 +96,16 @@ std::size_t erase(Table& table, const Signs& signs, std::uint32_t ordinal) {
   return table.erase(bytes_of(signs), signs.shape(0), ordinal);
 }
 
-nb::tuple scan(const Table& table, std::size_t start, std::size_t limit) {
-  Table::Page page = [&] {
+nb::tuple scan(const Table& table, std::uint64_t start, std::size_t limit) {
+  satrap::TablePage page = [&] {
     const nb::gil_scoped_release unlocked;
     return table.scan(start, limit);
   }();
   const std::size_t n = page.signs.size();
   const auto bits = static_cast<std::uint8_t>(satrap::item_size(table.type()) * 8);
   const nb::dlpack::dtype values{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), bits, 1};
-  const nb::object next = page.next == Table::kEnd ? nb::object(nb::none()) : nb::object(nb::int_(page.next));
+  const nb::object next =
+      page.next == satrap::TablePage::kEnd ? nb::object(nb::none()) : nb::object(nb::int_(page.next));
   return nb::make_tuple(array_of(std::move(page.signs)),
                         array_of(std::move(page.rows), {n, table.dim()}, values),
                         array_of(std::move(page.ordinals)), next);
@@ -115,6 +116,8 @@ nb::tuple scan(const Table& table, std::size_t start, std::size_t limit) {
 void register_table(nb::module_& m) {
   using namespace nb::literals;
   m.attr("MAX_DIM") = satrap::kMaxDim;
+  nb::exception<satrap::TableError>(m, "TableError");
+  nb::exception<satrap::TableSpaceError>(m, "TableSpaceError", PyExc_MemoryError);
 
   nb::class_<Table>(
       m, "Table",
@@ -145,22 +148,30 @@ void register_table(nb::module_& m) {
           "A stored row of a greater ordinal stays; an equal one is overwritten; later entries of the batch "
           "win.\n"
           "Returns how many were written. Raises MemoryError: the rows before are there, the table is whole.")
-      .def("erase", &erase, "signs"_a.noconvert(), "ordinal"_a = 0xffffffffu,
-           "Remove the rows of signs (u64 [n]) whose ordinal is not greater. Returns how many went.")
+      .def("erase", &erase, "signs"_a.noconvert(), "ordinal"_a,
+           "Remove the rows of signs (u64 [n]), except where a greater ordinal is stored. Returns how many "
+           "went.\n\n"
+           "A tombstone with the ordinal stays, so that an older upsert does not bring a row back.")
+      .def("forget_tombstones", &Table::forget_tombstones, "horizon"_a,
+           nb::call_guard<nb::gil_scoped_release>(),
+           "Let rebuilds drop tombstones with an ordinal below `horizon`: nothing older will come.")
       .def(
           "reserve", [](Table& table, std::size_t rows) { table.reserve(rows); }, "rows"_a,
-          nb::call_guard<nb::gil_scoped_release>(), "Make room for `rows` in all. Raises MemoryError.")
+          nb::call_guard<nb::gil_scoped_release>(), "Make room for `rows` in all. Raises TableSpaceError.")
       .def("scan", &scan, "start"_a = 0, "limit"_a = 65536,
            nb::sig("def scan(self, start: int = 0, limit: int = 65536) -> "
                    "tuple[numpy.typing.NDArray[numpy.uint64], "
                    "numpy.typing.NDArray[typing.Any], numpy.typing.NDArray[numpy.uint32], int | None]"),
            "One page of rows: (signs u64 [n], rows [n, dim], ordinals u32 [n], next_start or None after the "
            "last).\n\n"
-           "A page holds about `limit` rows. Between pages writes may be seen or not; growth may repeat or "
-           "skip rows.")
+           "A page holds about `limit` rows. Between pages writes may be seen or not; growth may repeat "
+           "rows, but "
+           "leaves none out.")
       .def("__len__", &Table::size)
       .def_prop_ro("size", &Table::size, "Rows present.")
       .def_prop_ro("bytes", &Table::bytes, "Memory held, everything counted.")
+      .def_prop_ro("huge_pages", &Table::huge_pages,
+                   "Whether all segments of 2 MiB and more are in huge pages.")
       .def_prop_ro("dim", &Table::dim)
       .def_prop_ro(
           "dtype", [](const Table& table) { return name_of(table.type()); },

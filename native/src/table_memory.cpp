@@ -49,7 +49,8 @@ std::string error_text(int error) { return std::generic_category().message(error
   } else if (error == ENOMEM) {
     hint = "; use more shards, or row_dtype: float16, or raise vm.max_map_count";
   }
-  throw TableSpaceError(what + ": no room for " + std::to_string(bytes) + " bytes (" + error_text(error) + ")" + hint);
+  throw TableSpaceError(what + ": no room for " + std::to_string(bytes) + " bytes (" + error_text(error) +
+                        ")" + hint);
 }
 
 [[noreturn]] void cannot(const std::string& what, const char* verb, int error) {
@@ -125,8 +126,8 @@ std::optional<std::size_t> number_in(const std::filesystem::path& path) {
   return value;
 }
 
-// What the cgroups (version 2) of this process leave, the tightest one; page cache that can be dropped counts as
-// taken, which errs on the safe side by little: the files of tables are not droppable.
+// What the cgroups (version 2) of this process leave, the tightest one; page cache that can be dropped counts
+// as taken, which errs on the safe side by little: the files of tables are not droppable.
 std::optional<std::size_t> cgroup_room() {
   std::ifstream file("/proc/self/cgroup");
   std::string line;
@@ -258,9 +259,13 @@ Mapping::~Mapping() {
   if (data_) ::munmap(data_, bytes_);
 }
 
-void Mapping::populate_for_reading() const { static_cast<void>(::madvise(data_, bytes_, MADV_POPULATE_READ)); }
+void Mapping::populate_for_reading() const {
+  static_cast<void>(::madvise(data_, bytes_, MADV_POPULATE_READ));
+}
 
-void Mapping::populate_for_writing() const { static_cast<void>(::madvise(data_, bytes_, MADV_POPULATE_WRITE)); }
+void Mapping::populate_for_writing() const {
+  static_cast<void>(::madvise(data_, bytes_, MADV_POPULATE_WRITE));
+}
 
 std::unique_ptr<TableMemory> private_memory() { return std::make_unique<PrivateMemory>(); }
 

@@ -17,8 +17,8 @@ namespace {
 
 using satrap::RowType;
 using satrap::Table;
-
-constexpr std::uint32_t kAnyOrdinal = std::numeric_limits<std::uint32_t>::max();
+using satrap::TablePage;
+using satrap::TableSpaceError;
 
 const std::byte* bytes(const std::vector<std::uint64_t>& signs) {
   return reinterpret_cast<const std::byte*>(signs.data());
@@ -102,6 +102,28 @@ void test_ordinals_decide() {
   CHECK(table.erase(bytes(std::vector<std::uint64_t>{9}), 1, 4) == 0);
   CHECK(table.erase(bytes(std::vector<std::uint64_t>{9}), 1, 5) == 1);
   CHECK(table.size() == 0 && lookup(table, {9}, rows, found) == 1);
+  // The tombstone remembers: what is older does not bring the row back, what is not does.
+  CHECK(upsert(table, {9}, {4}, 4) == 0);
+  CHECK(lookup(table, {9}, rows, found) == 1);
+  CHECK(upsert(table, {9}, {6}, 5) == 1);
+  CHECK(lookup(table, {9}, rows, found) == 0 && rows[0] == 6 && table.size() == 1);
+  // So does one of a sign that was never there.
+  CHECK(table.erase(bytes(std::vector<std::uint64_t>{10}), 1, 7) == 0);
+  CHECK(upsert(table, {10}, {1}, 6) == 0 && upsert(table, {10}, {1}, 7) == 1);
+}
+
+// A rebuild forgets tombstones that nothing can come for, and no others.
+void test_tombstones_are_forgotten_below_the_horizon() {
+  Table table(1, RowType::kFloat32);
+  const std::vector<std::uint64_t> old{1, 2, 3}, recent{4};
+  table.erase(bytes(old), old.size(), 5);
+  table.erase(bytes(recent), 1, 8);
+  table.forget_tombstones(6);
+  std::vector<std::uint64_t> signs;
+  for (std::uint64_t sign = 100; sign < 20'000; ++sign) signs.push_back(sign);
+  upsert(table, signs, std::vector<float>(signs.size(), 1.f), 9);  // grows many times
+  CHECK(upsert(table, old, {1, 1, 1}, 4) == 3);
+  CHECK(upsert(table, recent, {1}, 7) == 0);
 }
 
 // A small table under much churn: overflow bits end up set everywhere, and searches still end.
@@ -115,7 +137,7 @@ void test_erase_and_insert_for_long() {
       upsert(table, {sign}, {static_cast<float>(sign), 0});
       model.insert(sign);
     } else {
-      CHECK(table.erase(bytes(std::vector<std::uint64_t>{sign}), 1, kAnyOrdinal) == model.erase(sign));
+      CHECK(table.erase(bytes(std::vector<std::uint64_t>{sign}), 1, 0) == model.erase(sign));
     }
   }
   CHECK(table.size() == model.size());
@@ -131,15 +153,15 @@ void test_scan_sees_every_row_once() {
   for (std::uint64_t sign = 0; sign < 5000; ++sign) signs.push_back(sign * sign);
   upsert(table, signs, std::vector<float>(signs.size() * 4, 1.5f), 3);
   std::set<std::uint64_t> seen;
-  for (std::size_t at = 0; at != Table::kEnd;) {
-    const Table::Page page = table.scan(at, 100);
+  for (std::uint64_t at = 0; at != TablePage::kEnd;) {
+    const TablePage page = table.scan(at, 100);
     CHECK(page.rows.size() == page.signs.size() * table.row_bytes());
     for (const std::uint64_t sign : page.signs) CHECK(seen.insert(sign).second);
     for (const std::uint32_t ordinal : page.ordinals) CHECK(ordinal == 3);
     at = page.next;
   }
   CHECK(seen == std::set<std::uint64_t>(signs.begin(), signs.end()));
-  CHECK(table.scan(Table::kEnd, 10).next == Table::kEnd);
+  CHECK(table.scan(TablePage::kEnd, 10).next == TablePage::kEnd);
 }
 
 void test_reserve_prevents_growth_and_keeps_rows() {
@@ -159,10 +181,10 @@ void test_reserve_prevents_growth_and_keeps_rows() {
 void test_bad_arguments() {
   CHECK_THROWS(std::invalid_argument, Table(0, RowType::kFloat32));
   CHECK_THROWS(std::invalid_argument, Table(satrap::kMaxDim + 1, RowType::kFloat32));
-  CHECK_THROWS(std::bad_alloc, Table(16, RowType::kFloat32, ~std::size_t{0}));
+  CHECK_THROWS(TableSpaceError, Table(16, RowType::kFloat32, ~std::size_t{0}));
   Table table(1, RowType::kFloat32);
   upsert(table, {1}, {1});
-  CHECK_THROWS(std::bad_alloc, table.reserve(~std::size_t{0} / 300));
+  CHECK_THROWS(TableSpaceError, table.reserve(~std::size_t{0} / 300));
   CHECK(table.size() == 1);
   const std::uint16_t half = 0;
   CHECK_THROWS(std::invalid_argument,
@@ -228,8 +250,8 @@ void test_readers_beside_a_writer(RowType type) {
   };
   const auto scan = [&] {
     while (!done.load(std::memory_order_relaxed)) {
-      for (std::size_t at = 0; at != Table::kEnd;) {
-        const Table::Page page = table.scan(at, 256);
+      for (std::uint64_t at = 0; at != TablePage::kEnd;) {
+        const TablePage page = table.scan(at, 256);
         for (const std::uint32_t ordinal : page.ordinals) CHECK(ordinal <= kVersions);
         at = page.next;
       }
@@ -245,7 +267,7 @@ void test_readers_beside_a_writer(RowType type) {
     write(kStable + version * 40, kStable + version * 40 + 60, version);
     std::vector<std::uint64_t> gone;
     for (std::uint64_t sign = kStable; sign < kStable + version * 20; sign += 3) gone.push_back(sign);
-    table.erase(bytes(gone), gone.size(), kAnyOrdinal);
+    table.erase(bytes(gone), gone.size(), version);
   }
   done = true;
   for (auto& thread : threads) thread.join();
@@ -271,6 +293,7 @@ int main() {
   test_keeps_every_row_while_it_grows();
   test_extreme_signs_and_missing_ones();
   test_ordinals_decide();
+  test_tombstones_are_forgotten_below_the_horizon();
   test_erase_and_insert_for_long();
   test_scan_sees_every_row_once();
   test_reserve_prevents_growth_and_keeps_rows();

@@ -1,7 +1,7 @@
 // The words of a table in shared memory. docs/table.md has the design; here is where each word lies.
 //
-// Everything that one process writes while another reads is a lock-free atomic. Headers are written once, before
-// their file is announced to anybody, and carry a checksum.
+// Everything that one process writes while another reads is a lock-free atomic. Headers are written once,
+// before their file is announced to anybody, and carry a checksum.
 #ifndef SATRAP_TABLE_LAYOUT_H_
 #define SATRAP_TABLE_LAYOUT_H_
 
@@ -67,8 +67,8 @@ inline std::size_t entry_of(std::uint64_t hash) {
 
 // The home bucket: the bits below the directory's, scaled to the bucket count.
 inline std::size_t home_bucket(std::uint64_t hash, std::uint64_t bucket_count) {
-  return static_cast<std::size_t>(
-      (static_cast<unsigned __int128>(hash << kDirectoryBits) * bucket_count) >> 64);
+  return static_cast<std::size_t>((static_cast<unsigned __int128>(hash << kDirectoryBits) * bucket_count) >>
+                                  64);
 }
 
 // ---- bucket ----
@@ -120,11 +120,13 @@ struct SegmentHeader {
   std::uint64_t bucket_count;
   std::uint64_t row_words;
   std::uint64_t file_bytes;
+  std::uint32_t huge;  // 1: its whole 2 MiB pieces were made huge pages
+  std::uint32_t zero;
   std::uint64_t sum;  // checksum of all before
 
   static constexpr std::array<char, 8> kMagic{'S', 'A', 'T', 'R', 'A', 'P', 'S', 'G'};
 };
-static_assert(sizeof(SegmentHeader) == 88 && offsetof(SegmentHeader, sum) == 80);
+static_assert(sizeof(SegmentHeader) == 96 && offsetof(SegmentHeader, sum) == 88);
 
 // Where the arrays of a segment lie in its file, in bytes.
 struct SegmentLayout {
@@ -181,7 +183,7 @@ struct Directory {
   alignas(64) std::atomic<std::uint32_t> change;
   // Counts announcements and switches; a futex that followers wait on.
   std::atomic<std::uint32_t> signal;
-  std::atomic<std::uint32_t> announced[2];  // files that are being filled; 0 is none
+  std::atomic<std::uint32_t> announced[2];              // files that are being filled; 0 is none
   alignas(64) std::atomic<std::uint32_t> next_segment;  // numbers begin at 1 and are never used twice
   std::atomic<std::uint32_t> horizon;  // tombstones with a smaller ordinal are dropped by a rebuild
   std::atomic<std::uint64_t> rows;     // rows present, after the last whole batch

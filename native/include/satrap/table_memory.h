@@ -19,7 +19,8 @@ struct TableError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// There is no memory, no room in the folder, or no descriptor left; what() says how much was wanted and what to do.
+// There is no memory, no room in the folder, or no descriptor left; what() says how much was wanted and what
+// to do.
 struct TableSpaceError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -45,7 +46,8 @@ class Mapping {
   bool is_huge() const { return huge_; }
   void set_huge(bool huge) { huge_ = huge; }
 
-  // Makes the page tables now, so that no later access has to: for reading, or for writing. Advice: never fails.
+  // Makes the page tables now, so that no later access has to: for reading, or for writing. Advice: never
+  // fails.
   void populate_for_reading() const;
   void populate_for_writing() const;
 
@@ -62,8 +64,8 @@ class TableMemory {
 
   // A new file of zeros, every page of it allocated and mapped for writing. Throws TableSpaceError.
   virtual Mapping create(const std::string& name, std::size_t bytes) = 0;
-  // The file's present bytes, mapped (read-only where this memory is); nothing if there is no such file. Throws
-  // TableError, TableSpaceError.
+  // The file's present bytes, mapped (read-only where this memory is); nothing if there is no such file.
+  // Throws TableError, TableSpaceError.
   virtual std::optional<Mapping> open(const std::string& name) = 0;
   virtual void rename(const std::string& from, const std::string& to) = 0;
   virtual void remove(const std::string& name) = 0;  // no error if there is none
@@ -78,7 +80,8 @@ struct FileModes {
   std::optional<gid_t> group;
 };
 
-// Memory of this process alone, without names: what is created cannot be opened again, and goes with its mapping.
+// Memory of this process alone, without names: what is created cannot be opened again, and goes with its
+// mapping.
 std::unique_ptr<TableMemory> private_memory();
 // A folder, which is made if it is missing. Throws TableSpaceError, TableError.
 std::unique_ptr<TableMemory> folder_memory(std::string path, FileModes modes = {});
