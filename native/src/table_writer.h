@@ -27,6 +27,7 @@
 #include "satrap/half.h"
 #include "satrap/table_layout.h"
 #include "satrap/table_memory.h"
+#include "table_bulk.h"
 #include "table_growth.h"
 #include "table_segment.h"
 #include "table_view.h"
@@ -91,6 +92,15 @@ class TableWriter {
   void finish_bulk();
 
  private:
+  // What one call of bulk_insert brings, or a part of it.
+  struct Batch {
+    const std::byte* signs;
+    const std::byte* const* rows;
+    std::size_t n;
+    RowType source;
+    std::uint32_t ordinal;
+  };
+
   // A segment with the writer's counts. `load` is held by bulk_insert.
   struct Owned {
     std::shared_ptr<Segment> segment;
@@ -131,6 +141,8 @@ class TableWriter {
   void complete(const Segment& segment, const Target& target, RedoOperation operation, std::uint64_t after,
                 std::uint64_t sign, std::uint32_t ordinal, const std::uint64_t* row);
   void end_batch();
+  std::size_t bulk_insert_until_full(const Batch& batch, const GroupedOrder& order, std::size_t begin,
+                                     std::size_t& written);
 
   std::uint32_t take_number();
   void rebuild(std::size_t index, std::vector<table_growth::Share> shares);
@@ -521,26 +533,47 @@ void TableWriter<Stores>::place_row(Owned& owned, std::uint64_t sign, std::uint6
 template <class Stores>
 bool TableWriter<Stores>::copy_rows(const Segment& from, const std::vector<std::unique_ptr<Owned>>& to,
                                     std::uint32_t horizon) {
+  struct Source {
+    Owned* to;
+    std::uint64_t sign;
+    std::uint64_t hash;
+    Place place;
+    bool is_row;
+  };
+  const auto place = [&from](const Source& source) {
+    place_row(*source.to, source.sign, source.hash, from.row(source.place),
+              from.ordinal(source.place).load(std::memory_order_relaxed), source.is_row);
+  };
+  // Keys that fit into their home bucket come first, whatever their order: one that went into the next bucket
+  // instead would take the place of a key that is at home there, and lookups of both would need a line more.
   // Both sides are in the order of the hash, so both are walked front to back.
+  std::vector<Source> displaced;
   for (std::size_t index = 0; index < from.bucket_count(); ++index) {
     const Bucket& line = from.bucket(index);
     const std::uint64_t header = line.header.load(std::memory_order_relaxed);
-    const std::uint64_t occupied = bucket_header::occupied(header);
     for (std::uint64_t left = bucket_header::used(header); left; left &= left - 1) {
-      const Place place{index, static_cast<std::size_t>(std::countr_zero(left))};
-      const std::uint32_t ordinal = from.ordinal(place).load(std::memory_order_relaxed);
-      const bool is_row = (occupied >> place.slot) & 1;
-      if (!is_row && ordinal < horizon) continue;
-      const std::uint64_t sign = line.keys[place.slot].load(std::memory_order_relaxed);
+      const Place slot{index, static_cast<std::size_t>(std::countr_zero(left))};
+      const bool is_row = (bucket_header::occupied(header) >> slot.slot) & 1;
+      if (!is_row && from.ordinal(slot).load(std::memory_order_relaxed) < horizon) continue;
+      const std::uint64_t sign = line.keys[slot.slot].load(std::memory_order_relaxed);
       const std::uint64_t hash = sign_hash(sign);
-      const std::size_t entry = entry_of(hash);
       std::size_t part = 0;
-      while (entry >= to[part]->segment->end_entry()) ++part;
-      if (to[part]->is_full()) return false;
-      place_row(*to[part], sign, hash, from.row(place), ordinal, is_row);
+      while (entry_of(hash) >= to[part]->segment->end_entry()) ++part;
+      const Source source{to[part].get(), sign, hash, slot, is_row};
+      const Segment& target = *source.to->segment;
+      const std::uint64_t home = target.bucket(target.home(hash)).header.load(std::memory_order_relaxed);
+      if (bucket_header::used(home) == bucket_header::kSlotMask) {
+        displaced.push_back(source);
+      } else {
+        place(source);
+      }
     }
   }
-  return true;
+  for (const Source& source : displaced) {
+    if (source.to->used + 1 >= source.to->segment->bucket_count() * kSlots) return false;
+    place(source);
+  }
+  return std::none_of(to.begin(), to.end(), [](const auto& owned) { return owned->is_full(); });
 }
 
 // Replaces one segment by others for the same entries. Throws TableSpaceError, and nothing has changed then.
@@ -589,8 +622,8 @@ template <class Stores>
 std::vector<std::unique_ptr<typename TableWriter<Stores>::Owned>> TableWriter<Stores>::filled(
     const Segment& old, std::vector<table_growth::Share> shares) {
   std::vector<std::unique_ptr<Owned>> next;
-  for (;;) {
-    try {
+  try {
+    for (;;) {
       for (const table_growth::Share& share : shares) {
         auto owned = std::make_unique<Owned>();
         owned->segment = Segment::create(*memory_, directory().header, shape_, take_number(),
@@ -599,14 +632,17 @@ std::vector<std::unique_ptr<typename TableWriter<Stores>::Owned>> TableWriter<St
         next.push_back(std::move(owned));
         stores_.step();
       }
-    } catch (const TableSpaceError&) {
-      discard(next);
-      throw;
+      announce(next);
+      if (copy_rows(old, next, directory().horizon.load(std::memory_order_relaxed))) return next;
+      discard(next);  // the rows of one part are more than its share: a small segment, split unevenly
+      for (table_growth::Share& share : shares) share.bucket_count += share.bucket_count / 4 + 1;
     }
-    announce(next);
-    if (copy_rows(old, next, directory().horizon.load(std::memory_order_relaxed))) return next;
-    discard(next);  // the rows of one part are more than its share: a small segment, split unevenly
-    for (table_growth::Share& share : shares) share.bucket_count += share.bucket_count / 4 + 1;
+  } catch (const TableSpaceError&) {
+    discard(next);
+    throw;
+  } catch (const std::bad_alloc&) {
+    discard(next);
+    throw;
   }
 }
 
@@ -634,49 +670,100 @@ void TableWriter<Stores>::announce(const std::vector<std::unique_ptr<Owned>>& se
 template <class Stores>
 std::size_t TableWriter<Stores>::bulk_insert(const std::byte* signs, const std::byte* const* rows,
                                              std::size_t n, RowType source, std::uint32_t ordinal) {
-  std::vector<std::uint64_t> words(shape_.words());
   std::size_t written = 0;
-  std::shared_lock shared(bulk_);
-  for (std::size_t i = 0; i < n; ++i) {
-    const std::uint64_t sign = load_sign(signs, i);
-    const std::uint64_t hash = sign_hash(sign);
-    for (;;) {
-      Owned& owned = owner_of(hash);
-      std::unique_lock one(owned.load);
-      const Target target = find(*owned.segment, sign, hash);
-      if (!target.is_used && owned.is_full()) {
-        one.unlock();
-        shared.unlock();
-        {
-          const std::unique_lock all(bulk_);
-          with_room(hash);
-        }
-        shared.lock();
-        continue;
+  GroupedOrder order;
+  for (std::size_t begin = 0; begin < n; begin += GroupedOrder::kMost) {
+    const Batch batch{signs + begin * sizeof(std::uint64_t), rows + begin, std::min(GroupedOrder::kMost, n - begin),
+                      source, ordinal};
+    std::shared_lock shared(bulk_);
+    order.sort(batch.n, owned_.size(),
+               [&](std::size_t i) { return owned_of_[entry_of(sign_hash(load_sign(batch.signs, i)))]; });
+    for (std::size_t done = 0;;) {
+      done = bulk_insert_until_full(batch, order, done, written);
+      if (done == batch.n) break;
+      // The order is still good: the segments' ranges are the same, or were divided.
+      shared.unlock();
+      {
+        const std::unique_lock all(bulk_);
+        with_room(sign_hash(load_sign(batch.signs, order[done])));
       }
-      const Segment& segment = *owned.segment;
-      std::atomic<std::uint32_t>& stored = segment.ordinal(target.place);
-      if (target.is_used && stored.load(std::memory_order_relaxed) > ordinal) break;
-      DirectStores direct;
-      if (!target.is_used) mark_overflow(direct, segment, hash, target.place.bucket);
-      pack_row(rows[i], source, shape_, words.data());
-      Bucket& line = segment.bucket(target.place.bucket);
-      line.keys[target.place.slot].store(sign, std::memory_order_relaxed);
-      for (std::size_t word = 0; word < words.size(); ++word) {
-        segment.row(target.place)[word].store(words[word], std::memory_order_relaxed);
-      }
-      stored.store(ordinal, std::memory_order_relaxed);
-      line.header.store((target.header | bucket_header::occupied_bit(target.place.slot)) &
-                            ~bucket_header::tombstone_bit(target.place.slot),
-                        std::memory_order_relaxed);
-      owned.used += !target.is_used;
-      owned.rows += !target.is_row;
-      rows_.fetch_add(!target.is_row, std::memory_order_relaxed);
-      ++written;
-      break;
+      shared.lock();
     }
   }
   return written;
+}
+
+// Inserts the rows of a batch from number `begin` of the order on. Returns where it stopped: at the end, or at a sign
+// whose segment is full.
+template <class Stores>
+std::size_t TableWriter<Stores>::bulk_insert_until_full(const Batch& batch, const GroupedOrder& order,
+                                                        std::size_t begin, std::size_t& written) {
+  // Buckets are fetched kFar rows ahead; rows, whose place then is known, kNear ahead, unless they need not be read.
+  constexpr std::size_t kFar = 24, kNear = 8, kRing = 32;
+  struct Coming {
+    Owned* owned;
+    std::uint64_t sign;
+    std::uint64_t hash;
+  };
+  std::array<Coming, kRing> ring;
+  const bool streams = fills_lines(shape_.bytes()) && batch.source == shape_.type;
+  std::size_t inserted = 0;
+  std::unique_lock<std::mutex> lock;
+  const Owned* locked = nullptr;
+  std::size_t done = begin;
+  for (std::size_t step = begin; done < batch.n; ++step) {
+    if (step < batch.n) {
+      Coming& coming = ring[step % kRing];
+      coming.sign = load_sign(batch.signs, order[step]);
+      coming.hash = sign_hash(coming.sign);
+      coming.owned = &owner_of(coming.hash);
+      const Segment& segment = *coming.owned->segment;
+      __builtin_prefetch(&segment.bucket(segment.home(coming.hash)), 1);
+    }
+    if (step < begin + kFar) continue;
+    const Coming& now = ring[done % kRing];
+    Owned& owned = *now.owned;
+    if (&owned != locked) {
+      lock = std::unique_lock(owned.load, std::defer_lock);
+      lock.lock();
+      locked = &owned;
+    }
+    const Segment& segment = *owned.segment;
+    const Target target = find(segment, now.sign, now.hash);
+    if (target.is_used) {
+      if (segment.ordinal(target.place).load(std::memory_order_relaxed) > batch.ordinal) {
+        ++done;
+        continue;
+      }
+    } else if (owned.is_full()) {
+      break;
+    } else {
+      DirectStores direct;
+      mark_overflow(direct, segment, now.hash, target.place.bucket);
+    }
+    auto* const row = reinterpret_cast<std::byte*>(segment.row(target.place));
+    const std::byte* const values = batch.rows[order[done]];
+    if (streams) {
+      stream_row(row, values, shape_.bytes());
+    } else {
+      pack_row(values, batch.source, shape_, reinterpret_cast<std::uint64_t*>(row));
+    }
+    Bucket& line = segment.bucket(target.place.bucket);
+    line.keys[target.place.slot].store(now.sign, std::memory_order_relaxed);
+    line.header.store((target.header | bucket_header::occupied_bit(target.place.slot)) &
+                          ~bucket_header::tombstone_bit(target.place.slot),
+                      std::memory_order_relaxed);
+    // The ordinal of a slot that was never used is zero: no need to touch another line.
+    if (target.is_used || batch.ordinal != 0) segment.ordinal(target.place).store(batch.ordinal, std::memory_order_relaxed);
+    owned.used += !target.is_used;
+    owned.rows += !target.is_row;
+    inserted += !target.is_row;
+    ++written;
+    ++done;
+  }
+  if (streams) publish_streamed();
+  rows_.fetch_add(inserted, std::memory_order_relaxed);
+  return done;
 }
 
 template <class Stores>
