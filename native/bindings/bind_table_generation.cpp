@@ -44,7 +44,7 @@ std::span<const std::byte> view_of(const nb::bytes& bytes) {
 
 template <class Bytes>
 nb::bytes python_bytes(const Bytes& bytes) {
-  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+  return nb::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
 }
 
 std::array<std::byte, 16> id_of(const nb::bytes& bytes, const char* name) {
