@@ -5,11 +5,12 @@
 
 namespace nb = nanobind;
 
-void register_batch(nb::module_& m);           // _core.batch: PERSIA's batch bytes
-void register_embedding_file(nb::module_& m);  // _core.embedding_file: PERSIA's .emb files
-void register_ids(nb::module_& m);             // _core.ids: hash, prefix, hash stack, dedup, split
-void register_plan(nb::module_& m);            // _core.plan: a batch's lookups, and its tensors from rows
-void register_table(nb::module_& m);           // _core.table: rows by sign
+void register_batch(nb::module_& m);             // _core.batch: PERSIA's batch bytes
+void register_embedding_file(nb::module_& m);    // _core.embedding_file: PERSIA's .emb files
+void register_ids(nb::module_& m);               // _core.ids: hash, prefix, hash stack, dedup, split
+void register_plan(nb::module_& m);              // _core.plan: a batch's lookups, and its tensors from rows
+void register_table(nb::module_& m);             // _core.table: rows by sign
+void register_table_generation(nb::module_& m);  // _core.table: generations of tables in folders
 
 namespace {
 
@@ -51,4 +52,5 @@ NB_MODULE(_core, m) {
   register_ids(ids);
   register_plan(plan);
   register_table(table);
+  register_table_generation(table);
 }
