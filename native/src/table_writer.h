@@ -119,6 +119,15 @@ class TableWriter {
     bool is_row;
   };
 
+  // A sign of a batch on its way to its slot.
+  struct Search {
+    std::uint64_t sign;
+    std::uint64_t hash;
+    Owned* owned;
+    Target target;
+    std::uint64_t rebuilds;  // how many there had been when the target was found
+  };
+
   TableWriter(RowShape shape, std::unique_ptr<TableMemory> memory, Mapping directory, Stores stores)
       : shape_(shape),
         memory_(std::move(memory)),
@@ -133,6 +142,9 @@ class TableWriter {
   void run_batch(const std::byte* signs, std::size_t n, Apply&& apply);
   template <class Apply>
   void for_each_sign(const std::byte* signs, std::size_t n, Apply&& apply);
+  void start(Search& search) const;
+  static bool may_write(const Search& search, std::uint32_t ordinal);
+  void make_room(Search& search);
   static Target find(const Segment& segment, std::uint64_t sign, std::uint64_t hash);
   static void mark_overflow(Stores& stores, const Segment& segment, std::uint64_t hash, std::size_t until);
   Owned& with_room(std::uint64_t hash);
@@ -171,8 +183,9 @@ class TableWriter {
   Stores stores_;
   std::vector<std::unique_ptr<Owned>> owned_;       // in the order of their entries
   std::array<std::uint16_t, kEntries> owned_of_{};  // by directory entry
-  std::atomic<std::size_t> rows_{0};                // in all segments
-  std::shared_mutex bulk_;  // shared by bulk_insert, exclusive while it grows a segment
+  std::uint64_t rebuilds_ = 0;
+  std::atomic<std::size_t> rows_{0};  // in all segments
+  std::shared_mutex bulk_;            // shared by bulk_insert, exclusive while it grows a segment
 };
 
 // ---- making and finding ----
@@ -295,26 +308,46 @@ template <class Stores>
 template <class Apply>
 void TableWriter<Stores>::for_each_sign(const std::byte* signs, std::size_t n, Apply&& apply) {
   constexpr std::size_t kWindow = 16;
+  constexpr std::size_t kRing = 64;  // a power of two, more than two windows
+  Search ring[kRing];
   for (std::size_t step = 0; step < n + 2 * kWindow; ++step) {
     if (step < n) {
-      const std::uint64_t hash = sign_hash(load_sign(signs, step));
-      const Segment& segment = *owner_of(hash).segment;
-      __builtin_prefetch(&segment.bucket(segment.home(hash)), 1);
+      Search& search = ring[step % kRing];
+      search.sign = load_sign(signs, step);
+      search.hash = sign_hash(search.sign);
+      const Segment& segment = *owner_of(search.hash).segment;
+      __builtin_prefetch(&segment.bucket(segment.home(search.hash)), 1);
     }
-    if (const std::size_t i = step - kWindow; i < n) {
-      const std::uint64_t sign = load_sign(signs, i);
-      const std::uint64_t hash = sign_hash(sign);
-      const Segment& segment = *owner_of(hash).segment;
-      const Target target = find(segment, sign, hash);
-      if (target.place.bucket < segment.bucket_count()) {
-        const auto* const row = reinterpret_cast<const char*>(segment.row(target.place));
+    if (step - kWindow < n) {
+      Search& search = ring[(step - kWindow) % kRing];
+      start(search);
+      const Segment& segment = *search.owned->segment;
+      if (search.target.place.bucket < segment.bucket_count()) {
+        const auto* const row = reinterpret_cast<const char*>(segment.row(search.target.place));
         const std::size_t bytes = std::min<std::size_t>(shape_.words() * 8, 512);
         for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 1);
-        __builtin_prefetch(&segment.ordinal(target.place), 1);
+        __builtin_prefetch(&segment.ordinal(search.target.place), 1);
       }
     }
-    if (const std::size_t i = step - 2 * kWindow; i < n) apply(load_sign(signs, i), i);
+    if (const std::size_t i = step - 2 * kWindow; i < n) {
+      Search& search = ring[i % kRing];
+      // Keys stay where they are as long as their segment does, and a free slot is free as long as its
+      // bucket's header is the same.
+      if (search.rebuilds != rebuilds_ ||
+          search.owned->segment->bucket(search.target.place.bucket).header.load(std::memory_order_relaxed) !=
+              search.target.header) {
+        start(search);
+      }
+      apply(search, i);
+    }
   }
+}
+
+template <class Stores>
+void TableWriter<Stores>::start(Search& search) const {
+  search.owned = &owner_of(search.hash);
+  search.target = find(*search.owned->segment, search.sign, search.hash);
+  search.rebuilds = rebuilds_;
 }
 
 template <class Stores>
@@ -322,21 +355,15 @@ std::size_t TableWriter<Stores>::upsert(const std::byte* signs, const std::byte*
                                         RowType source, std::uint32_t ordinal) {
   std::array<std::uint64_t, kMaxRowWords> words;
   std::size_t written = 0;
-  run_batch(signs, n, [&](std::uint64_t sign, std::size_t i) {
-    const std::uint64_t hash = sign_hash(sign);
-    Owned* owned = &owner_of(hash);
-    Target target = find(*owned->segment, sign, hash);
-    if (target.is_used) {
-      if (owned->segment->ordinal(target.place).load(std::memory_order_relaxed) > ordinal) return;
-    } else if (owned->is_full()) {
-      owned = &with_room(hash);
-      target = find(*owned->segment, sign, hash);
-    }
+  run_batch(signs, n, [&](Search& search, std::size_t i) {
+    if (!may_write(search, ordinal)) return;
+    if (!search.target.is_used) make_room(search);
     pack_row(rows[i], source, shape_, words.data());
-    operate(*owned->segment, target, RedoOperation::kUpsert, sign, ordinal, words.data());
-    owned->used += !target.is_used;
-    owned->rows += !target.is_row;
-    rows_.store(size() + !target.is_row, std::memory_order_relaxed);
+    operate(*search.owned->segment, search.target, RedoOperation::kUpsert, search.sign, ordinal,
+            words.data());
+    search.owned->used += !search.target.is_used;
+    search.owned->rows += !search.target.is_row;
+    rows_.store(size() + !search.target.is_row, std::memory_order_relaxed);
     ++written;
   });
   return written;
@@ -345,25 +372,33 @@ std::size_t TableWriter<Stores>::upsert(const std::byte* signs, const std::byte*
 template <class Stores>
 std::size_t TableWriter<Stores>::erase(const std::byte* signs, std::size_t n, std::uint32_t ordinal) {
   std::size_t erased = 0;
-  run_batch(signs, n, [&](std::uint64_t sign, std::size_t) {
-    const std::uint64_t hash = sign_hash(sign);
-    Owned* owned = &owner_of(hash);
-    Target target = find(*owned->segment, sign, hash);
-    if (target.is_used) {
-      if (owned->segment->ordinal(target.place).load(std::memory_order_relaxed) > ordinal) return;
-    } else if (ordinal < directory().horizon.load(std::memory_order_relaxed)) {
-      return;  // nothing older can come that a tombstone would have to stop
-    } else if (owned->is_full()) {
-      owned = &with_room(hash);
-      target = find(*owned->segment, sign, hash);
+  run_batch(signs, n, [&](Search& search, std::size_t) {
+    if (!may_write(search, ordinal)) return;
+    if (!search.target.is_used) {
+      // Nothing older can come that a tombstone would have to stop.
+      if (ordinal < directory().horizon.load(std::memory_order_relaxed)) return;
+      make_room(search);
     }
-    operate(*owned->segment, target, RedoOperation::kErase, sign, ordinal, nullptr);
-    owned->used += !target.is_used;
-    owned->rows -= target.is_row;
-    rows_.store(size() - target.is_row, std::memory_order_relaxed);
-    erased += target.is_row;
+    operate(*search.owned->segment, search.target, RedoOperation::kErase, search.sign, ordinal, nullptr);
+    search.owned->used += !search.target.is_used;
+    search.owned->rows -= search.target.is_row;
+    rows_.store(size() - search.target.is_row, std::memory_order_relaxed);
+    erased += search.target.is_row;
   });
   return erased;
+}
+
+template <class Stores>
+bool TableWriter<Stores>::may_write(const Search& search, std::uint32_t ordinal) {
+  return !search.target.is_used ||
+         search.owned->segment->ordinal(search.target.place).load(std::memory_order_relaxed) <= ordinal;
+}
+
+template <class Stores>
+void TableWriter<Stores>::make_room(Search& search) {
+  if (!search.owned->is_full()) return;
+  with_room(search.hash);
+  start(search);
 }
 
 // Full buckets between the home bucket and `until` say that a search goes on.
@@ -381,6 +416,9 @@ void TableWriter<Stores>::mark_overflow(Stores& stores, const Segment& segment, 
 template <class Stores>
 void TableWriter<Stores>::operate(const Segment& segment, const Target& target, RedoOperation operation,
                                   std::uint64_t sign, std::uint32_t ordinal, const std::uint64_t* row) {
+  RedoRecord& redo = directory().redo;
+  // First of all, because what follows changes headers: a record that is in force fits to its bucket's.
+  stores_.store(redo.operation, RedoOperation::kNone);
   if (!target.is_used) mark_overflow(stores_, segment, sign_hash(sign), target.place.bucket);
   const std::size_t slot = target.place.slot;
   const std::uint64_t occupied = bucket_header::occupied_bit(slot);
@@ -388,8 +426,6 @@ void TableWriter<Stores>::operate(const Segment& segment, const Target& target, 
   std::uint64_t after = bucket_header::advanced(target.header, 2) & ~(occupied | tombstone);
   after |= operation == RedoOperation::kUpsert ? occupied : tombstone;
 
-  RedoRecord& redo = directory().redo;
-  stores_.store(redo.operation, RedoOperation::kNone);
   stores_.store(redo.segment, segment.number());
   stores_.store(redo.bucket, target.place.bucket);
   stores_.store(redo.slot, slot);
@@ -609,6 +645,7 @@ void TableWriter<Stores>::rebuild(std::size_t index, std::vector<table_growth::S
   owned_.insert(owned_.begin() + static_cast<std::ptrdiff_t>(index), std::make_move_iterator(next.begin()),
                 std::make_move_iterator(next.end()));
   index_owned();
+  ++rebuilds_;
   // This process first: its readers never have to look for files.
   view_->publish(std::move(snapshot));
   stores_.store(shared.change, change);
@@ -673,8 +710,8 @@ std::size_t TableWriter<Stores>::bulk_insert(const std::byte* signs, const std::
   std::size_t written = 0;
   GroupedOrder order;
   for (std::size_t begin = 0; begin < n; begin += GroupedOrder::kMost) {
-    const Batch batch{signs + begin * sizeof(std::uint64_t), rows + begin, std::min(GroupedOrder::kMost, n - begin),
-                      source, ordinal};
+    const Batch batch{signs + begin * sizeof(std::uint64_t), rows + begin,
+                      std::min(GroupedOrder::kMost, n - begin), source, ordinal};
     std::shared_lock shared(bulk_);
     order.sort(batch.n, owned_.size(),
                [&](std::size_t i) { return owned_of_[entry_of(sign_hash(load_sign(batch.signs, i)))]; });
@@ -693,13 +730,14 @@ std::size_t TableWriter<Stores>::bulk_insert(const std::byte* signs, const std::
   return written;
 }
 
-// Inserts the rows of a batch from number `begin` of the order on. Returns where it stopped: at the end, or at a sign
-// whose segment is full.
+// Inserts the rows of a batch from number `begin` of the order on. Returns where it stopped: at the end, or
+// at a sign whose segment is full.
 template <class Stores>
 std::size_t TableWriter<Stores>::bulk_insert_until_full(const Batch& batch, const GroupedOrder& order,
                                                         std::size_t begin, std::size_t& written) {
-  // Buckets are fetched kFar rows ahead; rows, whose place then is known, kNear ahead, unless they need not be read.
-  constexpr std::size_t kFar = 24, kNear = 8, kRing = 32;
+  // Buckets are fetched kFar rows ahead; rows, whose place then is known, kNear ahead, unless they need not
+  // be read.
+  constexpr std::size_t kFar = 24, kRing = 32;
   struct Coming {
     Owned* owned;
     std::uint64_t sign;
@@ -754,7 +792,8 @@ std::size_t TableWriter<Stores>::bulk_insert_until_full(const Batch& batch, cons
                           ~bucket_header::tombstone_bit(target.place.slot),
                       std::memory_order_relaxed);
     // The ordinal of a slot that was never used is zero: no need to touch another line.
-    if (target.is_used || batch.ordinal != 0) segment.ordinal(target.place).store(batch.ordinal, std::memory_order_relaxed);
+    if (target.is_used || batch.ordinal != 0)
+      segment.ordinal(target.place).store(batch.ordinal, std::memory_order_relaxed);
     owned.used += !target.is_used;
     owned.rows += !target.is_row;
     inserted += !target.is_row;
