@@ -11,6 +11,7 @@ void register_ids(nb::module_& m);               // _core.ids: hash, prefix, has
 void register_plan(nb::module_& m);              // _core.plan: a batch's lookups, and its tensors from rows
 void register_table(nb::module_& m);             // _core.table: rows by sign
 void register_table_generation(nb::module_& m);  // _core.table: generations of tables in folders
+void register_table_reader(nb::module_& m);      // _core.table: generations that another process writes
 
 namespace {
 
@@ -53,4 +54,5 @@ NB_MODULE(_core, m) {
   register_plan(plan);
   register_table(table);
   register_table_generation(table);
+  register_table_reader(table);
 }

@@ -93,6 +93,7 @@ const char* name_of(GenerationState state) {
 BootId present_boot() {
   constexpr const char* kPath = "/proc/sys/kernel/random/boot_id";
   std::ifstream file(kPath);
+  if (!file.is_open()) fail(kPath, "cannot be opened", errno);
   BootId boot{};
   std::size_t digits = 0;
   for (char character; file.get(character) && digits < 2 * boot.size();) {

@@ -90,7 +90,7 @@ struct ControlPage {
 };
 static_assert(sizeof(ControlPage) == 65536);
 
-// The machine's present run, from the kernel. Throws std::runtime_error.
+// The machine's present run, from the kernel. Throws TableSpaceError (no descriptors), std::runtime_error.
 BootId present_boot();
 
 // CLOCK_MONOTONIC, in nanoseconds: comparable between the processes of a machine.
