@@ -1,15 +1,14 @@
 """From a checkpoint directory to a generation of tables, by several threads, with progress."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from satrap._core.table import Table
-from satrap.embedding_server.tables import Generation, RowDType
-from satrap.errors import CheckpointError
+from satrap.embedding_server.tables import RowDType
 from satrap.formats.persia_checkpoint import (
     CheckpointFile,
     PersiaCheckpoint,
@@ -20,7 +19,7 @@ from satrap.formats.persia_checkpoint import (
     summarize_file,
 )
 
-__all__ = ["LoadCancelled", "LoadProgress", "load_checkpoint"]
+__all__ = ["LoadCancelled", "LoadProgress", "LoadedCheckpoint", "load_checkpoint"]
 
 T = TypeVar("T")
 
@@ -42,20 +41,31 @@ class LoadProgress:
     fraction: float = 0.0
 
 
+@dataclass(frozen=True)
+class LoadedCheckpoint:
+    """What became of a checkpoint: its path, its tables by dim, and what an operator should know."""
+
+    checkpoint: str
+    tables: dict[int, Table]
+    warnings: tuple[str, ...]
+
+
 def load_checkpoint(
     path: Path,
     owner: ShardRoute,
     row_dtype: RowDType,
     threads: int,
+    add_table: Callable[[int, int], Table],
     on_progress: Callable[[LoadProgress], None],
     cancelled: threading.Event,
-) -> Generation:
+) -> LoadedCheckpoint:
     """Load the rows of `owner`: a first pass over the files counts, so that each table is made once in its size.
 
-    `on_progress` is called on the calling thread after every file of either pass.
+    `add_table(dim, rows)` makes a table; what it raises, this raises. `on_progress` is called on the calling thread
+    after every file of either pass.
 
     Raises:
-        CheckpointError: the checkpoint is refused (its subclasses say why), or does not fit into memory.
+        CheckpointError: the checkpoint is refused (its subclasses say why).
         LoadCancelled: `cancelled` was set; seen between two files.
     """
     checkpoint = open_checkpoint(path, owner)
@@ -84,7 +94,7 @@ def load_checkpoint(
         for summary in summaries:
             for dim, rows in summary.rows_by_dim.items():
                 rows_by_dim[dim] = rows_by_dim.get(dim, 0) + rows
-        tables = _empty_tables(path, row_dtype, rows_by_dim)
+        tables = {dim: add_table(dim, rows_by_dim[dim]) for dim in sorted(rows_by_dim)}
         _each_file(
             pool,
             checkpoint,
@@ -93,23 +103,11 @@ def load_checkpoint(
             cancelled,
         )
     recovered = recovery_warning(checkpoint, summaries)
-    return Generation(
-        row_dtype=row_dtype,
+    return LoadedCheckpoint(
         tables=tables,
         checkpoint=str(path),
         warnings=(*checkpoint.warnings, *([recovered] if recovered else [])),
     )
-
-
-def _empty_tables(path: Path, row_dtype: RowDType, rows_by_dim: Mapping[int, int]) -> dict[int, Table]:
-    try:
-        return {dim: Table(dim, row_dtype, rows_by_dim[dim]) for dim in sorted(rows_by_dim)}
-    except MemoryError as error:
-        rows = ", ".join(f"{rows_by_dim[dim]:,} rows of dim {dim}" for dim in sorted(rows_by_dim))
-        raise CheckpointError(
-            path,
-            f"there is no memory for this shard's {rows} as {row_dtype}; use more shards, or row_dtype: float16",
-        ) from error
 
 
 def _each_file(

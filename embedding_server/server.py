@@ -9,9 +9,11 @@ from pathlib import Path
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from satrap import rpc
+from satrap.config import EmbeddingServerConfig
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.service import EmbeddingService
 from satrap.embedding_server.state import ShardState
+from satrap.embedding_server.table_directory import TableDirectory, TablePlace
 from satrap.embedding_server.tables import RowDType
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.protos import embedding_pb2, embedding_pb2_grpc
@@ -31,7 +33,12 @@ class EmbeddingServerSettings:
     """One shard's server: this is shard `replica_index` of `replica_size`.
 
     Port 0 picks a free port. `unix_address` (`unix:PATH` or `unix-abstract:NAME`) is listened on besides: the
-    cheaper way for processes of this machine. Without a `checkpoint` the server is ready at once, and empty.
+    cheaper way for processes of this machine.
+
+    Tables lie in `table_directory`, in a folder of this user, `namespace` and shard; members of `table_group` (a name
+    or number) may read them. They stay when the server ends, however it ends, unless `purge` is set, and are taken
+    over by the next one if they are of the same `checkpoint` and `config_digest`. Without a `checkpoint` whatever is
+    there is served, or nothing.
     """
 
     host: str = "127.0.0.1"
@@ -43,6 +50,11 @@ class EmbeddingServerSettings:
     load_threads: int = 2
     rpc_threads: int = 4
     unix_address: str | None = None
+    table_directory: Path = Path(EmbeddingServerConfig().table_directory)
+    namespace: str = "default"
+    table_group: str | None = None
+    config_digest: str = ""
+    purge: bool = False
 
 
 def run(
@@ -60,9 +72,33 @@ def run(
     Raises:
         CheckpointError: the checkpoint is refused.
         UnavailableError: the address is taken.
+        TableHeldError: another server has this shard's tables.
+        TableFolderError: the table directory cannot be used.
+        NoSpaceError: there is no memory for the tables.
     """
     owner = ShardRoute(settings.replica_index, settings.replica_size)
-    state = ShardState(owner, settings.row_dtype, settings.load_threads)
+    place = TablePlace(settings.table_directory, settings.namespace, settings.table_group)
+    directory = TableDirectory(place, owner)
+    try:
+        state = ShardState(directory, settings.row_dtype, settings.load_threads, settings.config_digest)
+        try:
+            _serve(settings, state, stop, on_ready, on_progress)
+        finally:
+            state.close()
+    finally:
+        if settings.purge:
+            directory.purge()
+        else:
+            directory.close()
+
+
+def _serve(
+    settings: EmbeddingServerSettings,
+    state: ShardState,
+    stop: threading.Event,
+    on_ready: Callable[[str], None],
+    on_progress: Callable[[float, int], None],
+) -> None:
     server = rpc.server(settings.rpc_threads)
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(state, stop), server)
     checks = health.HealthServicer()
@@ -93,15 +129,11 @@ def _load_first(
     stop: threading.Event,
     on_progress: Callable[[float, int], None],
 ) -> None:
-    if settings.checkpoint is None:
-        state.serve_empty()
-        return
-
     def progressed(progress: LoadProgress) -> None:
         on_progress(progress.fraction, progress.rows)
 
     try:
-        generation = state.load(settings.checkpoint, progressed, stop)
+        generation = state.start(settings.checkpoint, progressed, stop)
     except LoadCancelled:
         log.info("stopped while %s was being loaded", settings.checkpoint)
         return

@@ -1,6 +1,7 @@
 """The gRPC service: messages in, messages out."""
 
 import logging
+import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -145,6 +146,10 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             dim_mismatch=totals.dim_mismatch,
             warnings=generation.warnings if generation else (),
             version=satrap.__version__,
+            instance_id=generation.instance_id if generation else b"",
+            table_path=generation.folder if generation else "",
+            server_uid=os.geteuid(),
+            started=snapshot.started,
         )
 
 
@@ -179,4 +184,10 @@ def _held_elsewhere(generation: Generation, dim: int, signs: np.ndarray) -> int:
 
 
 def _table_status(table: Table) -> pb.TableStatus:
-    return pb.TableStatus(dim=table.dim, dtype=_DTYPES[table.dtype], rows=len(table), bytes=table.bytes)
+    return pb.TableStatus(
+        dim=table.dim,
+        dtype=_DTYPES[table.dtype],
+        rows=len(table),
+        bytes=table.bytes,
+        huge_pages=table.huge_pages,
+    )

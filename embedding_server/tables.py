@@ -1,8 +1,8 @@
-"""What a server answers from: one generation of tables, whole and never changed, and what was asked of it."""
+"""What a server answers from: one generation of tables, whole, and what was asked of it."""
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from satrap._core.table import Table
@@ -14,14 +14,17 @@ RowDType = Literal["float32", "float16"]
 
 @dataclass(frozen=True)
 class Generation:
-    """The tables of one checkpoint, by dim, and where they came from.
+    """The tables of one checkpoint, by dim, where they came from, and where other processes find them.
 
-    A server holds one at a time and replaces it by a single assignment; a call that has begun goes on with the one
-    that it took, which lives as long as that call.
+    `folder` and `instance_id` (16 random bytes) lead a process of the same machine to the tables. A server holds one
+    generation at a time and replaces it by a single assignment; a call that has begun goes on with the one that it
+    took, whose memory lives as long as that call.
     """
 
     row_dtype: RowDType
-    tables: Mapping[int, Table] = field(default_factory=dict)
+    tables: Mapping[int, Table]
+    folder: str
+    instance_id: bytes
     checkpoint: str = ""
     warnings: tuple[str, ...] = ()
 

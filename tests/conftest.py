@@ -1,8 +1,11 @@
 """What every test may ask for."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,33 @@ import pytest
 def persia_data() -> Path:
     """The folder of bytes that PERSIA's own code wrote."""
     return Path(__file__).parent / "data" / "persia"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _session_tables() -> Iterator[Path]:
+    """Whatever a test starts without a table directory of its own keeps its tables here, not where the user's are."""
+    with tempfile.TemporaryDirectory(prefix="satrap-tests-", dir=_shared_memory()) as folder:
+        before = os.environ.get("SATRAP_TABLE_DIRECTORY")
+        os.environ["SATRAP_TABLE_DIRECTORY"] = folder
+        yield Path(folder)
+        if before is None:
+            del os.environ["SATRAP_TABLE_DIRECTORY"]
+        else:
+            os.environ["SATRAP_TABLE_DIRECTORY"] = before
+
+
+def _shared_memory() -> Path | None:
+    """Where tables are fast; None: the usual temporary directory."""
+    folder = Path("/dev/shm")
+    return folder if folder.is_dir() else None
+
+
+@pytest.fixture
+def table_directory(_session_tables: Path) -> Iterator[Path]:
+    """A table directory of the test's own."""
+    folder = Path(tempfile.mkdtemp(dir=_session_tables))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
@@ -43,12 +73,19 @@ class Command:
 class Commands:
     """Starts commands and stops what is left of them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tables: Path) -> None:
         self._folder = folder
+        self._tables = tables
         self._running: list[Command] = []
 
     def __call__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> Command:
-        """Start `satrap ARGUMENTS` and wait for its ready line; a command that ends instead fails the test."""
+        """Start `satrap ARGUMENTS` and wait for its ready line; a command that ends instead fails the test.
+
+        Each has a table directory of its own, unless the arguments or `env` name one.
+        """
+        env = dict(os.environ if env is None else env)
+        if env.get("SATRAP_TABLE_DIRECTORY") in (None, str(self._tables)):
+            env["SATRAP_TABLE_DIRECTORY"] = tempfile.mkdtemp(dir=self._tables)
         log = self._folder / f"command-{len(self._running)}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(
@@ -80,16 +117,16 @@ class Commands:
 
 
 @pytest.fixture
-def satrap(tmp_path: Path) -> Iterator[Commands]:
+def satrap(tmp_path: Path, _session_tables: Path) -> Iterator[Commands]:
     """Start `satrap` commands as a user does; they are stopped at the end of the test."""
-    commands = Commands(tmp_path)
+    commands = Commands(tmp_path, _session_tables)
     yield commands
     commands.close()
 
 
 @pytest.fixture(scope="module")
-def satrap_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Commands]:
+def satrap_module(tmp_path_factory: pytest.TempPathFactory, _session_tables: Path) -> Iterator[Commands]:
     """The same, for all tests of a module."""
-    commands = Commands(tmp_path_factory.mktemp("commands"))
+    commands = Commands(tmp_path_factory.mktemp("commands"), _session_tables)
     yield commands
     commands.close()

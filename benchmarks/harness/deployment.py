@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,15 +30,26 @@ def address_of(ready_line: str) -> str:
 
 
 @contextmanager
+def table_directory() -> Iterator[Path]:
+    """A table directory of its own in shared memory, removed at the end: no run meets another's tables."""
+    with tempfile.TemporaryDirectory(prefix="satrap-bench-", dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@contextmanager
 def satrap_up(files: Files, shards: int) -> Iterator[tuple[Process, str]]:
     """All of satrap on this machine: the process and the address of `Predictions`."""
-    with _satrap(
-        files,
-        "up",
-        *("--checkpoint", files.checkpoint, "--shards", str(shards)),
-        *("--model-store", files.store, "--models", "all"),
-        *("--grpc-inference-port", "0", "--grpc-management-port", "0"),
-    ) as process:
+    with (
+        table_directory() as tables,
+        _satrap(
+            files,
+            "up",
+            *("--checkpoint", files.checkpoint, "--shards", str(shards)),
+            *("--model-store", files.store, "--models", "all"),
+            *("--grpc-inference-port", "0", "--grpc-management-port", "0"),
+            *("--table-directory", tables),
+        ) as process,
+    ):
         yield process, address_of(process.wait_for_line("ready on", _READY_SECONDS))
 
 
@@ -45,6 +57,7 @@ def satrap_up(files: Files, shards: int) -> Iterator[tuple[Process, str]]:
 def embedding_servers(files: Files, shards: int) -> Iterator[tuple[list[Process], list[str]]]:
     """The embedding servers alone: processes, and their addresses in order."""
     with ExitStack() as stack:
+        tables = stack.enter_context(table_directory())
         processes = [
             stack.enter_context(
                 _satrap(
@@ -52,6 +65,7 @@ def embedding_servers(files: Files, shards: int) -> Iterator[tuple[list[Process]
                     "embedding-server",
                     *("--checkpoint", files.checkpoint, "--port", "0"),
                     *("--replica-index", str(index), "--replica-size", str(shards)),
+                    *("--table-directory", tables),
                     name=f"embedding-server-{index}",
                 )
             )

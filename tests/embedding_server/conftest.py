@@ -79,12 +79,14 @@ class RunningServer:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[..., RunningServer]]:
-    """serve(checkpoint=..., ...) -> RunningServer; all are stopped at the end."""
+def serve(table_directory: Path) -> Iterator[Callable[..., RunningServer]]:
+    """serve(checkpoint=..., ...) -> RunningServer, each with tables of its own; all are stopped at the end."""
     servers: list[RunningServer] = []
 
     def start(**settings: object) -> RunningServer:
-        servers.append(RunningServer(EmbeddingServerSettings(**{"port": 0, **settings})))
+        own = table_directory / str(len(servers))
+        chosen = {"port": 0, "table_directory": own, **settings}
+        servers.append(RunningServer(EmbeddingServerSettings(**chosen)))
         return servers[-1]
 
     yield start

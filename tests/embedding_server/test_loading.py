@@ -3,19 +3,22 @@
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import grpc
 import numpy as np
 import pytest
 
 import satrap.embedding_server.loading as loading
+from satrap._core.table import Table
 from satrap.embedding_server import EmbeddingServerSettings, run
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress, load_checkpoint
 from satrap.embedding_server.state import Phase, ShardState
+from satrap.embedding_server.table_directory import TableDirectory, TablePlace
 from satrap.errors import (
     CheckpointCorruptError,
-    CheckpointError,
     CheckpointIncompleteError,
+    NoSpaceError,
     ShardUnavailableError,
 )
 from satrap.formats.persia_checkpoint import ShardRoute, file_name
@@ -27,6 +30,26 @@ NEVER = threading.Event()
 
 def ignore(_: LoadProgress) -> None:
     """Nobody watches."""
+
+
+def private(dim: int, rows: int) -> Table:
+    """A table that belongs to no generation."""
+    return Table(dim, "float32", rows)
+
+
+@pytest.fixture
+def shard_state(table_directory):
+    """shard_state(owner) -> ShardState."""
+    with ExitStack() as stack:
+
+        def make(owner: ShardRoute) -> ShardState:
+            directory = TableDirectory(TablePlace(table_directory), owner)
+            stack.callback(directory.close)
+            state = ShardState(directory, "float32", 1)
+            stack.callback(state.close)
+            return state
+
+        yield make
 
 
 class Gate:
@@ -66,15 +89,16 @@ class TestLoadCheckpoint:
     def test_progress_ends_at_one(self, persia_data, threads):
         told: list[LoadProgress] = []
         generation = load_checkpoint(
-            persia_data / "ckpt_2x4", ShardRoute(), "float32", threads, told.append, NEVER
+            persia_data / "ckpt_2x4", ShardRoute(), "float32", threads, private, told.append, NEVER
         )
         fractions = [progress.fraction for progress in told]
         assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == pytest.approx(1)
         assert told[-1] == LoadProgress(8, 8, 434, fractions[-1])
-        assert generation.rows == 434 and sorted(generation.tables) == [8, 16, 32]
+        rows = {dim: len(table) for dim, table in generation.tables.items()}
+        assert rows == {8: 138, 16: 153, 32: 143}
 
     def test_tables_are_made_in_their_size(self, ones_and_twos):
-        generation = load_checkpoint(ones_and_twos[0], ShardRoute(), "float32", 2, ignore, NEVER)
+        generation = load_checkpoint(ones_and_twos[0], ShardRoute(), "float32", 2, private, ignore, NEVER)
         before = generation.tables[4].bytes
         generation.tables[4].reserve(1000)
         assert generation.tables[4].bytes == before
@@ -83,28 +107,33 @@ class TestLoadCheckpoint:
         cancelled = threading.Event()
         with pytest.raises(LoadCancelled):
             load_checkpoint(
-                persia_data / "ckpt_2x4", ShardRoute(), "float32", 1, lambda _: cancelled.set(), cancelled
+                persia_data / "ckpt_2x4",
+                ShardRoute(),
+                "float32",
+                1,
+                private,
+                lambda _: cancelled.set(),
+                cancelled,
             )
 
-    def test_tables_that_do_not_fit(self, persia_data, monkeypatch):
-        def no_memory(*arguments):
-            raise MemoryError
+    def test_tables_that_do_not_fit(self, persia_data):
+        def no_memory(dim: int, rows: int) -> Table:
+            raise NoSpaceError(f"no room for {rows} rows")
 
-        monkeypatch.setattr(loading, "Table", no_memory)
-        with pytest.raises(
-            CheckpointError, match="no memory for this shard's 138 rows of dim 8, 153 rows of dim 16"
-        ):
-            load_checkpoint(persia_data / "ckpt_2x4", ShardRoute(), "float32", 1, ignore, NEVER)
+        with pytest.raises(NoSpaceError, match="no room for 138 rows"):
+            load_checkpoint(persia_data / "ckpt_2x4", ShardRoute(), "float32", 1, no_memory, ignore, NEVER)
 
     def test_nothing_for_this_shard(self, tmp_path):
         write_persia_checkpoint(tmp_path / "ckpt", {}, num_shards=2)
-        generation = load_checkpoint(tmp_path / "ckpt", ShardRoute(1, 2), "float32", 2, ignore, NEVER)
-        assert generation.rows == 0 and generation.tables == {}
+        generation = load_checkpoint(
+            tmp_path / "ckpt", ShardRoute(1, 2), "float32", 2, private, ignore, NEVER
+        )
+        assert generation.tables == {}
 
 
 class TestShardState:
-    def test_phases(self, ones_and_twos, tmp_path):
-        state = ShardState(ShardRoute(1, 3), "float32", 1)
+    def test_phases(self, ones_and_twos, tmp_path, shard_state):
+        state = shard_state(ShardRoute(1, 3))
         assert state.snapshot.phase is Phase.LOADING
         with pytest.raises(ShardUnavailableError, match=r"embedding shard 1 of 3.*it is starting"):
             state.generation()
@@ -114,8 +143,8 @@ class TestShardState:
         state.load(ones_and_twos[0], ignore, NEVER)
         assert state.snapshot.phase is Phase.READY and state.snapshot.message == ""
 
-    def test_lookups_meet_the_progress_while_nothing_is_served(self, ones_and_twos, gate):
-        state = ShardState(ShardRoute(), "float32", 1)
+    def test_lookups_meet_the_progress_while_nothing_is_served(self, ones_and_twos, gate, shard_state):
+        state = shard_state(ShardRoute())
         with ThreadPoolExecutor(1) as pool:
             load = pool.submit(state.load, ones_and_twos[0], ignore, NEVER)
             assert gate.reached.wait(30)
@@ -224,8 +253,10 @@ class TestFirstLoad:
         assert isinstance(server.failure, CheckpointIncompleteError)
         assert server.failure.path == tmp_path / "ckpt/s0" / file_name(0, 3)
 
-    def test_a_stop_in_the_middle_is_no_error(self, ones_and_twos):
+    def test_a_stop_in_the_middle_is_no_error(self, ones_and_twos, table_directory):
         stop, ready = threading.Event(), []
-        settings = EmbeddingServerSettings(port=0, checkpoint=ones_and_twos[0])
+        settings = EmbeddingServerSettings(
+            port=0, checkpoint=ones_and_twos[0], table_directory=table_directory
+        )
         run(settings, stop, ready.append, lambda fraction, rows: stop.set())
         assert ready == []

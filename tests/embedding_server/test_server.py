@@ -59,7 +59,7 @@ def test_status_counts_everything(serve, persia_data):
     assert status.checkpoint == str(persia_data / "ckpt_2x4") and status.version
 
 
-def test_health_follows_the_load(persia_data, monkeypatch, refused):
+def test_health_follows_the_load(persia_data, monkeypatch, refused, table_directory):
     reached, opened, stop = threading.Event(), threading.Event(), threading.Event()
     listening, ready, real = [], [], loading.load_file
     listen = rpc.listen
@@ -75,7 +75,9 @@ def test_health_follows_the_load(persia_data, monkeypatch, refused):
 
     monkeypatch.setattr(loading, "load_file", wait)
     monkeypatch.setattr(rpc, "listen", note)
-    settings = EmbeddingServerSettings(port=0, checkpoint=persia_data / "ckpt_2x4")
+    settings = EmbeddingServerSettings(
+        port=0, checkpoint=persia_data / "ckpt_2x4", table_directory=table_directory
+    )
     is_ready = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         served = pool.submit(run, settings, stop, lambda line: (ready.append(line), is_ready.set()))

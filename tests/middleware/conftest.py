@@ -1,6 +1,7 @@
 """Embedding servers and middleware inside the test's process: real gRPC on ports of the kernel's choice."""
 
 import json
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,10 +66,11 @@ def serve() -> Iterator[Callable[..., Running]]:
 
 
 @pytest.fixture
-def shards(serve) -> Callable[..., list[str]]:
-    """shards(checkpoint or None, how many, **settings) -> addresses."""
+def shards(serve, table_directory: Path) -> Callable[..., list[str]]:
+    """shards(checkpoint or None, how many, **settings) -> addresses; tables of their own unless settings name some."""
 
     def start(checkpoint: Path | None, size: int, **settings: Any) -> list[str]:
+        settings = {"table_directory": Path(tempfile.mkdtemp(dir=table_directory)), **settings}
         return [
             serve(
                 run_embedding_server,

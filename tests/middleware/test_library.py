@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from dataclasses import replace
 
 import batch_twin
 import numpy as np
@@ -182,11 +183,13 @@ class TestShardsThatAreAway:
             open_middleware(two_shards.config, addresses[:1]).lookup(two_shards.batch)
 
     def test_shard_that_comes_back_answers_within_a_second(
-        self, two_shards, serve, shards, open_middleware, assert_golden
+        self, two_shards, serve, shards, open_middleware, assert_golden, table_directory
     ):
         checkpoint = two_shards.folder / "ckpt"
         first = shards(checkpoint, 2)[0]
-        settings = EmbeddingServerSettings(port=0, replica_index=1, replica_size=2, checkpoint=checkpoint)
+        settings = EmbeddingServerSettings(
+            port=0, replica_index=1, replica_size=2, checkpoint=checkpoint, table_directory=table_directory
+        )
         second = serve(run, settings)
         address = second.address
         middleware = open_middleware(two_shards.config, [first, address])
@@ -198,7 +201,7 @@ class TestShardsThatAreAway:
             with pytest.raises(ShardUnavailableError, match="shard 1 of 2"):
                 middleware.lookup(two_shards.batch)
         port = int(address.rpartition(":")[2])
-        serve(run, EmbeddingServerSettings(port=port, replica_index=1, replica_size=2, checkpoint=checkpoint))
+        serve(run, replace(settings, port=port))
         back = time.monotonic()
         while True:
             try:
@@ -216,7 +219,9 @@ class TestShardsThatAreAway:
         assert not state.ready
         assert "cannot be reached" in state.message
 
-    def test_unix_socket(self, two_shards, serve, shards, open_middleware, assert_golden, tmp_path):
+    def test_unix_socket(
+        self, two_shards, serve, shards, open_middleware, assert_golden, tmp_path, table_directory
+    ):
         addresses = []
         for index in range(2):
             socket = tmp_path / f"s{index}"
@@ -226,6 +231,7 @@ class TestShardsThatAreAway:
                 replica_size=2,
                 checkpoint=two_shards.folder / "ckpt",
                 unix_address=f"unix:{socket}",
+                table_directory=table_directory,
             )
             serve(run, settings)
             addresses.append(f"unix:{socket}")

@@ -9,6 +9,12 @@ from numpy.typing import NDArray
 
 MAX_DIM: int = 4096
 
+class TableError(Exception):
+    pass
+
+class TableSpaceError(MemoryError):
+    pass
+
 class Table:
     """
     Rows of one dim and dtype by sign (any u64).
@@ -45,19 +51,26 @@ class Table:
         Returns how many were written. Raises MemoryError: the rows before are there, the table is whole.
         """
 
-    def erase(self, signs: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], ordinal: int = 4294967295) -> int:
+    def erase(self, signs: Annotated[NDArray[numpy.uint64], dict(shape=(None,), order='C', device='cpu', writable=False)], ordinal: int) -> int:
         """
-        Remove the rows of signs (u64 [n]) whose ordinal is not greater. Returns how many went.
+        Remove the rows of signs (u64 [n]), except where a greater ordinal is stored. Returns how many went.
+
+        A tombstone with the ordinal stays, so that an older upsert does not bring a row back.
+        """
+
+    def forget_tombstones(self, horizon: int) -> None:
+        """
+        Let rebuilds drop tombstones with an ordinal below `horizon`: nothing older will come.
         """
 
     def reserve(self, rows: int) -> None:
-        """Make room for `rows` in all. Raises MemoryError."""
+        """Make room for `rows` in all. Raises TableSpaceError."""
 
     def scan(self, start: int = 0, limit: int = 65536) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[Any], numpy.typing.NDArray[numpy.uint32], int | None]:
         """
         One page of rows: (signs u64 [n], rows [n, dim], ordinals u32 [n], next_start or None after the last).
 
-        A page holds about `limit` rows. Between pages writes may be seen or not; growth may repeat or skip rows.
+        A page holds about `limit` rows. Between pages writes may be seen or not; growth may repeat rows, but leaves none out.
         """
 
     def __len__(self) -> int: ...
@@ -71,9 +84,159 @@ class Table:
         """Memory held, everything counted."""
 
     @property
+    def huge_pages(self) -> bool:
+        """Whether all segments of 2 MiB and more are in huge pages."""
+
+    @property
     def dim(self) -> int: ...
 
     @property
     def dtype(self) -> Literal['float32', 'float16']: ...
 
     def __repr__(self) -> str: ...
+
+class TableControl:
+    """What a generation's control file said at one moment."""
+
+    @property
+    def instance_id(self) -> bytes: ...
+
+    @property
+    def boot_id(self) -> bytes: ...
+
+    @property
+    def replica_index(self) -> int: ...
+
+    @property
+    def replica_size(self) -> int: ...
+
+    @property
+    def layout(self) -> int: ...
+
+    @property
+    def state(self) -> Literal['loading', 'serving', 'abandoned']: ...
+
+    @property
+    def pid(self) -> int:
+        """The server that holds the lock, or held it last."""
+
+    @property
+    def tables(self) -> int:
+        """How many tables are whole."""
+
+    @property
+    def locked(self) -> bool:
+        """Whether a living process holds the generation."""
+
+    @property
+    def heartbeat_age_ns(self) -> int: ...
+
+    @property
+    def info(self) -> bytes: ...
+
+    @property
+    def applied(self) -> tuple[int, int]:
+        """(sequence, event_time_ns) of the last packet that is wholly applied."""
+
+def read_control(folder: str) -> TableControl:
+    """
+    What the control file of the generation in `folder` says; it is neither locked nor changed.
+
+    Raises TableError: there is none, or it is damaged, cut, or of another layout.
+    """
+
+def present_boot() -> bytes:
+    """16 bytes that differ from one run of the machine to the next."""
+
+MAX_INFO_BYTES: int = 30704
+
+def discard_generation(folder: str) -> None:
+    """
+    Mark the generation in `folder` abandoned and remove it, whatever state it is in.
+
+    Raises TableError: a living process holds it, or it cannot be removed.
+    """
+
+class TableGeneration:
+    """
+    The tables of one checkpoint in a folder of their own, with their writer: it holds the control
+    file's lock, and a thread of its own keeps the heartbeat fresh. Any thread may call.
+    """
+
+    @staticmethod
+    def create(folder: str, *, instance: bytes, boot_id: bytes, replica_index: int, replica_size: int, info: bytes, file_mode: int = 384, folder_mode: int = 448, group: int | None = None) -> TableGeneration:
+        """
+        Make `folder`, and in it a generation without tables that is loading.
+
+        `instance` and `boot_id` have 16 bytes, `info` at most MAX_INFO_BYTES. Raises TableSpaceError,
+        TableError, ValueError.
+        """
+
+    @staticmethod
+    def recover(folder: str, *, boot_id: bytes, replica_index: int, replica_size: int) -> TableGeneration:
+        """
+        Take over the generation that another process left in `folder`, tables included.
+
+        Raises TableError with the reason why it is refused, after which nothing has changed;
+        TableSpaceError.
+        """
+
+    def add_table(self, dim: int, dtype: Literal['float32', 'float16'], rows: int, threads: int = 1) -> Table:
+        """
+        A new table with room for `rows` rows, which `threads` threads allocate.
+
+        Raises TableSpaceError, after which nothing of it is left; ValueError: there is one of `dim`.
+        """
+
+    @property
+    def tables(self) -> dict[int, Table]:
+        """The tables by dim."""
+
+    def serve(self) -> None:
+        """Say that it is whole: the next start may take it over."""
+
+    def abandon(self) -> None:
+        """
+        Tell readers in other processes to leave. Tables go on for those of this process.
+        """
+
+    def remove(self) -> None:
+        """
+        Abandon, unlink everything, and close. Memory is given back when the last reader lets go.
+        """
+
+    def close(self) -> None:
+        """
+        Let go of lock and heartbeat. The tables stay where they are, for `recover`.
+        """
+
+    def set_applied(self, sequence: int, event_time_ns: int) -> None:
+        """
+        Everything up to the packet `sequence` is applied; its newest event is of that time.
+        """
+
+    @property
+    def applied(self) -> tuple[int, int]:
+        """(sequence, event_time_ns), (0, 0) at first."""
+
+    @property
+    def info(self) -> bytes:
+        """
+        What was told at its creation, or set since; replaced whole or not at all.
+        """
+
+    @info.setter
+    def info(self, arg: bytes, /) -> None: ...
+
+    @property
+    def state(self) -> Literal['loading', 'serving', 'abandoned']: ...
+
+    @property
+    def instance_id(self) -> bytes: ...
+
+    @property
+    def folder(self) -> str: ...
+
+    @property
+    def bytes(self) -> int:
+        """Memory held, everything counted."""

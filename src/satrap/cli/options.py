@@ -18,7 +18,9 @@ __all__ = [
     "Insecure",
     "ModelStore",
     "Models",
+    "Purge",
     "Shards",
+    "TableDirectory",
     "read_embedding_config",
     "read_global_config",
     "require_embedding_config",
@@ -73,6 +75,19 @@ Shards = Annotated[
         help="Addresses of the embedding servers, comma-separated, in order; otherwise infer_config.servers.",
         envvar="SATRAP_SHARDS",
     ),
+]
+TableDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        "--table-directory",
+        envvar="SATRAP_TABLE_DIRECTORY",
+        help="Where tables are kept; otherwise embedding_server.table_directory.",
+        show_envvar=True,
+    ),
+]
+Purge = Annotated[
+    bool,
+    typer.Option("--purge", help="Remove the tables at the end, instead of keeping them for the next start."),
 ]
 ExitWithParent = Annotated[
     bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when standard input closes.")

@@ -43,10 +43,14 @@ def embedding_server(
             help="Also listen on unix:PATH or unix-abstract:NAME: cheaper for processes of this machine."
         ),
     ] = None,
+    table_directory: options.TableDirectory = None,
+    purge: options.Purge = False,
     insecure: options.Insecure = False,
     exit_with_parent: options.ExitWithParent = False,
 ) -> None:
     """Hold one shard of the embeddings and answer lookups.
+
+    The tables stay in memory when the server ends, and the next one takes them over; --purge removes them.
 
     Example: satrap embedding-server --replica-index 0 --replica-size 2 --port 8888 --checkpoint /data/checkpoint
     """
@@ -62,7 +66,7 @@ def embedding_server(
     if unix_address is not None and not unix_address.startswith(("unix:", "unix-abstract:")):
         raise InvalidInputError(f"--unix-address {unix_address}: begin it with unix: or unix-abstract:")
     config = options.read_global_config(global_config)
-    options.read_embedding_config(embedding_config)  # a broken file is found here, not at the first lookup
+    features = options.read_embedding_config(embedding_config)
     named = config.common_config.infer_config.embedding_checkpoint
     stop = _begin_process(exit_with_parent)
     with LoadProgress(f"shard {replica_index} of {replica_size}") as progress:
@@ -82,6 +86,11 @@ def embedding_server(
                 load_threads=config.embedding_server.load_threads,
                 rpc_threads=config.embedding_server.rpc_threads,
                 unix_address=unix_address,
+                table_directory=table_directory or Path(config.embedding_server.table_directory),
+                namespace=config.embedding_server.namespace,
+                table_group=config.embedding_server.table_group,
+                config_digest=features.digest if features is not None else "",
+                purge=purge,
             ),
             stop,
             ready,

@@ -58,6 +58,8 @@ def up(
     host: options.Host = "127.0.0.1",
     grpc_inference_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 7070,
     grpc_management_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 7071,
+    table_directory: options.TableDirectory = None,
+    purge: options.Purge = False,
     insecure: options.Insecure = False,
     exit_with_parent: options.ExitWithParent = False,
 ) -> None:
@@ -88,6 +90,8 @@ def up(
                 "embedding-server",
                 *configs,
                 *_flags(("--checkpoint", checkpoint), ("--unix-address", addresses[index])),
+                *_flags(("--table-directory", table_directory)),
+                *(["--purge"] if purge else []),
                 *("--replica-index", str(index), "--replica-size", str(count), "--port", "0"),
             ),
         )

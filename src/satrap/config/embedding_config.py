@@ -1,5 +1,6 @@
 """`embedding_config.yml`: which features there are, and how their ids become embeddings. PERSIA's file, as it is."""
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,11 @@ class EmbeddingConfig(PersiaSection):
     def slots(self) -> dict[str, SlotConfig]:
         """The slots by name, in the file's order."""
         return self.slots_config
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal text that is the same for files that mean the same, the order of slots and groups included."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def load_embedding_config(path: Path | str, warn: Warn) -> EmbeddingConfig:

@@ -1,6 +1,7 @@
 """Runs the demo: every step prints what it did and how long it took."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -96,7 +97,10 @@ def run(*, keep: bool, folder: Path | None) -> None:
         with _step(console, f"writing a PERSIA checkpoint and an archive to {files.folder}"):
             _write(files, embeddings, dense)
         with _step(console, f"starting {_SHARDS} embedding servers and serving"):
-            process, line = stack.enter_context(_satrap_up(files))
+            tables = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="satrap-demo-", dir=_shared_memory())
+            )
+            process, line = stack.enter_context(_satrap_up(files, Path(tables)))
         console.print(f"  {line}", soft_wrap=True)
         inference, management = _addresses(line)
         with _step(
@@ -151,12 +155,13 @@ def _write(files: Files, embeddings: model.Embeddings, dense: model.DenseModel) 
 
 
 @contextmanager
-def _satrap_up(files: Files) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`satrap up` on free ports; stopped, and waited for, at the end."""
+def _satrap_up(files: Files, tables: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`satrap up` on free ports, with its tables in `tables`; stopped, and waited for, at the end."""
     command = [sys.executable, "-P", "-m", "satrap.cli", "up", "--exit-with-parent", "--shards", str(_SHARDS)]
     command += ["--embedding-config", str(files.embedding_config), "--checkpoint", str(files.checkpoint)]
     command += ["--model-store", str(files.model_store), "--models", "all"]
     command += ["--grpc-inference-port", "0", "--grpc-management-port", "0"]
+    command += ["--table-directory", str(tables), "--purge"]
     log = (files.folder / "satrap.log").open("w", encoding="utf-8")
     with (
         log,
@@ -175,6 +180,12 @@ def _satrap_up(files: Files) -> Iterator[tuple[subprocess.Popen[str], str]]:
         finally:
             process.terminate()
             process.wait()
+
+
+def _shared_memory() -> Path | None:
+    """Where the demo's tables lie, beside those of real servers; None: the usual temporary directory."""
+    folder = Path("/dev/shm")  # noqa: S108  a folder is made in it that only this user may enter
+    return folder if os.access(folder, os.W_OK) else None
 
 
 def _addresses(line: str) -> tuple[str, str]:
