@@ -1,5 +1,6 @@
 """Rows by sign."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy
@@ -240,3 +241,57 @@ class TableGeneration:
     @property
     def bytes(self) -> int:
         """Memory held, everything counted."""
+
+class TableReader:
+    """
+    The tables of a generation that a server on this machine writes, mapped read-only.
+
+    Any thread may use it at any time, and close it. Make it after a fork, never before: threads of its own follow
+    the tables as they grow. The GIL is released.
+    """
+
+    def __init__(self, folder: str, instance_id: bytes, uid: int) -> None:
+        """
+        Attach the generation in `folder`, which must hold that id (16 bytes) and belong to user `uid` or root.
+
+        Raises TableError with the reason: missing, damaged, cut, of another instance, owner, layout or boot, loading,
+        abandoned; TableSpaceError: no descriptor or no memory left. Nothing stays mapped then.
+        """
+
+    @property
+    def folder(self) -> str: ...
+
+    @property
+    def instance_id(self) -> bytes: ...
+
+    def condition(self) -> tuple[Literal['live', 'orphaned', 'abandoned'], float]:
+        """
+        The state, and seconds since the server's last heartbeat.
+
+        orphaned: nobody holds the lock, or no heartbeat for a second. abandoned: superseded or given up.
+        Raises TableError: closed, or the state is damaged.
+        """
+
+    @property
+    def state(self) -> Literal['live', 'orphaned', 'abandoned']:
+        """The state alone. Raises TableError as condition()."""
+
+    @property
+    def applied(self) -> tuple[int, int]:
+        """
+        How far the server's updates are: the last packet's sequence number, and its newest event in nanoseconds since the epoch. Raises TableError: closed.
+        """
+
+    def lookup(self, groups: Sequence[tuple[int, bytes]]) -> tuple[list[tuple[int, bytes]], int, int]:
+        """
+        Rows of [(dim, signs as packed u64)]: ([(dtype, rows)], missing, dim_mismatch).
+
+        dtype is 1 (float32) or 2 (float16); rows are packed, zeros for signs that no table holds (missing) or one
+        of another dim (dim_mismatch). Raises TableError: closed, or a file cannot be used; TableSpaceError: it
+        cannot be mapped.
+        """
+
+    def close(self) -> None:
+        """
+        Unmap everything; lookups that run end first, later ones raise TableError.
+        """
