@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "satrap/table_generation.h"
+#include "satrap/table_inspection.h"
 
 namespace nb = nanobind;
 
@@ -124,11 +125,37 @@ void register_control(nb::module_& m) {
         "Raises TableError: there is none, or it is damaged, cut, or of another layout.");
 }
 
+void register_inspection(nb::module_& m) {
+  using satrap::TableInspection;
+  nb::class_<TableInspection>(m, "TableInspection", "What the files of a table say.")
+      .def_prop_ro("dim", [](const TableInspection& self) { return self.shape.dim; })
+      .def_prop_ro(
+          "dtype",
+          [](const TableInspection& self) {
+            return self.shape.type == RowType::kFloat32 ? "float32" : "float16";
+          },
+          nb::sig("def dtype(self) -> typing.Literal['float32', 'float16']"))
+      .def_prop_ro("row_bytes", [](const TableInspection& self) { return self.shape.bytes(); })
+      .def_prop_ro("boot_id", [](const TableInspection& self) { return python_bytes(self.boot); })
+      .def_ro("rows", &TableInspection::rows, "As the writer counts them, after each batch.")
+      .def_ro("occupied", &TableInspection::occupied, "Slots with a row, counted.")
+      .def_ro("tombstones", &TableInspection::tombstones, "Slots with an erased sign.")
+      .def_ro("slots", &TableInspection::slots)
+      .def_ro("overflowed", &TableInspection::overflowed, "Buckets that a search goes past.")
+      .def_ro("changing", &TableInspection::changing, "Buckets that the writer is, or was, inside.")
+      .def_ro("segments", &TableInspection::segments)
+      .def_ro("bytes", &TableInspection::bytes, "Memory of all files of the folder.");
+  m.def("inspect_table", &satrap::inspect_table, nb::arg("folder"), nb::call_guard<nb::gil_scoped_release>(),
+        "Read every header in a table's folder, without changing anything.\n\n"
+        "Raises TableError: something is damaged, missing, or of another layout; TableSpaceError.");
+}
+
 }  // namespace
 
 void register_table_generation(nb::module_& m) {
   using namespace nb::literals;
   register_control(m);
+  register_inspection(m);
   m.def(
       "present_boot", [] { return python_bytes(satrap::present_boot()); },
       "16 bytes that differ from one run of the machine to the next.");
