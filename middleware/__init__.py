@@ -4,7 +4,7 @@
 `satrap middleware` elsewhere (`MiddlewareClient`). Both answer the same; what is here is all that other parts use.
 """
 
-from satrap.middleware.assemble import Embedding, RawEmbedding, SumEmbedding
+from satrap.middleware.assemble import Embedding, Embeddings, RawEmbedding, SumEmbedding
 from satrap.middleware.client import MiddlewareClient
 from satrap.middleware.library import Middleware
 from satrap.middleware.lookup import LOCAL_ADDRESS, EmbeddingLookup, open_lookup
@@ -12,6 +12,7 @@ from satrap.middleware.lookup import LOCAL_ADDRESS, EmbeddingLookup, open_lookup
 __all__ = [
     "Embedding",
     "EmbeddingLookup",
+    "Embeddings",
     "LOCAL_ADDRESS",
     "Middleware",
     "MiddlewareClient",

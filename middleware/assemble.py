@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Embedding", "RawEmbedding", "SumEmbedding", "embeddings"]
+__all__ = ["Embedding", "Embeddings", "RawEmbedding", "SumEmbedding"]
 
 
 @dataclass(slots=True)
@@ -49,11 +49,31 @@ class RawEmbedding:
 Embedding = SumEmbedding | RawEmbedding
 
 
-def embeddings(tensors: Iterable[tuple[Any, ...]]) -> list[Embedding]:
-    """Name the parts of what the native plan assembled for one batch."""
-    return [
-        SumEmbedding(*tensor) if len(tensor) == _SUM_PARTS else RawEmbedding(*tensor) for tensor in tensors
-    ]
-
-
 _SUM_PARTS = 3
+
+
+class Embeddings(list[Embedding]):
+    """A batch's embeddings, in its order of features.
+
+    Attributes:
+        is_stale: Whether some rows may be out of date: their embedding server is gone, and its table, which is on this
+            machine, answered (for `orphan_grace_seconds`, after which lookups fail).
+    """
+
+    __slots__ = ("is_stale",)
+
+    def __init__(self, embeddings: Iterable[Embedding] = (), *, is_stale: bool = False) -> None:
+        """Hold these."""
+        super().__init__(embeddings)
+        self.is_stale = is_stale
+
+    @classmethod
+    def from_tensors(cls, tensors: Iterable[tuple[Any, ...]], *, is_stale: bool) -> Self:
+        """Name the parts of what the native plan assembled for one batch."""
+        return cls(
+            (
+                SumEmbedding(*tensor) if len(tensor) == _SUM_PARTS else RawEmbedding(*tensor)
+                for tensor in tensors
+            ),
+            is_stale=is_stale,
+        )

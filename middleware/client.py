@@ -16,10 +16,10 @@ from satrap.errors import (
     SatrapError,
     ShardUnavailableError,
 )
-from satrap.middleware.assemble import Embedding, RawEmbedding, SumEmbedding
+from satrap.middleware.assemble import Embedding, Embeddings, RawEmbedding, SumEmbedding
 from satrap.middleware.error_details import error_of, from_metadata
 from satrap.middleware.rotation import Rotation
-from satrap.middleware.wire import lookup_stub
+from satrap.middleware.wire import is_stale, lookup_stub
 from satrap.protos import middleware_pb2 as pb
 from satrap.protos import middleware_pb2_grpc as pb_grpc
 
@@ -50,7 +50,7 @@ class MiddlewareClient:
         self._channels: dict[int, grpc.Channel] = {}
         self._closed = threading.Event()
 
-    def lookup(self, batch: Bytes | DecodedBatch) -> list[Embedding]:
+    def lookup(self, batch: Bytes | DecodedBatch) -> Embeddings:
         """The embeddings of a batch's id features, in the batch's order.
 
         Raises:
@@ -61,7 +61,7 @@ class MiddlewareClient:
         """
         return self._lookup(_ids(batch))
 
-    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[list[Embedding]]:
+    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[Embeddings]:
         """The same for several batches, sent at once.
 
         Raises:
@@ -76,7 +76,7 @@ class MiddlewareClient:
         answers = []
         for request, call in zip(requests, calls, strict=True):
             try:
-                answers.append(_embeddings(call.result()))
+                answers.append(_embeddings(call.result(), call))
             except grpc.RpcError as error:
                 failure = self._failure(place, error)
                 if failure is not None:
@@ -84,7 +84,7 @@ class MiddlewareClient:
                 answers.append(self._lookup(request))
         return answers
 
-    def lookup_features(self, features: Sequence[IdFeature]) -> list[Embedding]:
+    def lookup_features(self, features: Sequence[IdFeature]) -> Embeddings:
         """The same for ids that are arrays already.
 
         Raises:
@@ -116,11 +116,11 @@ class MiddlewareClient:
         for channel in channels.values():
             channel.close()
 
-    def _lookup(self, batch: Bytes) -> list[Embedding]:
+    def _lookup(self, batch: Bytes) -> Embeddings:
         reason = ""
         for place in self._order():
             try:
-                return _embeddings(lookup_stub(self._channel(place))(batch, timeout=self._timeout))
+                return _embeddings(*lookup_stub(self._channel(place)).with_call(batch, timeout=self._timeout))
             except grpc.RpcError as error:
                 failure = self._failure(place, error)
                 if failure is not None:
@@ -186,8 +186,8 @@ def _ids(batch: Bytes | DecodedBatch) -> Bytes:
     return batch.ids_only() if isinstance(batch, DecodedBatch) else batch
 
 
-def _embeddings(response: pb.LookupResponse) -> list[Embedding]:
-    return [_embedding(feature) for feature in response.features]
+def _embeddings(response: pb.LookupResponse, call: grpc.Call) -> Embeddings:
+    return Embeddings(map(_embedding, response.features), is_stale=is_stale(call.trailing_metadata()))
 
 
 def _embedding(feature: pb.FeatureEmbedding) -> Embedding:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from satrap.middleware.shards import FutureAnswer, Group, Rows, RpcShard
+from satrap.middleware.shards import FutureAnswer, Group, Rows, RpcShard, ShardState
 
 __all__ = ["CoalescingShard", "Turns"]
 
@@ -41,7 +41,13 @@ class Turns(Generic[T]):
         return questions
 
 
-Question = tuple[Sequence[Group], "Future[list[Rows]]"]
+class CoalescedAnswer(Future[list[Rows]]):
+    """Rows that come with those of others, from a server that is there."""
+
+    is_stale = False
+
+
+Question = tuple[Sequence[Group], CoalescedAnswer]
 
 
 class CoalescingShard:
@@ -54,13 +60,21 @@ class CoalescingShard:
         self._lock = threading.Lock()  # guards the turns; never held while sending
         self._turns: Turns[Question] = Turns(limit)
 
-    def ask(self, groups: Sequence[Group]) -> "Future[list[Rows]]":
-        """Send now, or with others when a call ends; the future has the rows of these groups."""
-        answer: Future[list[Rows]] = Future()
+    def ask(self, groups: Sequence[Group]) -> CoalescedAnswer:
+        """Send now, or with others when a call ends; the answer has the rows of these groups."""
+        answer = CoalescedAnswer()
         with self._lock:
             questions = self._turns.asked((groups, answer))
         self._send(questions)
         return answer
+
+    def state(self, timeout: float) -> ShardState:
+        """Ask how it is.
+
+        Raises:
+            ShardMismatchError: it is another shard than the address list says.
+        """
+        return self._shard.state(timeout)
 
     def close(self) -> None:
         """Close the shard; questions in flight and waiting fail."""

@@ -3,14 +3,22 @@
 from collections.abc import Sequence
 from itertools import groupby
 from operator import itemgetter
+from typing import NamedTuple
 
 from satrap.middleware.shards import Answer, Rows, Shard
 
-__all__ = ["gather_rows"]
+__all__ = ["Gathered", "gather_rows"]
 
 
-def gather_rows(shards: Sequence[Shard], groups: Sequence[tuple[int, int, bytes]]) -> list[Rows]:
-    """Ask every shard that has groups, then wait for all; the rows come back in the order of `groups`.
+class Gathered(NamedTuple):
+    """Rows in the order of the groups asked, and whether a shard's may be out of date."""
+
+    rows: list[Rows]
+    is_stale: bool
+
+
+def gather_rows(shards: Sequence[Shard], groups: Sequence[tuple[int, int, bytes]]) -> Gathered:
+    """Ask every shard that has groups, then wait for all.
 
     `groups` are (shard, dim, signs), sorted by shard, as `Plan.groups()` gives them. When a shard fails, its error
     is raised after the others have answered, so that nothing is left in flight.
@@ -24,10 +32,12 @@ def gather_rows(shards: Sequence[Shard], groups: Sequence[tuple[int, int, bytes]
         for shard, of_shard in groupby(groups, itemgetter(0))
     ]
     rows: list[Rows] = []
+    is_stale = False
     failure: Exception | None = None
     for answer in answers:
         try:
             rows += answer.result()
+            is_stale |= answer.is_stale
         except Exception as error:  # raised below
             failure = failure or error
     if failure is not None:
@@ -35,4 +45,4 @@ def gather_rows(shards: Sequence[Shard], groups: Sequence[tuple[int, int, bytes]
             raise failure
         finally:
             del failure  # its traceback holds this frame
-    return rows
+    return Gathered(rows, is_stale)

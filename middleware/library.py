@@ -13,11 +13,12 @@ import grpc
 from satrap.batch import Bytes, DecodedBatch, IdFeature, decode
 from satrap.config import EmbeddingConfig
 from satrap.errors import InvalidInputError, RemoteError, ShardUnavailableError
-from satrap.middleware.assemble import Embedding, embeddings
+from satrap.middleware.assemble import Embeddings
+from satrap.middleware.attached_shard import AttachedShard, Attacher
 from satrap.middleware.coalescing import CoalescingShard
 from satrap.middleware.fanout import gather_rows
 from satrap.middleware.plan import PlanInput, make_plan
-from satrap.middleware.shards import RpcShard, Shard, ShardState, shard_states
+from satrap.middleware.shards import RpcShard, Shard, ShardState
 from satrap.middleware.slots import resolve_slots
 
 __all__ = ["Middleware"]
@@ -40,6 +41,9 @@ class Middleware:
     The constructor checks the config and connects to nothing; `start` opens the channels, and so does the first
     lookup. A shard that is down costs the lookups that need it, as `ShardUnavailableError`, until it is back.
 
+    Shards on this machine are looked up in without asking them: their tables are attached (docs/table.md), in the
+    background. What is looked up before, or while a table cannot be used, goes by RPC.
+
     Threads: any number may look up at once. Make it after a fork, not before.
     """
 
@@ -51,6 +55,7 @@ class Middleware:
         lookup_timeout: float = 5.0,
         coalesce: bool = False,
         local: bool = True,
+        orphan_grace_seconds: float = 5.0,
         source: Path | str = "embedding config",
     ) -> None:
         """Resolve the slots.
@@ -60,7 +65,8 @@ class Middleware:
             shard_addresses: `host:port` or `unix:path` of every shard, the first one's replica_index is 0.
             lookup_timeout: Seconds that a shard may take to answer.
             coalesce: Make one question of those that wait for the same busy shard; for servers.
-            local: Look up in the tables of this machine's shards, without asking.
+            local: Attach the tables of this machine's shards.
+            orphan_grace_seconds: How long the table of a server that is gone is used, its answers marked stale.
             source: Where the config comes from, for errors.
 
         Raises:
@@ -77,9 +83,10 @@ class Middleware:
         self._timeout = lookup_timeout
         self._coalesce = coalesce
         self._local = local
-        self._lock = threading.Lock()  # guards the three below while they are made and closed
-        self._rpc_shards: tuple[RpcShard, ...] = ()
+        self._grace = orphan_grace_seconds
+        self._lock = threading.Lock()  # guards the two below while they are made and closed
         self._shards: tuple[Shard, ...] = ()
+        self._attacher: Attacher | None = None
         self._closed = threading.Event()
 
     def start(self) -> None:
@@ -92,20 +99,17 @@ class Middleware:
             if self._closed.is_set():
                 raise InvalidInputError("this middleware is closed")
             if not self._shards:
-                size = len(self._addresses)
-                self._rpc_shards = tuple(
-                    RpcShard(index, size, address, self._timeout)
-                    for index, address in enumerate(self._addresses)
-                )
-                self._shards = tuple(self._way_to(shard) for shard in self._rpc_shards)
+                self._shards = self._connected()
 
     def close(self) -> None:
-        """Close the channels; lookups in flight fail."""
+        """Close the channels and unmap the tables; lookups in flight fail, or end."""
         self._closed.set()
         with self._lock:
             shards, self._shards = self._shards, ()
         for shard in shards:
             shard.close()
+        if self._attacher is not None:
+            self._attacher.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -116,7 +120,7 @@ class Middleware:
     ) -> None:
         self.close()
 
-    def lookup(self, batch: Bytes | DecodedBatch) -> list[Embedding]:
+    def lookup(self, batch: Bytes | DecodedBatch) -> Embeddings:
         """The embeddings of a batch's id features, in the batch's order; none for a batch without ids.
 
         Raises:
@@ -126,7 +130,7 @@ class Middleware:
         """
         return self.lookup_many([batch])[0]
 
-    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[list[Embedding]]:
+    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[Embeddings]:
         """The same for several batches at once: every sign is asked once for all of them.
 
         Raises:
@@ -137,7 +141,7 @@ class Middleware:
             [batch if isinstance(batch, DecodedBatch) else decode(batch) for batch in batches]
         )
 
-    def lookup_features(self, features: Sequence[IdFeature]) -> list[Embedding]:
+    def lookup_features(self, features: Sequence[IdFeature]) -> Embeddings:
         """The same for ids that are arrays already.
 
         Raises:
@@ -173,19 +177,35 @@ class Middleware:
             ShardMismatchError: an address leads to another shard.
         """
         self.start()
-        return shard_states(self._rpc_shards, timeout)
+        return [shard.state(timeout) for shard in self._shards]
 
-    def _way_to(self, shard: RpcShard) -> Shard:
-        return CoalescingShard(shard, _CALLS_IN_FLIGHT) if self._coalesce else shard
+    def _connected(self) -> tuple[Shard, ...]:
+        """The ways to all shards; the thread that attaches their tables is started."""
+        size = len(self._addresses)
+        by_rpc = [
+            RpcShard(index, size, address, self._timeout) for index, address in enumerate(self._addresses)
+        ]
+        shards: Sequence[Shard] = (
+            [CoalescingShard(shard, _CALLS_IN_FLIGHT) for shard in by_rpc] if self._coalesce else by_rpc
+        )
+        if not self._local:
+            return tuple(shards)
+        self._attacher = attacher = Attacher()
+        attached = tuple(
+            AttachedShard(shard, fallback, self._grace, attacher.call)
+            for shard, fallback in zip(by_rpc, shards, strict=True)
+        )
+        attacher.start(attached)
+        return attached
 
-    def _answer(self, batches: Sequence[PlanInput]) -> list[list[Embedding]]:
+    def _answer(self, batches: Sequence[PlanInput]) -> list[Embeddings]:
         if not self._shards:
             self.start()
         shards = self._shards
         plan = make_plan(self._slots.table, batches, len(self._addresses))
-        rows = gather_rows(shards, plan.groups())
+        gathered = gather_rows(shards, plan.groups())
         try:
-            assembled = plan.assemble(rows)
+            assembled = plan.assemble(gathered.rows)
         except ValueError as error:  # rows that were not asked for
             raise RemoteError(grpc.StatusCode.INTERNAL, str(error)) from error
-        return [embeddings(tensors) for tensors in assembled]
+        return [Embeddings.from_tensors(tensors, is_stale=gathered.is_stale) for tensors in assembled]

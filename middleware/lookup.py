@@ -8,7 +8,7 @@ from typing import Protocol
 from satrap.batch import Bytes, DecodedBatch, IdFeature
 from satrap.config import GlobalConfig, load_embedding_config, load_global_config
 from satrap.errors import InvalidInputError
-from satrap.middleware.assemble import Embedding
+from satrap.middleware.assemble import Embeddings
 from satrap.middleware.client import MiddlewareClient
 from satrap.middleware.library import Middleware
 
@@ -24,13 +24,13 @@ LOCAL_ADDRESS = "satrap:local"
 class EmbeddingLookup(Protocol):
     """Ids in, tensors out. Any number of threads may look up at once."""
 
-    def lookup(self, batch: Bytes | DecodedBatch) -> list[Embedding]:
+    def lookup(self, batch: Bytes | DecodedBatch) -> Embeddings:
         """The embeddings of a batch's id features, in the batch's order."""
 
-    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[list[Embedding]]:
+    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[Embeddings]:
         """The same for several batches at once; if one cannot be answered, its error is raised for all."""
 
-    def lookup_features(self, features: Sequence[IdFeature]) -> list[Embedding]:
+    def lookup_features(self, features: Sequence[IdFeature]) -> Embeddings:
         """The same for ids that are arrays already."""
 
     def wait_ready(self, timeout: float) -> None:
@@ -76,5 +76,6 @@ def _local(config: GlobalConfig, environ: Mapping[str, str]) -> Middleware:
         [address.strip() for address in servers if address.strip()],
         lookup_timeout=config.middleware.lookup_timeout_seconds,
         local=config.middleware.local_lookup,
+        orphan_grace_seconds=config.middleware.orphan_grace_seconds,
         source=Path(path),
     )

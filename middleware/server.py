@@ -17,7 +17,7 @@ from satrap.errors import SatrapError
 from satrap.middleware.assemble import Embedding, SumEmbedding
 from satrap.middleware.error_details import to_metadata
 from satrap.middleware.library import Middleware
-from satrap.middleware.wire import batch_of_request
+from satrap.middleware.wire import STALE_METADATA, batch_of_request
 from satrap.protos import middleware_pb2 as pb
 
 __all__ = ["MiddlewareService", "MiddlewareSettings", "run"]
@@ -39,6 +39,7 @@ class MiddlewareSettings:
     lookup_timeout: float = 5.0
     rpc_threads: int = 4
     local_lookup: bool = True
+    orphan_grace_seconds: float = 5.0
     source: Path | str = "embedding config"
 
 
@@ -72,6 +73,8 @@ class MiddlewareService:
         except SatrapError as error:
             context.set_trailing_metadata(to_metadata(error))
             context.abort(error.grpc_status, str(error))
+        if embeddings.is_stale:
+            context.set_trailing_metadata(STALE_METADATA)
         return pb.LookupResponse(features=[_message(embedding) for embedding in embeddings])
 
     def status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:
@@ -86,6 +89,8 @@ class MiddlewareService:
                         address=state.address,
                         ready=state.ready,
                         message=state.message,
+                        way=state.way,
+                        attached=pb.LookupTotals(**state.attached._asdict()),
                     )
                     for state in states
                 ],
@@ -108,6 +113,7 @@ def run(settings: MiddlewareSettings, stop: threading.Event, on_ready: Callable[
         lookup_timeout=settings.lookup_timeout,
         coalesce=True,
         local=settings.local_lookup,
+        orphan_grace_seconds=settings.orphan_grace_seconds,
         source=settings.source,
     )
     server = rpc.server(settings.rpc_threads)

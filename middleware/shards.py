@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import grpc
 
@@ -12,7 +12,7 @@ from satrap.errors import RemoteError, SatrapError, ShardMismatchError, ShardUna
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
 
-__all__ = ["Answer", "Group", "Rows", "RpcShard", "Shard", "ShardState", "shard_states"]
+__all__ = ["Answer", "Group", "LookupTotals", "Rows", "RpcShard", "Shard", "ShardState"]
 
 Group = tuple[int, bytes]
 """A dim, and signs of it as packed little-endian u64."""
@@ -24,18 +24,44 @@ _CLOSED = "the middleware was closed"
 _LOOKUP = f"/{pb.DESCRIPTOR.services_by_name['EmbeddingService'].full_name}/Lookup"
 
 
+class LookupTotals(NamedTuple):
+    """Signs looked up, those that no table holds, and those that a table of another dim holds."""
+
+    lookups: int = 0
+    missing: int = 0
+    dim_mismatch: int = 0
+
+
+_NONE = LookupTotals()
+
+
 @dataclass(frozen=True, slots=True)
 class ShardState:
-    """What a shard said of itself, or why it could not."""
+    """What a shard said of itself, or why it could not; and how it is looked up in.
+
+    Attributes:
+        replica_index: Which one.
+        address: Where it is asked.
+        ready: Whether it answers lookups.
+        message: Its own words, or why there are none.
+        way: `attached` (its table, in this process), or `rpc: ` and why.
+        attached: What was looked up in its table, which it cannot count.
+    """
 
     replica_index: int
     address: str
     ready: bool
     message: str
+    way: str = "rpc: turned off"
+    attached: LookupTotals = _NONE
 
 
 class Answer(Protocol):
     """What a shard was asked and has yet to say."""
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the result, once it is there, may be out of date: the shard's server is gone."""
 
     def result(self) -> list[Rows]:
         """Wait; one element per group asked. Raises `SatrapError`."""
@@ -49,6 +75,9 @@ class Shard(Protocol):
 
     def ask(self, groups: Sequence[Group]) -> Answer:
         """Ask without waiting."""
+
+    def state(self, timeout: float) -> ShardState:
+        """Ask how it is. Raises `ShardMismatchError`: it is another one."""
 
     def close(self) -> None:
         """Give up what is open; questions not answered yet fail."""
@@ -111,16 +140,41 @@ class RpcShard:
         Raises:
             ShardMismatchError: it is another shard than the address list says.
         """
+        return self.state_and_status(timeout)[0]
+
+    def state_and_status(self, timeout: float) -> tuple[ShardState, pb.StatusResponse | None]:
+        """The same with all that the server said, if it said anything.
+
+        Raises:
+            ShardMismatchError: it is another shard than the address list says.
+        """
         try:
-            status = self._stub.Status(pb.StatusRequest(), timeout=timeout)
-        except grpc.RpcError as error:
-            return ShardState(self.replica_index, self.address, False, _reason(error, timeout))
-        actual = status.replica_index, status.replica_size
-        if actual != (self.replica_index, self.replica_size):
-            raise self._mismatch(actual)
+            status = self.status(timeout)
+        except ShardUnavailableError as error:
+            return ShardState(self.replica_index, self.address, False, error.reason), None
+        if not self.is_meant(status):
+            raise self._mismatch((status.replica_index, status.replica_size))
         ready = status.state == pb.STATE_READY
         message = status.message or ("ready" if ready else "starting")
-        return ShardState(self.replica_index, self.address, ready, message)
+        return ShardState(self.replica_index, self.address, ready, message), status
+
+    def status(self, timeout: float) -> pb.StatusResponse:
+        """What the server says of itself, whichever shard it is.
+
+        Raises:
+            ShardUnavailableError: it says nothing, or this shard was closed.
+        """
+        try:
+            status: pb.StatusResponse = self._stub.Status(pb.StatusRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            raise self.unavailable(_reason(error, timeout)) from error
+        except ValueError as error:
+            raise self.unavailable(_CLOSED) from error
+        return status
+
+    def is_meant(self, status: pb.StatusResponse) -> bool:
+        """Whether it is the shard that the address list says."""
+        return (status.replica_index, status.replica_size) == (self.replica_index, self.replica_size)
 
     def close(self) -> None:
         """Close the channel; questions in flight fail."""
@@ -168,6 +222,7 @@ class StreamAnswer:
     """A lookup in flight, which the thread that asked waits for."""
 
     __slots__ = ("_call", "_groups", "_shard")
+    is_stale = False
 
     def __init__(self, shard: RpcShard, call: "grpc.CallIterator[pb.LookupResponse]", groups: int) -> None:
         self._shard, self._call, self._groups = shard, call, groups
@@ -191,6 +246,7 @@ class FutureAnswer:
     """A lookup in flight, which any thread may wait for."""
 
     __slots__ = ("_call", "_groups", "_shard")
+    is_stale = False
 
     def __init__(self, shard: RpcShard, call: "grpc.CallFuture[pb.LookupResponse]", groups: int) -> None:
         self._shard, self._call, self._groups = shard, call, groups
@@ -208,15 +264,6 @@ class FutureAnswer:
     def when_done(self, callback: Callable[[], None]) -> None:
         """Call back from another thread once `result()` does not wait."""
         self._call.add_done_callback(lambda call: callback())
-
-
-def shard_states(shards: Sequence[RpcShard], timeout: float) -> list[ShardState]:
-    """The states of all shards, in order.
-
-    Raises:
-        ShardMismatchError: an address leads to another shard.
-    """
-    return [shard.state(timeout) for shard in shards]
 
 
 _OF_ITSELF = re.compile(r"^embedding shard \d+ of \d+: ")

@@ -4,12 +4,17 @@ The message is its one field: tag, length, batch. These bytes are protobuf's, so
 nothing; whatever else a client's protobuf may write is left to protobuf to read.
 """
 
+from collections.abc import Iterable
+
 import grpc
 
 from satrap.batch import Bytes
 from satrap.protos import middleware_pb2 as pb
 
-__all__ = ["batch_of_request", "lookup_stub", "request_of_batch"]
+__all__ = ["STALE_METADATA", "batch_of_request", "is_stale", "lookup_stub", "request_of_batch"]
+
+STALE_METADATA = (("satrap-stale", "1"),)
+"""Trailing metadata of a lookup some of whose rows may be out of date."""
 
 _BATCH_TAG = b"\x0a"  # field 1, length-delimited
 _SEVEN_BITS = 0x7F
@@ -41,6 +46,11 @@ def batch_of_request(request: bytes) -> Bytes:
                 return memoryview(request)[start:]
             break
     return pb.LookupRequest.FromString(request).batch
+
+
+def is_stale(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
+    """Whether a call's trailing metadata says that its rows may be out of date."""
+    return any(item in STALE_METADATA for item in map(tuple, metadata or ()))
 
 
 def lookup_stub(channel: grpc.Channel) -> "grpc.UnaryUnaryMultiCallable[Bytes, pb.LookupResponse]":

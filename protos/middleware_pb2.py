@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esatrap/protos/middleware.proto\x12\x14satrap.middleware.v1\"\x1e\n\rLookupRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x0c\"J\n\x0eLookupResponse\x12\x38\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32&.satrap.middleware.v1.FeatureEmbedding\"\xa0\x01\n\x10\x46\x65\x61tureEmbedding\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x31\n\x03sum\x18\x03 \x01(\x0b\x32\".satrap.middleware.v1.SumEmbeddingH\x00\x12\x31\n\x03raw\x18\x04 \x01(\x0b\x32\".satrap.middleware.v1.RawEmbeddingH\x00\x42\x0b\n\tembedding\"\x1e\n\x0cSumEmbedding\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"_\n\x0cRawEmbedding\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x0c\x12\x15\n\rsample_id_num\x18\x03 \x01(\x0c\x12\x19\n\x11sample_fixed_size\x18\x04 \x01(\r\"\x0f\n\rStatusRequest\"U\n\x0bShardStatus\x12\x15\n\rreplica_index\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x0f\n\x07message\x18\x04 \x01(\t\"c\n\x0eStatusResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x31\n\x06shards\x18\x02 \x03(\x0b\x32!.satrap.middleware.v1.ShardStatus\x12\x0f\n\x07version\x18\x03 \x01(\t2\xc1\x01\n\x11MiddlewareService\x12U\n\x06Lookup\x12#.satrap.middleware.v1.LookupRequest\x1a$.satrap.middleware.v1.LookupResponse\"\x00\x12U\n\x06Status\x12#.satrap.middleware.v1.StatusRequest\x1a$.satrap.middleware.v1.StatusResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esatrap/protos/middleware.proto\x12\x14satrap.middleware.v1\"\x1e\n\rLookupRequest\x12\r\n\x05\x62\x61tch\x18\x01 \x01(\x0c\"J\n\x0eLookupResponse\x12\x38\n\x08\x66\x65\x61tures\x18\x01 \x03(\x0b\x32&.satrap.middleware.v1.FeatureEmbedding\"\xa0\x01\n\x10\x46\x65\x61tureEmbedding\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0b\n\x03\x64im\x18\x02 \x01(\r\x12\x31\n\x03sum\x18\x03 \x01(\x0b\x32\".satrap.middleware.v1.SumEmbeddingH\x00\x12\x31\n\x03raw\x18\x04 \x01(\x0b\x32\".satrap.middleware.v1.RawEmbeddingH\x00\x42\x0b\n\tembedding\"\x1e\n\x0cSumEmbedding\x12\x0e\n\x06values\x18\x01 \x01(\x0c\"_\n\x0cRawEmbedding\x12\x0e\n\x06values\x18\x01 \x01(\x0c\x12\r\n\x05index\x18\x02 \x01(\x0c\x12\x15\n\rsample_id_num\x18\x03 \x01(\x0c\x12\x19\n\x11sample_fixed_size\x18\x04 \x01(\r\"\x0f\n\rStatusRequest\"F\n\x0cLookupTotals\x12\x0f\n\x07lookups\x18\x01 \x01(\x04\x12\x0f\n\x07missing\x18\x02 \x01(\x04\x12\x14\n\x0c\x64im_mismatch\x18\x03 \x01(\x04\"\x98\x01\n\x0bShardStatus\x12\x15\n\rreplica_index\x18\x01 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05ready\x18\x03 \x01(\x08\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0b\n\x03way\x18\x05 \x01(\t\x12\x34\n\x08\x61ttached\x18\x06 \x01(\x0b\x32\".satrap.middleware.v1.LookupTotals\"c\n\x0eStatusResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x31\n\x06shards\x18\x02 \x03(\x0b\x32!.satrap.middleware.v1.ShardStatus\x12\x0f\n\x07version\x18\x03 \x01(\t2\xc1\x01\n\x11MiddlewareService\x12U\n\x06Lookup\x12#.satrap.middleware.v1.LookupRequest\x1a$.satrap.middleware.v1.LookupResponse\"\x00\x12U\n\x06Status\x12#.satrap.middleware.v1.StatusRequest\x1a$.satrap.middleware.v1.StatusResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,10 +43,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RAWEMBEDDING']._serialized_end=454
   _globals['_STATUSREQUEST']._serialized_start=456
   _globals['_STATUSREQUEST']._serialized_end=471
-  _globals['_SHARDSTATUS']._serialized_start=473
-  _globals['_SHARDSTATUS']._serialized_end=558
-  _globals['_STATUSRESPONSE']._serialized_start=560
-  _globals['_STATUSRESPONSE']._serialized_end=659
-  _globals['_MIDDLEWARESERVICE']._serialized_start=662
-  _globals['_MIDDLEWARESERVICE']._serialized_end=855
+  _globals['_LOOKUPTOTALS']._serialized_start=473
+  _globals['_LOOKUPTOTALS']._serialized_end=543
+  _globals['_SHARDSTATUS']._serialized_start=546
+  _globals['_SHARDSTATUS']._serialized_end=698
+  _globals['_STATUSRESPONSE']._serialized_start=700
+  _globals['_STATUSRESPONSE']._serialized_end=799
+  _globals['_MIDDLEWARESERVICE']._serialized_start=802
+  _globals['_MIDDLEWARESERVICE']._serialized_end=995
 # @@protoc_insertion_point(module_scope)

@@ -52,17 +52,31 @@ class StatusRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class LookupTotals(_message.Message):
+    __slots__ = ("lookups", "missing", "dim_mismatch")
+    LOOKUPS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    DIM_MISMATCH_FIELD_NUMBER: _ClassVar[int]
+    lookups: int
+    missing: int
+    dim_mismatch: int
+    def __init__(self, lookups: _Optional[int] = ..., missing: _Optional[int] = ..., dim_mismatch: _Optional[int] = ...) -> None: ...
+
 class ShardStatus(_message.Message):
-    __slots__ = ("replica_index", "address", "ready", "message")
+    __slots__ = ("replica_index", "address", "ready", "message", "way", "attached")
     REPLICA_INDEX_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    ATTACHED_FIELD_NUMBER: _ClassVar[int]
     replica_index: int
     address: str
     ready: bool
     message: str
-    def __init__(self, replica_index: _Optional[int] = ..., address: _Optional[str] = ..., ready: _Optional[bool] = ..., message: _Optional[str] = ...) -> None: ...
+    way: str
+    attached: LookupTotals
+    def __init__(self, replica_index: _Optional[int] = ..., address: _Optional[str] = ..., ready: _Optional[bool] = ..., message: _Optional[str] = ..., way: _Optional[str] = ..., attached: _Optional[_Union[LookupTotals, _Mapping]] = ...) -> None: ...
 
 class StatusResponse(_message.Message):
     __slots__ = ("ready", "shards", "version")

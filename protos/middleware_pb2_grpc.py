@@ -50,7 +50,8 @@ class MiddlewareServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Lookup(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Trailing metadata 'satrap-stale: 1': some rows may be out of date, their embedding server is gone.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

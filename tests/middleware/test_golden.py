@@ -7,7 +7,7 @@ from lookup_twin import SlotRule, look_up
 
 from satrap.batch import decode
 from satrap.middleware import MiddlewareClient, RawEmbedding, SumEmbedding
-from satrap.middleware.assemble import embeddings
+from satrap.middleware.assemble import Embeddings
 from satrap.middleware.plan import make_plan
 from satrap.middleware.slots import resolve_slots
 
@@ -83,7 +83,7 @@ def assembled(case, plan):
         (FLOAT32, b"".join(row(sign, dim).tobytes() for sign in np.frombuffer(signs, np.uint64).tolist()))
         for _, dim, signs in plan.groups()
     ]
-    return embeddings(plan.assemble(rows)[0])
+    return Embeddings.from_tensors(plan.assemble(rows)[0], is_stale=False)
 
 
 def test_prefixes(golden):
@@ -140,7 +140,7 @@ def test_twin_agrees(golden, assert_golden):
     }
     bits = golden.config.feature_index_prefix_bit
     _, tensors = look_up(features, rules, bits, golden.replica_size, golden.rows())
-    mine = embeddings(tensors)
+    mine = Embeddings.from_tensors(tensors, is_stale=False)
     for i, embedding in enumerate(mine):
         expected = golden.expected[f"f{i}_emb_f16"]
         if isinstance(embedding, RawEmbedding):  # row numbers are by order of occurrence here

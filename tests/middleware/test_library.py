@@ -192,7 +192,7 @@ class TestShardsThatAreAway:
         )
         second = serve(run, settings)
         address = second.address
-        middleware = open_middleware(two_shards.config, [first, address])
+        middleware = open_middleware(two_shards.config, [first, address], local=False)
         for _ in range(3):
             assert_golden(two_shards, middleware.lookup(two_shards.batch))
         second.stop()

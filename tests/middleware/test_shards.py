@@ -159,8 +159,11 @@ def test_questions_to_a_busy_shard_become_one_call(servicer, shard):
 class Recorded:
     """A shard that notes when it is asked and when its answer is waited for."""
 
-    def __init__(self, index: int, log: list, error: Exception | None = None) -> None:
+    def __init__(
+        self, index: int, log: list, error: Exception | None = None, *, is_stale: bool = False
+    ) -> None:
         self.replica_index, self.address, self._log, self._error = index, "", log, error
+        self.is_stale = is_stale
 
     def ask(self, groups):
         self._log.append(("asked", self.replica_index))
@@ -182,9 +185,20 @@ class TestFanout:
 
     def test_all_are_asked_before_one_is_waited_for(self):
         log: list = []
-        rows = gather_rows([Recorded(index, log) for index in range(3)], self.GROUPS)
+        gathered = gather_rows([Recorded(index, log) for index in range(3)], self.GROUPS)
         assert log == [("asked", 0), ("asked", 2), ("answered", 0), ("answered", 2)]
-        assert rows == [(1, b"0:4"), (1, b"0:8"), (1, b"2:4")]
+        assert gathered.rows == [(1, b"0:4"), (1, b"0:8"), (1, b"2:4")]
+        assert not gathered.is_stale
+
+    @pytest.mark.parametrize("stale", [0, 2])
+    def test_rows_are_stale_if_one_shards_are(self, stale):
+        shards = [Recorded(index, [], is_stale=index == stale) for index in range(3)]
+        assert gather_rows(shards, self.GROUPS).is_stale
+
+    def test_a_shard_that_is_not_asked_makes_nothing_stale(self):
+        assert not gather_rows(
+            [Recorded(index, [], is_stale=index == 1) for index in range(3)], self.GROUPS
+        ).is_stale
 
     def test_first_error_is_raised_after_all_have_answered(self):
         log: list = []

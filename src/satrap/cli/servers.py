@@ -125,6 +125,7 @@ def middleware(
             lookup_timeout=config.middleware.lookup_timeout_seconds,
             rpc_threads=config.middleware.rpc_threads,
             local_lookup=config.middleware.local_lookup,
+            orphan_grace_seconds=config.middleware.orphan_grace_seconds,
         ),
         _begin_process(exit_with_parent),
         _announce,
