@@ -145,8 +145,10 @@ void register_inspection(nb::module_& m) {
       .def_ro("changing", &TableInspection::changing, "Buckets that the writer is, or was, inside.")
       .def_ro("segments", &TableInspection::segments)
       .def_ro("bytes", &TableInspection::bytes, "Memory of all files of the folder.");
-  m.def("inspect_table", &satrap::inspect_table, nb::arg("folder"), nb::call_guard<nb::gil_scoped_release>(),
-        "Read every header in a table's folder, without changing anything.\n\n"
+  m.def("inspect_table", &satrap::inspect_table, nb::arg("folder"), nb::arg("count_slots") = true,
+        nb::call_guard<nb::gil_scoped_release>(),
+        "Read every header in a table's folder, those of buckets only if `count_slots` is set; nothing is "
+        "changed.\n\n"
         "Raises TableError: something is damaged, missing, or of another layout; TableSpaceError.");
 }
 

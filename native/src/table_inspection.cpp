@@ -64,7 +64,7 @@ void count_buckets(const std::string& what, const Segment& segment, TableInspect
 
 }  // namespace
 
-TableInspection inspect_table(const std::string& folder) {
+TableInspection inspect_table(const std::string& folder, bool count_slots) {
   const auto memory = read_only_folder_memory(folder);
   BootId boot{};  // whichever it is: it must be the same everywhere
   if (const auto header = memory->open(kDirectoryFile);
@@ -83,6 +83,7 @@ TableInspection inspect_table(const std::string& folder) {
   found.rows = directory.rows.load(std::memory_order_acquire);
   found.segments = segments->size();
   for (const auto& segment : *segments) {
+    if (!count_slots) break;
     count_buckets(memory->describe(Segment::file_name(segment->number())), *segment, found);
   }
   for (const std::string& name : memory->names()) {

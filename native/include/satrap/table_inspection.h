@@ -24,10 +24,10 @@ struct TableInspection {
   std::uint64_t bytes = 0;  // allocated, all files of the folder
 };
 
-// Reads every header of directory, segments and buckets in `folder`. A table that is written meanwhile is
-// read as it changes: its counts are of no one moment. Throws TableError: a file is damaged, missing, or of
-// another layout, table or run of the machine than the rest; TableSpaceError.
-TableInspection inspect_table(const std::string& folder);
+// Reads every header of directory, segments and, if `count_slots` is set, buckets in `folder`. A table that
+// is written meanwhile is read as it changes: its counts are of no one moment. Throws TableError: a file is
+// damaged, missing, or of another layout, table or run of the machine than the rest; TableSpaceError.
+TableInspection inspect_table(const std::string& folder, bool count_slots = true);
 
 }  // namespace satrap
 
