@@ -60,7 +60,7 @@ Segment::Segment(Mapping mapping, std::size_t bucket_count, std::size_t row_word
 
 std::string Segment::file_name(std::uint32_t number) {
   char name[32];
-  std::snprintf(name, sizeof name, "segment-%08x", number);
+  std::snprintf(name, sizeof name, "%s%08x", kSegmentPrefix, number);
   return name;
 }
 

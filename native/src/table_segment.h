@@ -74,6 +74,7 @@ RowShape shape_of(const DirectoryHeader& header);
 // Wakes whoever waits for directory.signal, in any process.
 void wake_followers(const Directory& directory);
 
+constexpr const char* kSegmentPrefix = "segment-";  // of segments' file names
 constexpr const char* kDirectoryFile = "directory";
 constexpr const char* kNewDirectoryFile = "directory.new";  // before it is whole
 

@@ -20,6 +20,7 @@
 #include <optional>
 #include <shared_mutex>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -156,6 +157,8 @@ class TableWriter {
   std::size_t bulk_insert_until_full(const Batch& batch, const GroupedOrder& order, std::size_t begin,
                                      std::size_t& written);
 
+  static void remove_unfinished(TableMemory& files);
+  void make_segments(std::size_t rows, unsigned threads);
   std::uint32_t take_number();
   void rebuild(std::size_t index, std::vector<table_growth::Share> shares);
   void grow(std::size_t index);
@@ -196,13 +199,40 @@ std::unique_ptr<TableWriter<Stores>> TableWriter<Stores>::create(RowShape shape,
                                                                  const BootId& boot, unsigned threads,
                                                                  Stores stores) {
   TableMemory& files = *memory;
+  remove_unfinished(files);
   Mapping mapping = create_directory(files, shape, boot);
   auto writer = std::unique_ptr<TableWriter>(
       new TableWriter(shape, std::move(memory), std::move(mapping), std::move(stores)));
-  const std::vector<table_growth::Share> shares = table_growth::initial_shares(rows, shape.words());
-  writer->owned_.resize(shares.size());
+  try {
+    writer->make_segments(rows, threads);
+    files.rename(kNewDirectoryFile, kDirectoryFile);
+  } catch (...) {
+    writer->owned_.clear();
+    remove_unfinished(files);
+    throw;
+  }
+  return writer;
+}
+
+// Removes what a creation that did not come to its end has left.
+template <class Stores>
+void TableWriter<Stores>::remove_unfinished(TableMemory& files) {
+  const std::vector<std::string> names = files.names();
+  if (std::find(names.begin(), names.end(), kDirectoryFile) != names.end()) {
+    throw TableError(files.describe(kDirectoryFile) + ": there is a table already");
+  }
+  for (const std::string& name : names) {
+    if (name.starts_with(kSegmentPrefix) || name == kNewDirectoryFile) files.remove(name);
+  }
+}
+
+// The segments of a new table, named by the directory's words.
+template <class Stores>
+void TableWriter<Stores>::make_segments(std::size_t rows, unsigned threads) {
+  const std::vector<table_growth::Share> shares = table_growth::initial_shares(rows, shape_.words());
+  owned_.resize(shares.size());
   std::vector<std::uint32_t> numbers(shares.size());
-  for (std::uint32_t& number : numbers) number = writer->take_number();
+  for (std::uint32_t& number : numbers) number = take_number();
 
   // Pages are zeroed as they are allocated, which is most of the time that this takes.
   std::atomic<std::size_t> next{0};
@@ -212,33 +242,35 @@ std::unique_ptr<TableWriter<Stores>> TableWriter<Stores>::create(RowShape shape,
       for (std::size_t i; (i = next.fetch_add(1)) < shares.size();) {
         const table_growth::Share& share = shares[i];
         auto owned = std::make_unique<Owned>();
-        owned->segment = Segment::create(files, writer->directory().header, shape, numbers[i],
-                                         share.first_entry, share.end_entry, share.bucket_count);
+        owned->segment = Segment::create(*memory_, directory().header, shape_, numbers[i], share.first_entry,
+                                         share.end_entry, share.bucket_count);
         owned->segment->mapping().populate_for_writing();
-        writer->owned_[i] = std::move(owned);
+        owned_[i] = std::move(owned);
       }
     } catch (...) {
       failures[thread] = std::current_exception();
+      next = shares.size();  // the others need not go on
     }
   };
   {
     std::vector<std::jthread> others;
-    for (std::size_t thread = 1; thread < failures.size(); ++thread) others.emplace_back(make, thread);
+    try {
+      for (std::size_t thread = 1; thread < failures.size(); ++thread) others.emplace_back(make, thread);
+    } catch (const std::system_error&) {  // no more threads: those that there are do it all
+    }
     make(0);
   }
   for (const std::exception_ptr& failure : failures) {
     if (failure) std::rethrow_exception(failure);
   }
-  for (const auto& owned : writer->owned_) {
+  for (const auto& owned : owned_) {
     for (std::size_t entry = owned->segment->first_entry(); entry < owned->segment->end_entry(); ++entry) {
-      writer->stores_.store(writer->directory().words[entry], owned->segment->number());
+      stores_.store(directory().words[entry], owned->segment->number());
     }
   }
-  writer->index_owned();
-  writer->view_->publish(writer->next_snapshot(writer->owned_, 0));
-  writer->stores_.step();
-  files.rename(kNewDirectoryFile, kDirectoryFile);
-  return writer;
+  index_owned();
+  view_->publish(next_snapshot(owned_, 0));
+  stores_.step();
 }
 
 template <class Stores>
@@ -922,7 +954,7 @@ void TableWriter<Stores>::adopt_segments() {
 template <class Stores>
 void TableWriter<Stores>::remove_unnamed() {
   for (const std::string& name : memory_->names()) {
-    if (!name.starts_with("segment-")) continue;
+    if (!name.starts_with(kSegmentPrefix)) continue;
     if (std::none_of(owned_.begin(), owned_.end(), [&](const auto& owned) {
           return Segment::file_name(owned->segment->number()) == name;
         })) {
