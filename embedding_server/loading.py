@@ -1,18 +1,23 @@
-"""From a checkpoint directory to a generation of tables, by several threads, with progress."""
+"""From a checkpoint directory to tables, by several threads, with progress."""
 
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from satrap._core.table import Table
-from satrap.embedding_server.tables import RowDType
+from satrap._core.embedding_file import EmbeddingFileSummary
+from satrap._core.table import Table, TableSpaceError
+from satrap.errors import NoSpaceError
 from satrap.formats.persia_checkpoint import (
     CheckpointFile,
+    MissingDimError,
     PersiaCheckpoint,
     ShardRoute,
+    estimate_file,
     load_file,
     open_checkpoint,
     recovery_warning,
@@ -32,7 +37,7 @@ class LoadCancelled(Exception):  # noqa: N818  a request that was obeyed, not an
 class LoadProgress:
     """How far a load is: files inserted, of how many, and this shard's rows so far.
 
-    `fraction` goes from 0 to 1 over both passes, by bytes.
+    `fraction` goes from 0 to 1 by bytes: every file is read once, and twice if its rows have to be counted first.
     """
 
     files_done: int = 0
@@ -53,82 +58,155 @@ class LoadedCheckpoint:
 def load_checkpoint(
     path: Path,
     owner: ShardRoute,
-    row_dtype: RowDType,
     threads: int,
     add_table: Callable[[int, int], Table],
     on_progress: Callable[[LoadProgress], None],
     cancelled: threading.Event,
 ) -> LoadedCheckpoint:
-    """Load the rows of `owner`: a first pass over the files counts, so that each table is made once in its size.
+    """Load the rows of `owner`.
+
+    Tables are made once, in their size, before the first row is inserted: it follows from the sizes of files whose
+    rows are all alike, and from a pass over the others that counts. Should that mislead, a table grows, gives back
+    what is too much, or is made late.
 
     `add_table(dim, rows)` makes a table; what it raises, this raises. `on_progress` is called on the calling thread
     after every file of either pass.
 
     Raises:
         CheckpointError: the checkpoint is refused (its subclasses say why).
+        NoSpaceError: there is no room for a table that has to grow.
         LoadCancelled: `cancelled` was set; seen between two files.
     """
     checkpoint = open_checkpoint(path, owner)
-    total_bytes = max(2 * sum(file.size for file in checkpoint.files), 1)
-    progress = LoadProgress(files_total=len(checkpoint.files))
-    on_progress(progress)
-    read_bytes = 0
-
-    def step(file: CheckpointFile, *, files: int = 0, rows: int = 0) -> None:
-        nonlocal progress, read_bytes
-        read_bytes += file.size
-        progress = LoadProgress(
-            progress.files_done + files, progress.files_total, progress.rows + rows, read_bytes / total_bytes
-        )
-        on_progress(progress)
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="load") as pool:
-        summaries = _each_file(
-            pool,
-            checkpoint,
-            lambda file: summarize_file(file, checkpoint.route),
-            lambda file, _: step(file),
-            cancelled,
-        )
-        rows_by_dim: dict[int, int] = {}
-        for summary in summaries:
-            for dim, rows in summary.rows_by_dim.items():
-                rows_by_dim[dim] = rows_by_dim.get(dim, 0) + rows
-        tables = {dim: add_table(dim, rows_by_dim[dim]) for dim in sorted(rows_by_dim)}
-        _each_file(
-            pool,
-            checkpoint,
-            lambda file: load_file(file, list(tables.values()), checkpoint.route),
-            lambda file, rows: step(file, files=1, rows=rows),
-            cancelled,
-        )
-    recovered = recovery_warning(checkpoint, summaries)
+    with ThreadPoolExecutor(threads, thread_name_prefix="load") as pool, _table_growth():
+        load = _Load(checkpoint, pool, on_progress, cancelled)
+        expected = load.expected_rows()
+        tables = {dim: add_table(dim, expected[dim]) for dim in sorted(expected)}
+        summaries = load.insert(checkpoint.files, tables)
+        late = [file for file in checkpoint.files if file not in summaries]
+        if late:  # nothing else has rows of a dim that was not expected
+            counted = load.count(late)
+            tables |= {dim: add_table(dim, counted[dim]) for dim in sorted(counted.keys() - tables.keys())}
+            summaries |= load.insert(late, tables)
+        for table in tables.values():
+            table.finish_bulk()
+    recovered = recovery_warning(checkpoint, [summaries[file] for file in checkpoint.files])
     return LoadedCheckpoint(
-        tables=tables,
         checkpoint=str(path),
+        tables=tables,
         warnings=(*checkpoint.warnings, *([recovered] if recovered else [])),
     )
 
 
-def _each_file(
-    pool: ThreadPoolExecutor,
-    checkpoint: PersiaCheckpoint,
-    work: Callable[[CheckpointFile], T],
-    done: Callable[[CheckpointFile, T], None],
-    cancelled: threading.Event,
-) -> list[T]:
-    """Run `work` on every file, `done` on this thread as each ends; results are in the order of the files."""
+class _Load:
+    """The passes of one load over files, and how far they are."""
 
-    def guarded(file: CheckpointFile) -> T:
-        if cancelled.is_set():
-            raise LoadCancelled
-        return work(file)
+    def __init__(
+        self,
+        checkpoint: PersiaCheckpoint,
+        pool: ThreadPoolExecutor,
+        on_progress: Callable[[LoadProgress], None],
+        cancelled: threading.Event,
+    ) -> None:
+        self._files, self._route = checkpoint.files, checkpoint.route
+        self._pool, self._on_progress, self._cancelled = pool, on_progress, cancelled
+        self._progress = LoadProgress(files_total=len(checkpoint.files))
+        self._bytes_to_read = sum(file.size for file in checkpoint.files)
+        self._bytes_read = 0
+        on_progress(self._progress)
 
-    futures: dict[Future[T], CheckpointFile] = {pool.submit(guarded, file): file for file in checkpoint.files}
+    def expected_rows(self) -> dict[int, int]:
+        """This shard's rows by dim: estimated where a file's rows are all alike, counted in all other files."""
+        estimates = self._each(self._files, estimate_file, lambda file, estimate: None)
+        uncertain = [file for file, estimate in zip(self._files, estimates, strict=True) if estimate is None]
+        rows = _sum_by_dim(estimate for estimate in estimates if estimate is not None)
+        rows = {dim: _share(count, self._route.replica_size) for dim, count in rows.items()}
+        return _sum_by_dim([*rows.items(), *self.count(uncertain).items()])
+
+    def count(self, files: Sequence[CheckpointFile]) -> dict[int, int]:
+        """This shard's rows by dim in `files`, by a pass over them."""
+        self._bytes_to_read += sum(file.size for file in files)
+        summaries = self._each(
+            files, lambda file: summarize_file(file, self._route), lambda file, _: self._step(file)
+        )
+        return _sum_by_dim(item for summary in summaries for item in summary.rows_by_dim.items())
+
+    def insert(
+        self, files: Sequence[CheckpointFile], tables: dict[int, Table]
+    ) -> dict[CheckpointFile, EmbeddingFileSummary]:
+        """Insert this shard's rows; a file is not in the answer if it has rows of a dim without a table."""
+        of_dims = list(tables.values())
+
+        def load(file: CheckpointFile) -> EmbeddingFileSummary | None:
+            try:
+                return load_file(file, of_dims, self._route)
+            except MissingDimError:
+                return None
+
+        def done(file: CheckpointFile, summary: EmbeddingFileSummary | None) -> None:
+            if summary is None:
+                self._bytes_to_read += file.size
+                self._step(file)
+            else:
+                self._step(file, files=1, rows=sum(summary.rows_by_dim.values()))
+
+        summaries = self._each(files, load, done)
+        return {file: summary for file, summary in zip(files, summaries, strict=True) if summary is not None}
+
+    def _step(self, file: CheckpointFile, *, files: int = 0, rows: int = 0) -> None:
+        self._bytes_read += file.size
+        before = self._progress
+        self._progress = replace(
+            before,
+            files_done=before.files_done + files,
+            rows=before.rows + rows,
+            fraction=max(before.fraction, self._bytes_read / max(self._bytes_to_read, 1)),
+        )
+        self._on_progress(self._progress)
+
+    def _each(
+        self,
+        files: Sequence[CheckpointFile],
+        work: Callable[[CheckpointFile], T],
+        done: Callable[[CheckpointFile, T], None],
+    ) -> list[T]:
+        """Run `work` on every file, `done` on this thread as each ends; results are in the order of the files."""
+
+        def guarded(file: CheckpointFile) -> T:
+            if self._cancelled.is_set():
+                raise LoadCancelled
+            return work(file)
+
+        futures: dict[Future[T], CheckpointFile] = {self._pool.submit(guarded, file): file for file in files}
+        try:
+            for future in as_completed(futures):
+                done(futures[future], future.result())
+        finally:
+            for future in futures:
+                future.cancel()  # after a failure the rest is not worth reading
+        return [future.result() for future in futures]
+
+
+def _sum_by_dim(counts: Iterable[tuple[int, int]]) -> dict[int, int]:
+    total: dict[int, int] = {}
+    for dim, rows in counts:
+        if rows:
+            total[dim] = total.get(dim, 0) + rows
+    return total
+
+
+def _share(rows: int, replica_size: int) -> int:
+    """The rows that one of so many shards has: signs are spread by a hash, and four standard deviations are added."""
+    if replica_size == 1:
+        return rows
+    expected = rows / replica_size
+    return min(rows, math.ceil(expected + 4 * math.sqrt(expected)))
+
+
+@contextmanager
+def _table_growth() -> Iterator[None]:
+    """A table that cannot grow is this error of satrap's."""
     try:
-        for future in as_completed(futures):
-            done(futures[future], future.result())
-    finally:
-        for future in futures:
-            future.cancel()  # after a failure the rest is not worth reading
-    return [future.result() for future in futures]
+        yield
+    except TableSpaceError as error:
+        raise NoSpaceError(str(error)) from error

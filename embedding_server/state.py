@@ -201,7 +201,6 @@ class ShardState:
             loaded = load_checkpoint(
                 path,
                 self.owner,
-                self.row_dtype,
                 self._load_threads,
                 building.add_table,
                 progressed,

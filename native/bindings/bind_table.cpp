@@ -158,6 +158,9 @@ void register_table(nb::module_& m) {
       .def(
           "reserve", [](Table& table, std::size_t rows) { table.reserve(rows); }, "rows"_a,
           nb::call_guard<nb::gil_scoped_release>(), "Make room for `rows` in all. Raises TableSpaceError.")
+      .def("finish_bulk", &Table::finish_bulk, nb::call_guard<nb::gil_scoped_release>(),
+           "End a load (embedding_file.load): count the rows, and give back room that none came for. Raises\n"
+           "TableSpaceError, after which the table is as it was.")
       .def("scan", &scan, "start"_a = 0, "limit"_a = 65536,
            nb::sig("def scan(self, start: int = 0, limit: int = 65536) -> "
                    "tuple[numpy.typing.NDArray[numpy.uint64], "

@@ -25,7 +25,7 @@
 #include <utility>
 #include <vector>
 
-#include "satrap/half.h"
+#include "row_pack.h"
 #include "satrap/table_layout.h"
 #include "satrap/table_memory.h"
 #include "table_bulk.h"
@@ -48,22 +48,6 @@ inline std::uint64_t load_sign(const std::byte* signs, std::size_t i) {
   std::uint64_t sign;
   std::memcpy(&sign, signs + i * sizeof(sign), sizeof(sign));
   return sign;
-}
-
-// `dim` values of type `source` as the words of a row of `shape`; the padding of the last word is zero.
-inline void pack_row(const std::byte* values, RowType source, RowShape shape, std::uint64_t* words) {
-  words[shape.words() - 1] = 0;
-  if (source == shape.type) {
-    std::memcpy(words, values, shape.bytes());
-    return;
-  }
-  auto* const halves = reinterpret_cast<std::byte*>(words);
-  for (std::size_t i = 0; i < shape.dim; ++i) {
-    float value;
-    std::memcpy(&value, values + i * sizeof(value), sizeof(value));
-    const std::uint16_t half = half_from_float(value);
-    std::memcpy(halves + i * sizeof(half), &half, sizeof(half));
-  }
 }
 
 // Not thread-safe, bulk_insert excepted: the owner lets writers take turns.
@@ -93,15 +77,6 @@ class TableWriter {
   void finish_bulk();
 
  private:
-  // What one call of bulk_insert brings, or a part of it.
-  struct Batch {
-    const std::byte* signs;
-    const std::byte* const* rows;
-    std::size_t n;
-    RowType source;
-    std::uint32_t ordinal;
-  };
-
   // A segment with the writer's counts. `load` is held by bulk_insert.
   struct Owned {
     std::shared_ptr<Segment> segment;
@@ -154,8 +129,8 @@ class TableWriter {
   void complete(const Segment& segment, const Target& target, RedoOperation operation, std::uint64_t after,
                 std::uint64_t sign, std::uint32_t ordinal, const std::uint64_t* row);
   void end_batch();
-  std::size_t bulk_insert_until_full(const Batch& batch, const GroupedOrder& order, std::size_t begin,
-                                     std::size_t& written);
+  std::size_t bulk_insert_until_full(const BulkBatch& batch, std::size_t begin, RowType source,
+                                     std::uint32_t ordinal, std::size_t& written);
 
   static void remove_unfinished(TableMemory& files);
   void make_segments(std::size_t rows, unsigned threads);
@@ -739,106 +714,73 @@ void TableWriter<Stores>::announce(const std::vector<std::unique_ptr<Owned>>& se
 template <class Stores>
 std::size_t TableWriter<Stores>::bulk_insert(const std::byte* signs, const std::byte* const* rows,
                                              std::size_t n, RowType source, std::uint32_t ordinal) {
+  const auto locate = [this](std::uint64_t sign) {
+    const std::uint64_t hash = sign_hash(sign);
+    const std::size_t index = owned_of_[entry_of(hash)];
+    const Segment& segment = *owned_[index]->segment;
+    return std::pair(index, segment.buckets() + segment.home(hash));
+  };
   std::size_t written = 0;
-  GroupedOrder order;
-  for (std::size_t begin = 0; begin < n; begin += GroupedOrder::kMost) {
-    const Batch batch{signs + begin * sizeof(std::uint64_t), rows + begin,
-                      std::min(GroupedOrder::kMost, n - begin), source, ordinal};
+  BulkBatch batch;
+  for (std::size_t begin = 0; begin < n; begin += BulkBatch::kMost) {
     std::shared_lock shared(bulk_);
-    order.sort(batch.n, owned_.size(),
-               [&](std::size_t i) { return owned_of_[entry_of(sign_hash(load_sign(batch.signs, i)))]; });
-    for (std::size_t done = 0;;) {
-      done = bulk_insert_until_full(batch, order, done, written);
-      if (done == batch.n) break;
-      // The order is still good: the segments' ranges are the same, or were divided.
+    batch.group(signs + begin * sizeof(std::uint64_t), rows + begin, std::min(BulkBatch::kMost, n - begin),
+                owned_.size(), locate);
+    std::size_t done = 0;
+    while ((done = bulk_insert_until_full(batch, done, source, ordinal, written)) < batch.rows().size()) {
       shared.unlock();
       {
         const std::unique_lock all(bulk_);
-        with_room(sign_hash(load_sign(batch.signs, order[done])));
+        with_room(sign_hash(batch.rows()[done].sign));
       }
       shared.lock();
+      batch.group_again(done, locate);
     }
   }
   return written;
 }
 
-// Inserts the rows of a batch from number `begin` of the order on. Returns where it stopped: at the end, or
-// at a sign whose segment is full.
+// Inserts the rows of a batch from number `begin` on. Returns where it stopped: at the end, or at a sign
+// whose segment is full.
 template <class Stores>
-std::size_t TableWriter<Stores>::bulk_insert_until_full(const Batch& batch, const GroupedOrder& order,
-                                                        std::size_t begin, std::size_t& written) {
-  // Buckets are fetched kFar rows ahead; rows, whose place then is known, kNear ahead, unless they need not
-  // be read.
-  constexpr std::size_t kFar = 24, kRing = 32;
-  struct Coming {
-    Owned* owned;
-    std::uint64_t sign;
-    std::uint64_t hash;
-  };
-  std::array<Coming, kRing> ring;
-  const bool streams = fills_lines(shape_.bytes()) && batch.source == shape_.type;
-  std::size_t inserted = 0;
-  std::unique_lock<std::mutex> lock;
-  const Owned* locked = nullptr;
+std::size_t TableWriter<Stores>::bulk_insert_until_full(const BulkBatch& batch, std::size_t begin,
+                                                        RowType source, std::uint32_t ordinal,
+                                                        std::size_t& written) {
+  const std::span<const BulkRow> rows = batch.rows();
+  std::size_t present = 0;
   std::size_t done = begin;
-  for (std::size_t step = begin; done < batch.n; ++step) {
-    if (step < batch.n) {
-      Coming& coming = ring[step % kRing];
-      coming.sign = load_sign(batch.signs, order[step]);
-      coming.hash = sign_hash(coming.sign);
-      coming.owned = &owner_of(coming.hash);
-      const Segment& segment = *coming.owned->segment;
-      __builtin_prefetch(&segment.bucket(segment.home(coming.hash)), 1);
-    }
-    if (step < begin + kFar) continue;
-    const Coming& now = ring[done % kRing];
-    Owned& owned = *now.owned;
-    if (&owned != locked) {
-      lock = std::unique_lock(owned.load, std::defer_lock);
-      lock.lock();
-      locked = &owned;
-    }
-    const Segment& segment = *owned.segment;
-    const Target target = find(segment, now.sign, now.hash);
-    if (target.is_used) {
-      if (segment.ordinal(target.place).load(std::memory_order_relaxed) > batch.ordinal) {
-        ++done;
-        continue;
-      }
-    } else if (owned.is_full()) {
-      break;
-    } else {
-      DirectStores direct;
-      mark_overflow(direct, segment, now.hash, target.place.bucket);
-    }
-    auto* const row = reinterpret_cast<std::byte*>(segment.row(target.place));
-    const std::byte* const values = batch.rows[order[done]];
-    if (streams) {
-      stream_row(row, values, shape_.bytes());
-    } else {
-      pack_row(values, batch.source, shape_, reinterpret_cast<std::uint64_t*>(row));
-    }
-    Bucket& line = segment.bucket(target.place.bucket);
-    line.keys[target.place.slot].store(now.sign, std::memory_order_relaxed);
-    line.header.store((target.header | bucket_header::occupied_bit(target.place.slot)) &
-                          ~bucket_header::tombstone_bit(target.place.slot),
-                      std::memory_order_relaxed);
-    // The ordinal of a slot that was never used is zero: no need to touch another line.
-    if (target.is_used || batch.ordinal != 0)
-      segment.ordinal(target.place).store(batch.ordinal, std::memory_order_relaxed);
-    owned.used += !target.is_used;
-    owned.rows += !target.is_row;
-    inserted += !target.is_row;
-    ++written;
-    ++done;
+  for (bool is_full = false; done < rows.size() && !is_full;) {
+    Owned& owned = *owned_[rows[done].segment];
+    const std::lock_guard one(owned.load);
+    const std::size_t most = table_growth::max_used(owned.segment->bucket_count());
+    BulkCounts counts;
+    const std::size_t stopped = fill_segment(*owned.segment, shape_, rows, done,
+                                             most - std::min(most, owned.used), source, ordinal, counts);
+    is_full = stopped < rows.size() && rows[stopped].segment == rows[done].segment;
+    owned.used += counts.inserted;
+    owned.rows += counts.inserted + counts.revived;
+    present += counts.inserted + counts.revived;
+    written += counts.written;
+    done = stopped;
   }
-  if (streams) publish_streamed();
-  rows_.fetch_add(inserted, std::memory_order_relaxed);
+  rows_.fetch_add(present, std::memory_order_relaxed);
   return done;
 }
 
+// Segments that were made for far more rows than came give back what is too much.
 template <class Stores>
 void TableWriter<Stores>::finish_bulk() {
+  constexpr std::size_t kWorthwhile = std::size_t{64} << 10;
+  for (std::size_t index = 0; index < owned_.size(); ++index) {
+    const Segment& segment = *owned_[index]->segment;
+    const auto rows = static_cast<double>(owned_[index]->used);
+    const std::size_t buckets =
+        table_growth::fill_pages(table_growth::buckets_for(rows, table_growth::kBulkLoad), shape_.words());
+    const std::size_t bytes = segment_layout(buckets, shape_.words()).end;
+    if (bytes + bytes / 20 + kWorthwhile < segment.mapping().bytes()) {
+      rebuild(index, {{segment.first_entry(), segment.end_entry(), buckets}});
+    }
+  }
   end_batch();
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import satrap.embedding_server.loading as loading
+from satrap._core.embedding_file import EmbeddingFileSummary
 from satrap._core.table import Table
 from satrap.embedding_server import EmbeddingServerSettings, run
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress, load_checkpoint
@@ -53,13 +54,13 @@ def shard_state(table_directory):
 
 
 class Gate:
-    """Holds a load between its two passes until it is opened."""
+    """Holds a load between making its tables and filling them until it is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.reached, self.opened = threading.Event(), threading.Event()
         real = loading.load_file
 
-        def wait(*arguments: object) -> int:
+        def wait(*arguments: object) -> EmbeddingFileSummary:
             self.reached.set()
             assert self.opened.wait(30)
             return real(*arguments)
@@ -89,7 +90,7 @@ class TestLoadCheckpoint:
     def test_progress_ends_at_one(self, persia_data, threads):
         told: list[LoadProgress] = []
         generation = load_checkpoint(
-            persia_data / "ckpt_2x4", ShardRoute(), "float32", threads, private, told.append, NEVER
+            persia_data / "ckpt_2x4", ShardRoute(), threads, private, told.append, NEVER
         )
         fractions = [progress.fraction for progress in told]
         assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == pytest.approx(1)
@@ -98,7 +99,7 @@ class TestLoadCheckpoint:
         assert rows == {8: 138, 16: 153, 32: 143}
 
     def test_tables_are_made_in_their_size(self, ones_and_twos):
-        generation = load_checkpoint(ones_and_twos[0], ShardRoute(), "float32", 2, private, ignore, NEVER)
+        generation = load_checkpoint(ones_and_twos[0], ShardRoute(), 2, private, ignore, NEVER)
         before = generation.tables[4].bytes
         generation.tables[4].reserve(1000)
         assert generation.tables[4].bytes == before
@@ -109,7 +110,6 @@ class TestLoadCheckpoint:
             load_checkpoint(
                 persia_data / "ckpt_2x4",
                 ShardRoute(),
-                "float32",
                 1,
                 private,
                 lambda _: cancelled.set(),
@@ -121,13 +121,11 @@ class TestLoadCheckpoint:
             raise NoSpaceError(f"no room for {rows} rows")
 
         with pytest.raises(NoSpaceError, match="no room for 138 rows"):
-            load_checkpoint(persia_data / "ckpt_2x4", ShardRoute(), "float32", 1, no_memory, ignore, NEVER)
+            load_checkpoint(persia_data / "ckpt_2x4", ShardRoute(), 1, no_memory, ignore, NEVER)
 
     def test_nothing_for_this_shard(self, tmp_path):
         write_persia_checkpoint(tmp_path / "ckpt", {}, num_shards=2)
-        generation = load_checkpoint(
-            tmp_path / "ckpt", ShardRoute(1, 2), "float32", 2, private, ignore, NEVER
-        )
+        generation = load_checkpoint(tmp_path / "ckpt", ShardRoute(1, 2), 2, private, ignore, NEVER)
         assert generation.tables == {}
 
 
@@ -148,7 +146,7 @@ class TestShardState:
         with ThreadPoolExecutor(1) as pool:
             load = pool.submit(state.load, ones_and_twos[0], ignore, NEVER)
             assert gate.reached.wait(30)
-            with pytest.raises(ShardUnavailableError, match=r"loading .*ones: 50%, 0 of 4 files, 0 rows"):
+            with pytest.raises(ShardUnavailableError, match=r"loading .*ones: 0%, 0 of 4 files, 0 rows"):
                 state.generation()
             gate.opened.set()
             assert load.result() is state.generation()
@@ -188,7 +186,7 @@ class TestOverTheWire:
             load = pool.submit(server.load, ones_and_twos[1])
             assert gate.reached.wait(30)
             status = server.status()
-            assert status.state == pb.STATE_READY and status.progress == pytest.approx(0.5)
+            assert status.state == pb.STATE_READY and status.progress == 0
             assert "loading" in status.message and status.checkpoint == str(ones_and_twos[0])
             assert set(rows_of(server.lookup((4, [1])).groups[0]).ravel()) == {1}
             code, details = refused(lambda: server.load(ones_and_twos[1]))

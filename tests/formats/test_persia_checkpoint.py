@@ -1,5 +1,6 @@
 """PERSIA's checkpoint directories: what is read of them, and what is refused."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from satrap.errors import (
 )
 from satrap.formats.persia_checkpoint import (
     CheckpointFile,
+    FileEstimate,
     Folder,
     ShardRoute,
+    estimate_file,
     file_name,
     load_file,
     open_checkpoint,
@@ -145,8 +148,8 @@ class TestFiles:
         for index in range(replica_size):
             plan = open_checkpoint(persia_data / "ckpt_2x4", ShardRoute(index, replica_size))
             tables = [Table(dim, "float32") for dim in (8, 16, 32)]
-            loaded = [load_file(file, tables, plan.route) for file in plan.files]
-            counted = [sum(summarize_file(file, plan.route).rows_by_dim.values()) for file in plan.files]
+            loaded = [load_file(file, tables, plan.route).rows_by_dim for file in plan.files]
+            counted = [summarize_file(file, plan.route).rows_by_dim for file in plan.files]
             assert loaded == counted
             signs += [sign for table in tables for sign in table.scan()[0].tolist()]
         assert sorted(signs) == sorted(contents["sign"].tolist())
@@ -165,6 +168,23 @@ class TestFiles:
         file.write_bytes(b"")
         with pytest.raises(CheckpointCorruptError, match="the file ends inside its header"):
             summarize_file(CheckpointFile(file, 0), ShardRoute())
+
+    def test_estimates_are_of_files_whose_rows_are_alike(self, persia_data):
+        (alike,) = open_checkpoint(persia_data / "ckpt_evicted_lru_corrupt", ShardRoute()).files
+        assert estimate_file(alike) == FileEstimate(dim=8, rows=95)
+        mixed = open_checkpoint(persia_data / "ckpt_2x4", ShardRoute()).files
+        assert [estimate_file(file) for file in mixed] == [None] * 7 + [FileEstimate(0, 0)]
+
+    def test_file_that_shrank_is_refused_and_ends_no_process(self, checkpoint):
+        plan = open_checkpoint(checkpoint, ShardRoute())
+        file = plan.files[0]
+        os.truncate(file.path, file.size // 2)
+        with pytest.raises(CheckpointCorruptError):
+            load_file(file, [Table(dim, "float32") for dim in (8, 16, 32)], plan.route)
+
+    def test_file_that_is_a_directory(self, tmp_path):
+        with pytest.raises(CheckpointIncompleteError, match="cannot be read: Is a directory"):
+            summarize_file(CheckpointFile(tmp_path, 10), ShardRoute())
 
     def test_file_that_went_away(self, tmp_path):
         with pytest.raises(CheckpointIncompleteError, match="cannot be read: No such file"):

@@ -139,11 +139,14 @@ class TestLoad:
     def test_rows_are_found_in_the_table_of_their_dim(self, persia_data, dtype):
         tables = {dim: Table(dim, dtype) for dim in (8, 16, 32)}
         contents = np.load(persia_data / "ckpt_2x4_contents.npz")
-        rows = sum(
-            embedding_file.load(f.read_bytes(), list(tables.values()))
+        rows = [
+            embedding_file.load(f.read_bytes(), list(tables.values())).rows_by_dim
             for f in files_of(persia_data / "ckpt_2x4")
-        )
-        assert rows == sum(map(len, tables.values())) == len(contents["sign"])
+        ]
+        assert {dim: sum(one.get(dim, 0) for one in rows) for dim in tables} == {
+            dim: len(table) for dim, table in tables.items()
+        }
+        assert sum(map(len, tables.values())) == len(contents["sign"])
         for sign, dim, values in zip(
             contents["sign"],
             contents["dim"],
@@ -158,8 +161,10 @@ class TestLoad:
     def test_one_shard_only(self, persia_data):
         data = files_of(persia_data / "ckpt_1x1")[0].read_bytes()
         tables = [Table(8, "float32") for _ in range(3)]
-        counts = [embedding_file.load(data, [table], index, 3) for index, table in enumerate(tables)]
-        assert sum(counts) == 48 and counts == [len(table) for table in tables]
+        counts = [
+            embedding_file.load(data, [table], index, 3).rows_by_dim for index, table in enumerate(tables)
+        ]
+        assert counts == [{8: len(table)} for table in tables] and sum(map(len, tables)) == 48
 
     def test_ordinal_is_the_rows(self, persia_data):
         table = Table(8, "float32")
@@ -168,7 +173,7 @@ class TestLoad:
 
     def test_a_dim_without_a_table(self, persia_data):
         data = files_of(persia_data / "ckpt_2x4")[0].read_bytes()
-        with pytest.raises(ValueError, match=r"no table of dim \d+ was given"):
+        with pytest.raises(embedding_file.MissingDimError, match=r"no table of dim \d+ was given"):
             embedding_file.load(data, [Table(64, "float32")])
 
     def test_a_shard_that_cannot_be(self):

@@ -34,24 +34,37 @@ class EmbeddingFileSummary:
         Live nodes that the links lead to (all that PERSIA itself would load); None if count equals live.
         """
 
-def summarize(file: bytes | mmap.mmap, replica_index: int = 0, replica_size: int = 1) -> EmbeddingFileSummary:
-    """
-    Read a whole .emb file (any buffer of u8) and count. The rows counted by dim are those of one shard.
+class MissingDimError(ValueError):
+    pass
 
-    Raises DecodeError. The GIL is released.
+def estimate(file: int | bytes | mmap.mmap) -> tuple[int, int] | None:
     """
+    The dim and the number of rows that a .emb file (a descriptor, or a buffer of u8) has if its first entries
+    are like all others, from these and its size: (0, 0) without rows, None if it has to be summarized.
 
-def load(file: bytes | mmap.mmap, tables: Sequence[satrap._core.table.Table], replica_index: int = 0, replica_size: int = 1, ordinal: int = 0) -> int:
-    """
-    Upsert one shard's rows of a .emb file into `tables` (at most one for each dim). Returns how many there are.
-
-    Raises DecodeError (some of the rows before that place are in the tables then), ValueError if a dim has no
-    table, MemoryError. The GIL is released.
+    Raises DecodeError, OSError. The GIL is released.
     """
 
-def read(file: bytes | mmap.mmap) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.float32]]:
+def summarize(file: int | bytes | mmap.mmap, replica_index: int = 0, replica_size: int = 1) -> EmbeddingFileSummary:
+    """
+    Read a whole .emb file (a descriptor, or a buffer of u8) and count. The rows counted by dim are those of
+    one shard.
+
+    Raises DecodeError, OSError. The GIL is released.
+    """
+
+def load(file: int | bytes | mmap.mmap, tables: Sequence[satrap._core.table.Table], replica_index: int = 0, replica_size: int = 1, ordinal: int = 0) -> EmbeddingFileSummary:
+    """
+    Insert one shard's rows of a .emb file into `tables` (at most one for each dim), which nobody reads yet, and
+    count as `summarize` does. Any number of threads may load into the same tables.
+
+    Raises DecodeError, MissingDimError (a ValueError), OSError, TableSpaceError: some of the rows are in the
+    tables then, and the file may be loaded again. The GIL is released.
+    """
+
+def read(file: int | bytes | mmap.mmap) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.float32]]:
     """
     Every live entry of a .emb file: (signs u64 [n], dims u32 [n], inner_lens u32 [n], values f32 [sum of dims]).
 
-    Raises DecodeError. The GIL is released.
+    Raises DecodeError, OSError. The GIL is released.
     """

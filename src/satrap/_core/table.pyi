@@ -67,6 +67,12 @@ class Table:
     def reserve(self, rows: int) -> None:
         """Make room for `rows` in all. Raises TableSpaceError."""
 
+    def finish_bulk(self) -> None:
+        """
+        End a load (embedding_file.load): count the rows, and give back room that none came for. Raises
+        TableSpaceError, after which the table is as it was.
+        """
+
     def scan(self, start: int = 0, limit: int = 65536) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[Any], numpy.typing.NDArray[numpy.uint32], int | None]:
         """
         One page of rows: (signs u64 [n], rows [n, dim], ordinals u32 [n], next_start or None after the last).
@@ -144,6 +150,58 @@ def read_control(folder: str) -> TableControl:
     What the control file of the generation in `folder` says; it is neither locked nor changed.
 
     Raises TableError: there is none, or it is damaged, cut, or of another layout.
+    """
+
+class TableInspection:
+    """What the files of a table say."""
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def dtype(self) -> Literal['float32', 'float16']: ...
+
+    @property
+    def row_bytes(self) -> int: ...
+
+    @property
+    def boot_id(self) -> bytes: ...
+
+    @property
+    def rows(self) -> int:
+        """As the writer counts them, after each batch."""
+
+    @property
+    def occupied(self) -> int:
+        """Slots with a row, counted."""
+
+    @property
+    def tombstones(self) -> int:
+        """Slots with an erased sign."""
+
+    @property
+    def slots(self) -> int: ...
+
+    @property
+    def overflowed(self) -> int:
+        """Buckets that a search goes past."""
+
+    @property
+    def changing(self) -> int:
+        """Buckets that the writer is, or was, inside."""
+
+    @property
+    def segments(self) -> int: ...
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all files of the folder."""
+
+def inspect_table(folder: str, count_slots: bool = True) -> TableInspection:
+    """
+    Read every header in a table's folder, those of buckets only if `count_slots` is set; nothing is changed.
+
+    Raises TableError: something is damaged, missing, or of another layout; TableSpaceError.
     """
 
 def present_boot() -> bytes:

@@ -8,20 +8,19 @@ Shard r holds the signs with farmhash64(sign) % num_shards == r, so a server of 
 other number of servers reads all of them and keeps what is its own. Which internal shard a sign lies in depends on
 a hash of PERSIA's process and says nothing.
 
-`plan_checkpoint` decides from a listing; `open_checkpoint` makes the listing; `summarize_file` and `load_file` read
-one file, and are where the native decoder's errors become satrap's. Files are mapped, so they must not shrink while
-they are read: the kernel would end the process. PERSIA never changes a file that it has written.
+`plan_checkpoint` decides from a listing; `open_checkpoint` makes the listing; `estimate_file`, `summarize_file` and
+`load_file` look at one file, and are where the native decoder's errors become satrap's. Files are read piece by piece,
+not mapped: one that shrinks meanwhile is refused, where a mapping would end the process.
 """
 
-import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from satrap._core import DecodeError, embedding_file
-from satrap._core.embedding_file import EmbeddingFileSummary
+from satrap._core.embedding_file import EmbeddingFileSummary, MissingDimError
 from satrap._core.table import Table
 from satrap.errors import (
     CheckpointCorruptError,
@@ -33,9 +32,12 @@ from satrap.formats.persia_marker import MARKER, Marker, parse_marker
 
 __all__ = [
     "CheckpointFile",
+    "FileEstimate",
     "Folder",
+    "MissingDimError",
     "PersiaCheckpoint",
     "ShardRoute",
+    "estimate_file",
     "file_name",
     "load_file",
     "open_checkpoint",
@@ -71,6 +73,13 @@ class CheckpointFile:
 
     path: Path
     size: int
+
+
+class FileEstimate(NamedTuple):
+    """How many rows a file has, and of which dim (0 if there are none), if all of them are like the first ones."""
+
+    dim: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -164,26 +173,46 @@ def plan_checkpoint(
     )
 
 
+def estimate_file(file: CheckpointFile) -> FileEstimate | None:
+    """Judge a file by its size and its first rows. None: they are not alike, only `summarize_file` can tell.
+
+    Raises:
+        CheckpointIncompleteError: the file is gone or cannot be read.
+        CheckpointCorruptError: it is not what it says, as far as it was looked at.
+    """
+    found = _decode(file, embedding_file.estimate)
+    return None if found is None else FileEstimate(*found)
+
+
 def summarize_file(file: CheckpointFile, route: ShardRoute) -> EmbeddingFileSummary:
     """Read a whole file and count its rows by dim.
 
     Raises:
-        CheckpointIncompleteError: the file is gone or cannot be opened.
+        CheckpointIncompleteError: the file is gone or cannot be read.
         CheckpointCorruptError: it is not what it says.
-    """
-    return _decode(file, lambda data: embedding_file.summarize(data, route.replica_index, route.replica_size))
-
-
-def load_file(file: CheckpointFile, tables: Sequence[Table], route: ShardRoute, *, ordinal: int = 0) -> int:
-    """Upsert the route's rows of a file into the table of their dim. Returns how many there were.
-
-    Raises:
-        CheckpointIncompleteError: the file is gone or cannot be opened.
-        CheckpointCorruptError: it is not what it says; some of its rows may be in the tables.
     """
     return _decode(
         file,
-        lambda data: embedding_file.load(data, tables, route.replica_index, route.replica_size, ordinal),
+        lambda descriptor: embedding_file.summarize(descriptor, route.replica_index, route.replica_size),
+    )
+
+
+def load_file(
+    file: CheckpointFile, tables: Sequence[Table], route: ShardRoute, *, ordinal: int = 0
+) -> EmbeddingFileSummary:
+    """Insert the route's rows of a file into the table of their dim, which nobody reads yet, and count them.
+
+    Raises:
+        CheckpointIncompleteError: the file is gone or cannot be read.
+        CheckpointCorruptError: it is not what it says; some of its rows may be in the tables.
+        MissingDimError: it has rows of a dim that none of the tables is for. It may be loaded again.
+        satrap._core.table.TableSpaceError: a table was too small, and cannot grow.
+    """
+    return _decode(
+        file,
+        lambda descriptor: embedding_file.load(
+            descriptor, tables, route.replica_index, route.replica_size, ordinal
+        ),
     )
 
 
@@ -265,14 +294,14 @@ def _list_folder(folder: Path) -> Folder:
     return Folder(marker, files)
 
 
-def _decode(file: CheckpointFile, read: Callable[[mmap.mmap | bytes], T]) -> T:
-    """Map the file, and translate what goes wrong with it."""
+def _decode(file: CheckpointFile, read: Callable[[int], T]) -> T:
+    """Open the file, and translate what goes wrong with it."""
     try:
-        with file.path.open("rb") as stream:
-            if not os.fstat(stream.fileno()).st_size:
-                return read(b"")
-            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return read(data)
+        descriptor = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return read(descriptor)
+        finally:
+            os.close(descriptor)
     except DecodeError as error:
         raise CheckpointCorruptError(file.path, error.message, error.offset) from error
     except OSError as error:
