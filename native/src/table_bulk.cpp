@@ -159,7 +159,7 @@ std::size_t fill(const Segment& segment, std::span<const BulkRow> batch, std::si
     line.header.store((before | occupied) & ~bucket_header::tombstone_bit(found.place.slot),
                       std::memory_order_relaxed);
     rows.write(row.values, reinterpret_cast<std::byte*>(segment.row(found.place)));
-    stored->store(ordinal, std::memory_order_relaxed);
+    if (found.is_used || ordinal != 0) stored->store(ordinal, std::memory_order_relaxed);
     counts.inserted += !found.is_used;
     counts.revived += found.is_used && !(before & occupied);
     ++counts.written;
