@@ -88,17 +88,26 @@ Mapping map_file(const std::string& what, int fd, std::size_t bytes, int protect
   return {data, bytes};
 }
 
+// posix_fallocate, which a signal interrupts on tmpfs, and which then has allocated nothing.
+int allocate_range(int fd, std::size_t at, std::size_t bytes) {
+  int error;
+  do {
+    error = ::posix_fallocate(fd, static_cast<off_t>(at), static_cast<off_t>(bytes));
+  } while (error == EINTR);
+  return error;
+}
+
 // Every page of an empty file, allocated and zeroed, in huge pages where the kernel gives them.
 Mapping allocate(const std::string& what, int fd, std::size_t bytes) {
   if (bytes > available_memory()) no_space(what, bytes, ENOMEM);
   if (::ftruncate(fd, static_cast<off_t>(bytes)) != 0) no_space(what, bytes, errno);
   const std::size_t whole = bytes / kHugeBytes * kHugeBytes;
   for (std::size_t at = 0; at < whole; at += kHugeBytes) {
-    if (const int error = ::posix_fallocate(fd, static_cast<off_t>(at), kPage)) no_space(what, bytes, error);
+    if (const int error = allocate_range(fd, at, kPage)) no_space(what, bytes, error);
   }
   Mapping mapping = map_file(what, fd, bytes, PROT_READ | PROT_WRITE);
   if (whole > 0) mapping.set_huge(::madvise(mapping.data(), whole, MADV_COLLAPSE) == 0);
-  if (const int error = ::posix_fallocate(fd, 0, static_cast<off_t>(bytes))) no_space(what, bytes, error);
+  if (const int error = allocate_range(fd, 0, bytes)) no_space(what, bytes, error);
   return mapping;
 }
 

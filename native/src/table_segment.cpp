@@ -139,6 +139,12 @@ Mapping open_directory(TableMemory& memory, const BootId& boot) {
   return std::move(*mapping);
 }
 
+void check_serves(const TableMemory& memory, const Segment& segment, std::size_t entry) {
+  if (segment.serves(entry)) return;
+  throw TableError(memory.describe(kDirectoryFile) + ": entry " + std::to_string(entry) + " names " +
+                   Segment::file_name(segment.number()) + ", which serves others");
+}
+
 void wake_followers(const Directory& directory) {
   static_cast<void>(::syscall(SYS_futex, &directory.signal, FUTEX_WAKE, std::numeric_limits<int>::max(),
                               nullptr, nullptr, 0));

@@ -37,6 +37,7 @@ class Segment {
   std::uint32_t number() const { return header().number; }
   std::uint32_t first_entry() const { return header().first_entry; }
   std::uint32_t end_entry() const { return header().end_entry; }
+  bool serves(std::size_t entry) const { return first_entry() <= entry && entry < end_entry(); }
   std::size_t bucket_count() const { return bucket_count_; }
   std::size_t row_words() const { return row_words_; }
   const Mapping& mapping() const { return mapping_; }
@@ -70,6 +71,9 @@ Mapping open_directory(TableMemory& memory, const BootId& boot);
 inline Directory& directory_in(const Mapping& mapping) {
   return *reinterpret_cast<Directory*>(mapping.data());
 }
+// Throws TableError unless `segment` may be what the directory's word `entry` names. The words have no
+// checksum, and one that is wrong would send lookups to other signs' rows.
+void check_serves(const TableMemory& memory, const Segment& segment, std::size_t entry);
 RowShape shape_of(const DirectoryHeader& header);
 // Wakes whoever waits for directory.signal, in any process.
 void wake_followers(const Directory& directory);

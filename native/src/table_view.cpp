@@ -226,12 +226,14 @@ void TableView::refresh() const {
     for (; entry < kEntries; ++entry) {
       const std::uint32_t number = directory_->words[entry].load(std::memory_order_acquire);
       if (entry > 0 && number == last) {
+        check_serves(*memory_, *next->segments.back(), entry);
         next->segment_of[entry] = next->segment_of[entry - 1];
         continue;
       }
       last = number;
       std::shared_ptr<const Segment> segment = mapped(number, present);
       if (!segment) break;
+      check_serves(*memory_, *segment, entry);
       next->segment_of[entry] = add(*next, std::move(segment));
     }
     if (entry == kEntries) {
@@ -268,7 +270,12 @@ void TableView::follow() {
     ahead = ahead_;
   }
   for (const auto& segment : ahead) segment->mapping().populate_for_reading();
-  if (is_stale(*snapshot_.load())) refresh();
+  bool stale;
+  {
+    const Pins::Pin pin(pins_);  // a lookup may replace the snapshot meanwhile
+    stale = is_stale(*snapshot_.load());
+  }
+  if (stale) refresh();
   const std::lock_guard lock(mutex_);
   reclaim_locked();
   followed_ = signal;

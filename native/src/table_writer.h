@@ -297,14 +297,14 @@ typename TableWriter<Stores>::Target TableWriter<Stores>::find(const Segment& se
 
 // ---- operations ----
 
-// Runs a batch: apply(sign, i), behind prefetches of its bucket, then of its row and ordinal. If there is no
-// memory to grow, what was done before counts.
+// Runs a batch: apply(sign, i), behind prefetches of its bucket, then of its row and ordinal. If a segment
+// cannot grow, what was done before counts.
 template <class Stores>
 template <class Apply>
 void TableWriter<Stores>::run_batch(const std::byte* signs, std::size_t n, Apply&& apply) {
   try {
     for_each_sign(signs, n, apply);
-  } catch (const TableSpaceError&) {
+  } catch (...) {
     end_batch();
     throw;
   }
@@ -419,6 +419,14 @@ void TableWriter<Stores>::mark_overflow(Stores& stores, const Segment& segment, 
   }
 }
 
+// A bucket's header after an operation on one of its slots.
+inline std::uint64_t header_after(std::uint64_t before, std::size_t slot, RedoOperation operation) {
+  const std::uint64_t occupied = bucket_header::occupied_bit(slot);
+  const std::uint64_t tombstone = bucket_header::tombstone_bit(slot);
+  return (bucket_header::advanced(before, 2) & ~(occupied | tombstone)) |
+         (operation == RedoOperation::kUpsert ? occupied : tombstone);
+}
+
 // One operation on one bucket: the record, then the bucket.
 template <class Stores>
 void TableWriter<Stores>::operate(const Segment& segment, const Target& target, RedoOperation operation,
@@ -428,10 +436,7 @@ void TableWriter<Stores>::operate(const Segment& segment, const Target& target, 
   stores_.store(redo.operation, RedoOperation::kNone);
   if (!target.is_used) mark_overflow(stores_, segment, sign_hash(sign), target.place.bucket);
   const std::size_t slot = target.place.slot;
-  const std::uint64_t occupied = bucket_header::occupied_bit(slot);
-  const std::uint64_t tombstone = bucket_header::tombstone_bit(slot);
-  std::uint64_t after = bucket_header::advanced(target.header, 2) & ~(occupied | tombstone);
-  after |= operation == RedoOperation::kUpsert ? occupied : tombstone;
+  const std::uint64_t after = header_after(target.header, slot, operation);
 
   stores_.store(redo.segment, segment.number());
   stores_.store(redo.bucket, target.place.bucket);
@@ -681,10 +686,7 @@ std::vector<std::unique_ptr<typename TableWriter<Stores>::Owned>> TableWriter<St
       discard(next);  // the rows of one part are more than its share: a small segment, split unevenly
       for (table_growth::Share& share : shares) share.bucket_count += share.bucket_count / 4 + 1;
     }
-  } catch (const TableSpaceError&) {
-    discard(next);
-    throw;
-  } catch (const std::bad_alloc&) {
+  } catch (...) {
     discard(next);
     throw;
   }
@@ -820,8 +822,12 @@ void TableWriter<Stores>::redo_unfinished() {
                      Segment::file_name(static_cast<std::uint32_t>(number)) + ", which is missing");
   }
   if (place.bucket >= segment->bucket_count()) throw TableError(what + ": its redo record is damaged");
+  const std::uint64_t sign = redo.sign.load(std::memory_order_relaxed);
   const std::uint64_t before = redo.header_before.load(std::memory_order_relaxed);
   const std::uint64_t after = redo.header_after.load(std::memory_order_relaxed);
+  if (after != header_after(before, place.slot, operation) || !segment->serves(entry_of(sign_hash(sign)))) {
+    throw TableError(what + ": its redo record is damaged");
+  }
   const std::uint64_t now = segment->bucket(place.bucket).header.load(std::memory_order_relaxed);
   if (now == after) return;
   if (now != before && now != bucket_header::advanced(before, 1)) {
@@ -830,14 +836,15 @@ void TableWriter<Stores>::redo_unfinished() {
   const bool is_used = (bucket_header::used(before) >> place.slot) & 1;
   std::vector<std::uint64_t> row(shape_.words());
   for (std::size_t i = 0; i < row.size(); ++i) row[i] = redo.row[i].load(std::memory_order_relaxed);
-  complete(*segment, {place, before, is_used, false}, operation, after,
-           redo.sign.load(std::memory_order_relaxed), static_cast<std::uint32_t>(ordinal), row.data());
+  complete(*segment, {place, before, is_used, false}, operation, after, sign,
+           static_cast<std::uint32_t>(ordinal), row.data());
 }
 
 // Finds the segments that the directory names, undoes a switch that was not completed, removes other files.
 template <class Stores>
 void TableWriter<Stores>::adopt_segments() {
   Directory& shared = directory();
+  const std::string directory_name = memory_->describe(kDirectoryFile);
   std::vector<std::uint32_t> numbers;
   for (const auto& word : shared.words) {
     const std::uint32_t number = word.load(std::memory_order_relaxed);
@@ -853,6 +860,13 @@ void TableWriter<Stores>::adopt_segments() {
     const std::string what = memory_->describe(Segment::file_name(number));
     std::shared_ptr<Segment> segment = Segment::open(*memory_, shared.header, shape_, number);
     if (!segment) throw TableError(what + ": is missing");
+    if (number >= shared.next_segment.load(std::memory_order_relaxed)) {
+      throw TableError(directory_name + ": the next segment's number is one that is in use");
+    }
+    for (std::size_t entry = 0; entry < kEntries; ++entry) {
+      if (shared.words[entry].load(std::memory_order_relaxed) == number)
+        check_serves(*memory_, *segment, entry);
+    }
     const auto begin = serves.begin() + segment->first_entry(), end = serves.begin() + segment->end_entry();
     if (std::any_of(begin, end, [](std::uint32_t older) { return older != 0; })) {
       if (std::any_of(begin, end, [](std::uint32_t older) { return older == 0; })) {
@@ -870,7 +884,7 @@ void TableWriter<Stores>::adopt_segments() {
     owned_.push_back(std::move(owned));
   }
   if (std::find(serves.begin(), serves.end(), 0u) != serves.end()) {
-    throw TableError(memory_->describe(kDirectoryFile) + ": names no segment for some of its entries");
+    throw TableError(directory_name + ": names no segment for some of its entries");
   }
   std::sort(owned_.begin(), owned_.end(), [](const auto& a, const auto& b) {
     return a->segment->first_entry() < b->segment->first_entry();
