@@ -5,7 +5,10 @@ from typing import Any
 
 from satrap.serving.handler_metrics import HandlerMetrics
 
-__all__ = ["Context", "RequestProcessor"]
+__all__ = ["STALE_HEADER", "Context", "RequestProcessor"]
+
+STALE_HEADER = "satrap-stale"
+"""The response header, over gRPC the trailing metadata, of an answer made from embeddings that may be out of date."""
 
 SERVER_NAME = "MMS"
 """What TorchServe calls itself here; some handlers compare it."""
@@ -124,7 +127,7 @@ class Context:
         return self.request_processor[idx].get_response_header("content-type")
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
-        """Set a header of the answer at `idx` (REST only, as in TorchServe)."""
+        """Set a header of the answer at `idx` (REST only, as in TorchServe, except `STALE_HEADER`)."""
         self.request_processor[idx].add_response_property(key, value)
 
     def get_response_headers(self, idx: int) -> dict[str, str]:

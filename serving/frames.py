@@ -15,14 +15,16 @@ A frame is a prefix, a head, and a body, in this order and without padding betwe
     READY    worker     {}                                                          -
     FAILED   worker     {"reason": str}; the worker then ends                       -
     PREDICT  frontend   {"ids": [str], "inputs": [[[key, length, type]]]}           values
-    ANSWER   worker     {"answers": [[code, length]], "times": {name: ms}}          values
+    ANSWER   worker     {"answers": [[code, length]], "times": {name: ms},          values
+                         "stale": [place]}
     UNPACK   frontend   {"archive", "target", "max_bytes", "max_files"}             -
     UNPACKED unpacker   {"manifest": {}, "config": {}} or {"reason": str}           -
 
 In `PREDICT` a request is a list of inputs, each `[key, bytes in the body, content type]`. In `ANSWER` a code is
 an HTTP status: 200 and the prediction's bytes, or another and the error's sentence; the times are the handler's
-and those that it reported of its parts. A worker has at most one
-`PREDICT` unanswered. Bytes from a client are never anything but a value in a body: nothing is unpickled.
+and those that it reported of its parts; stale are the places, from 0, of answers made from embeddings that may be
+out of date. A worker has at most one `PREDICT` unanswered. Bytes from a client are never anything but a value in a
+body: nothing is unpickled.
 
 The cost of this layout: a head is parsed as JSON, some microseconds per request. What it buys: values of any
 size pass without being touched, and a field can be added to a head without a new format.

@@ -11,8 +11,8 @@ import torch
 
 from satrap.batch import DecodedBatch, decode
 from satrap.errors import ArchiveError, BatchError, SatrapError
-from satrap.middleware import LOCAL_ADDRESS, Embedding, EmbeddingLookup, open_lookup
-from satrap.serving.context import Context
+from satrap.middleware import LOCAL_ADDRESS, Embedding, EmbeddingLookup, Embeddings, open_lookup
+from satrap.serving.context import STALE_HEADER, Context
 from satrap.serving.prediction import PredictionException
 from satrap.serving.tensors import embedding_tensor, tensor_of
 from satrap.serving.torch_handler.base_handler import BaseHandler
@@ -52,7 +52,8 @@ class EmbeddingHandler(BaseHandler):
 
     All requests of a TorchServe batch are answered by one lookup and one forward (one per kind, where they differ
     in their features' shapes). Where a request is wrong, its element of the answer is the error; the others
-    are answered. Which embeddings: `EMBEDDING_WORKER_SERVICE`, by default the middleware in this process.
+    are answered. Answers made from embeddings that may be out of date get the header `satrap-stale`. Which embeddings:
+    `EMBEDDING_WORKER_SERVICE`, by default the middleware in this process.
     """
 
     def __init__(self) -> None:
@@ -94,6 +95,8 @@ class EmbeddingHandler(BaseHandler):
             if isinstance(embeddings, SatrapError):
                 prepared[place] = embeddings
                 continue
+            if embeddings.is_stale and self.context is not None:
+                self.context.set_response_header(place, STALE_HEADER, "1")
             try:
                 prepared[place] = self._features(batches[place], embeddings)
             except BatchError as error:
@@ -134,7 +137,7 @@ class EmbeddingHandler(BaseHandler):
             self.context.metrics.add_time(part, (now - since) * 1e3)
         return now
 
-    def _look_up(self, batches: Sequence[DecodedBatch]) -> list[list[Embedding] | SatrapError]:
+    def _look_up(self, batches: Sequence[DecodedBatch]) -> list[Embeddings | SatrapError]:
         """One lookup for all; if a batch spoils it, one for each, so that the others have theirs."""
         if not batches:
             return []
@@ -146,7 +149,7 @@ class EmbeddingHandler(BaseHandler):
                 return [error]
         except SatrapError as error:
             return [error] * len(batches)
-        alone: list[list[Embedding] | SatrapError] = []
+        alone: list[Embeddings | SatrapError] = []
         for batch in batches:
             try:
                 alone.append(self.lookup.lookup(batch))

@@ -10,6 +10,7 @@ from google.protobuf import empty_pb2
 
 from satrap.errors import SatrapError
 from satrap.protos import inference_pb2, inference_pb2_grpc
+from satrap.serving.context import STALE_HEADER
 from satrap.serving.model_service import ModelService
 from satrap.serving.status import inference_status, status_of_code
 
@@ -44,7 +45,8 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         """One prediction; the client's deadline counts while the request waits.
 
         A client that sends the metadata `satrap-timing` gets it back in the trailing metadata: milliseconds by name,
-        `server` from here to here, `handler` and its parts as the worker measured them.
+        `server` from here to here, `handler` and its parts as the worker measured them. An answer made from embeddings
+        that may be out of date has `satrap-stale: 1` there, asked for or not.
         """
         started = time.perf_counter()
         try:
@@ -59,9 +61,14 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         if prediction.code != OK:
             text = prediction.value.decode("utf-8", "replace")
             await _abort(context, status_of_code(prediction.code), text)
+        trailing: list[tuple[str, str]] = []
         if any(key == _TIMING for key, _ in context.invocation_metadata() or ()):
             times = {"server": (time.perf_counter() - started) * 1e3, **prediction.times}
-            context.set_trailing_metadata(((_TIMING, json.dumps(times)),))
+            trailing.append((_TIMING, json.dumps(times)))
+        if prediction.is_stale:
+            trailing.append((STALE_HEADER, "1"))
+        if trailing:
+            context.set_trailing_metadata(tuple(trailing))
         return inference_pb2.PredictionResponse(prediction=prediction.value)
 
     async def StreamPredictions(  # noqa: N802

@@ -37,12 +37,14 @@ may keep the one open, and a template that is stopped never sends the other."""
 class Prediction:
     """A worker's answer to one request: an HTTP status, and the prediction (200) or an error's sentence.
 
-    `times` are milliseconds of its batch: `handler`, and the parts of it that the handler reported.
+    `times` are milliseconds of its batch: `handler`, and the parts of it that the handler reported. `is_stale`: it was
+    made from embeddings that may be out of date.
     """
 
     code: int
     value: bytes
     times: Mapping[str, float]
+    is_stale: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -185,9 +187,12 @@ class WorkerProcess(asyncio.Protocol):
                 self._reason = str(frame.head["reason"])
             case Kind.ANSWER if len(frame.head["answers"]) == len(self._batch) > 0:
                 batch, self._batch = self._batch, ()
-                start, times = 0, frame.head["times"]
-                for request, (code, length) in zip(batch, frame.head["answers"], strict=True):
-                    request.succeed(Prediction(code, frame.body[start : start + length], times))
+                start, times, stale = 0, frame.head["times"], frame.head["stale"]
+                for place, (request, (code, length)) in enumerate(
+                    zip(batch, frame.head["answers"], strict=True)
+                ):
+                    value = frame.body[start : start + length]
+                    request.succeed(Prediction(code, value, times, place in stale))
                     start += length
                 self._events.worker_answered(self, len(batch))
             case _:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from satrap import __version__
-from satrap.serving.context import Context, RequestProcessor
+from satrap.serving.context import STALE_HEADER, Context, RequestProcessor
 from satrap.serving.frames import Bytes, Kind, encode, read_into, receive_head
 from satrap.serving.prediction import PredictionException
 from satrap.serving.worker import surroundings
@@ -48,6 +48,11 @@ def run(connection: socket.socket) -> None:
         answered = {
             "answers": [[a.code, len(a.value)] for a in answers],
             "times": {"handler": seconds * 1e3, **_reported_times(context)},
+            "stale": [
+                place
+                for place, processor in enumerate(context.request_processor)
+                if processor.get_response_header(STALE_HEADER)
+            ],
         }
         _send(connection, Kind.ANSWER, answered, [a.value for a in answers])
 

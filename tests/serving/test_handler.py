@@ -11,9 +11,9 @@ import torch
 from satrap.batch import DecodedBatch
 from satrap.client import IDTypeFeature, IDTypeFeatureWithSingleID, NonIDTypeFeature, PersiaBatch
 from satrap.errors import ArchiveError, BatchError, ShardUnavailableError, UnknownFeatureError
-from satrap.middleware import Embedding, RawEmbedding, SumEmbedding
+from satrap.middleware import Embedding, Embeddings, RawEmbedding, SumEmbedding
 from satrap.serving import handler as handler_module
-from satrap.serving.context import Context
+from satrap.serving.context import STALE_HEADER, Context, RequestProcessor
 from satrap.serving.handler import EmbeddingHandler
 from satrap.serving.prediction import PredictionException
 
@@ -32,15 +32,16 @@ class ArithmeticLookup:
     def __init__(self) -> None:
         self.calls: list[int] = []
         self.error: Exception | None = None
+        self.is_stale = False
 
-    def lookup(self, batch: DecodedBatch) -> list[Embedding]:
+    def lookup(self, batch: DecodedBatch) -> Embeddings:
         return self.lookup_many([batch])[0]
 
-    def lookup_many(self, batches: Sequence[DecodedBatch]) -> list[list[Embedding]]:
+    def lookup_many(self, batches: Sequence[DecodedBatch]) -> list[Embeddings]:
         self.calls.append(len(batches))
         if self.error is not None:
             raise self.error
-        return [self._embeddings(batch) for batch in batches]
+        return [Embeddings(self._embeddings(batch), is_stale=self.is_stale) for batch in batches]
 
     def close(self) -> None:
         pass
@@ -148,6 +149,18 @@ def test_every_request_of_a_batch_by_one_lookup_and_one_forward(
     alone = [answer(handler, request)[0] for request in requests]
     assert together == alone
     assert [len(numbers) for numbers in together] == [3, 1, 2]
+
+
+def test_answers_from_stale_embeddings_are_marked(lookup: ArithmeticLookup, tmp_path: Path) -> None:
+    handler = handler_of(Recommender(), tmp_path)
+    for lookup.is_stale in (False, True):
+        handler.context.request_processor = [RequestProcessor({}) for _ in range(3)]
+        answers = answer(handler, {"batch": batch_of([1])}, {"batch": b"bad"}, {"batch": batch_of([2])})
+        assert answers[0] == [4.0]
+        marks = [
+            processor.get_response_header(STALE_HEADER) for processor in handler.context.request_processor
+        ]
+        assert marks == (["1", None, "1"] if lookup.is_stale else [None] * 3)
 
 
 def test_a_bad_request_alone_gets_its_error(lookup: ArithmeticLookup, tmp_path: Path) -> None:

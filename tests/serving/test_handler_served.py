@@ -1,5 +1,6 @@
 """EmbeddingHandler in a real worker: requests that share a batch with a bad one get their answers."""
 
+import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from satrap import rpc
 from satrap.client import NO_RETRY, InferenceClient, ManagementClient
 from satrap.errors import InvalidInputError, SatrapError
+from satrap.protos import inference_pb2, inference_pb2_grpc
 from satrap.serving.archive.package import package
 
 pytestmark = pytest.mark.slow
@@ -23,16 +26,54 @@ class Total(torch.nn.Module):
         return torch.cat(embeddings, 1).sum(1)
 
 
+def test_answers_of_a_server_that_is_gone_are_marked_stale(
+    persia_data: Path, tmp_path: Path, satrap: Any
+) -> None:
+    case = persia_data / "golden" / CASE
+    archive_of_totals(tmp_path)
+    shard = satrap("embedding-server", "--port", "0", "--checkpoint", case / "ckpt")
+    config = tmp_path / "global_config.yaml"
+    config.write_text("middleware:\n  orphan_grace_seconds: 60\n")
+    running = satrap(
+        *("serving", "--global-config", config, "--embedding-config", case / "embedding_config.yml"),
+        *("--model-store", tmp_path, "--shards", shard.addresses[0]),
+        *("--grpc-inference-port", "0", "--grpc-management-port", "0"),
+    )
+    with ManagementClient(running.addresses[1]) as manager:
+        manager.register("total.mar")
+    request = inference_pb2.PredictionsRequest(
+        model_name="total", input={"batch": (case / "batch.bin").read_bytes()}
+    )
+    with rpc.channel(running.addresses[0]) as channel:
+        predict = inference_pb2_grpc.InferenceAPIsServiceStub(channel).Predictions
+
+        def is_stale() -> bool:
+            answer, call = predict.with_call(request)
+            assert answer == first
+            return ("satrap-stale", "1") in [tuple(item) for item in call.trailing_metadata()]
+
+        first = predict(request)
+        assert not is_stale()
+        shard.kill()
+        deadline = time.monotonic() + 10
+        while not is_stale():
+            assert time.monotonic() < deadline
+
+
+def archive_of_totals(store: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated, not gone
+        torch.jit.save(torch.jit.script(Total()), store / "total.pt")
+    package(model_name="total", version="1", serialized_file=store / "total.pt", export_path=store)
+
+
 def test_a_bad_request_of_a_batch_alone_gets_its_error(
     persia_data: Path, tmp_path: Path, satrap: Any
 ) -> None:
     case = persia_data / "golden" / CASE
     store = tmp_path / "store"
     store.mkdir()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated, not gone
-        torch.jit.save(torch.jit.script(Total()), tmp_path / "total.pt")
-    package(model_name="total", version="1", serialized_file=tmp_path / "total.pt", export_path=store)
+    archive_of_totals(store)
     running = satrap(
         *("up", "--embedding-config", case / "embedding_config.yml", "--checkpoint", case / "ckpt"),
         *("--model-store", store, "--shards", "1"),
