@@ -27,8 +27,8 @@ inline void halves_from_floats(const std::byte* floats, std::size_t n, std::byte
 
 #if defined(__x86_64__)
 // The same by the processor's instruction, which differs for NaNs only. For processors with AVX and F16C.
-__attribute__((target("avx,f16c"))) inline void halves_from_floats_f16c(const std::byte* floats, std::size_t n,
-                                                                        std::byte* halves) {
+__attribute__((target("avx,f16c"))) inline void halves_from_floats_f16c(const std::byte* floats,
+                                                                        std::size_t n, std::byte* halves) {
   std::size_t i = 0;
   for (; i + 8 <= n; i += 8) {
     const std::byte* const from = floats + i * sizeof(float);
