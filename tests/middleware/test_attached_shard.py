@@ -92,7 +92,8 @@ def address(serve, persia_data, table_directory) -> str:
 
 def status_of(address: str) -> pb.StatusResponse:
     with rpc.channel(address) as channel:
-        return pb_grpc.EmbeddingServiceStub(channel).Status(pb.StatusRequest())
+        stub = pb_grpc.EmbeddingServiceStub(channel)
+        return stub.Status(pb.StatusRequest(), wait_for_ready=True, timeout=20)
 
 
 def load(address: str, checkpoint: Path) -> None:
