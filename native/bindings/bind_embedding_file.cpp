@@ -35,7 +35,9 @@ class File {
     if (nb::isinstance<nb::int_>(given)) {
       file_.emplace(EmbeddingFile::open(nb::cast<int>(given)));
     } else {
-      bytes_ = nb::cast<Bytes>(given, /*convert=*/false);
+      if (!nb::try_cast(given, bytes_, /*convert=*/false)) {
+        throw nb::type_error("file must be a descriptor, or a contiguous buffer of bytes");
+      }
       file_.emplace(std::span(reinterpret_cast<const std::byte*>(bytes_.data()), bytes_.shape(0)));
     }
   }

@@ -1,6 +1,7 @@
 """Loading: what is served while it runs, what it refuses, and the switch."""
 
 import shutil
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -103,6 +104,43 @@ class TestLoadCheckpoint:
         before = generation.tables[4].bytes
         generation.tables[4].reserve(1000)
         assert generation.tables[4].bytes == before
+
+    def test_files_whose_rows_are_alike_are_read_once(self, ones_and_twos, monkeypatch):
+        counted = []
+        monkeypatch.setattr(loading, "summarize_file", lambda file, route: counted.append(file))
+        loaded = load_checkpoint(ones_and_twos[0], ShardRoute(), 2, private, ignore, NEVER)
+        assert len(loaded.tables[4]) == 1000 and counted == []
+
+    @pytest.mark.parametrize("size", [2, 3, 7])
+    def test_every_row_is_of_one_of_any_number_of_servers(self, ones_and_twos, size):
+        told = [
+            load_checkpoint(ones_and_twos[0], ShardRoute(index, size), 2, private, ignore, NEVER)
+            for index in range(size)
+        ]
+        assert sum(len(loaded.tables[4]) for loaded in told) == 1000
+
+    def test_a_dim_that_the_sizes_hide(self, ones_and_twos):
+        # Behind a hundred rows of dim 2 with three floats of the optimizer's, fifty of dim 3 with two.
+        data = struct.pack("<QIIIII", 150, 1, 150, 0, 0, 150)
+        for number in range(150):
+            dim = 2 if number < 100 else 3
+            data += struct.pack("<IIBI5fQQ", 0, 0, 1, 5, *range(5), dim, 5000 + number)
+        (ones_and_twos[0] / "s0" / file_name(0, 1)).write_bytes(data)
+        told: list[LoadProgress] = []
+        loaded = load_checkpoint(ones_and_twos[0], ShardRoute(), 2, private, told.append, NEVER)
+        assert (len(loaded.tables[2]), len(loaded.tables[3])) == (100, 50)
+        assert told[-1].rows == sum(map(len, loaded.tables.values())) and told[-1].files_done == 4
+        fractions = [progress.fraction for progress in told]
+        assert fractions == sorted(fractions) and fractions[-1] == 1
+        out = np.empty((1, 3), np.float32)
+        assert loaded.tables[3].lookup(np.array([5149], np.uint64), out) == 0 and out.tolist() == [[0, 1, 2]]
+
+    def test_what_was_recovered_is_told(self, persia_data):
+        loaded = load_checkpoint(
+            persia_data / "ckpt_evicted_lru_corrupt", ShardRoute(), 1, private, ignore, NEVER
+        )
+        (warning,) = loaded.warnings
+        assert "links lead to 11" in warning and "95 are there" in warning and len(loaded.tables[8]) == 95
 
     def test_cancelled_between_two_files(self, persia_data):
         cancelled = threading.Event()

@@ -1,7 +1,9 @@
 """PERSIA's .emb files: one class of tests over the native decoder and a twin written from the format's description."""
 
+import re
 import struct
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +90,25 @@ class TestTwin(ReadTests):
 
 class TestRead(ReadTests):
     read = embedding_file.read
+
+
+def read_by_descriptor(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return embedding_file.read(file.fileno())
+
+
+class TestReadByDescriptor(ReadTests):
+    read = read_by_descriptor
+
+    def test_a_descriptor_that_is_none(self):
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            embedding_file.read(-1)
+
+    def test_no_file_at_all(self):
+        with pytest.raises(TypeError, match="a descriptor, or a contiguous buffer"):
+            embedding_file.read("replica_0_shard_0.emb")
 
     def test_same_dtypes_as_the_twin(self, persia_data):
         data = files_of(persia_data / "ckpt_2x4")[0].read_bytes()
@@ -220,24 +241,68 @@ class TestBadFiles:
         with pytest.raises(ValueError, match="the file ends inside its header of 28 bytes"):
             embedding_file.read(data[:5])
 
-    @given(st.lists(st.integers(0, 8 * 356 - 1), min_size=1, max_size=4))
-    @settings(deadline=None, max_examples=300)
-    def test_flipped_bits_never_crash(self, positions):
-        flipped = bytearray(_small_file())
-        for position in positions:
-            flipped[position // 8] ^= 1 << position % 8
-        try:
-            native = embedding_file.read(bytes(flipped))
-        except DecodeError:
-            return
-        for ours, theirs in zip(native, twin_read(bytes(flipped)), strict=True):
-            assert ours.tobytes() == theirs.tobytes()
+
+@st.composite
+def emb_files(draw: st.DrawFn) -> bytes:
+    """A file whose nodes are free, alike, or not, in runs; longer than what is read at once only by chance."""
+    nodes = []
+    for _ in range(draw(st.integers(0, 6))):
+        run = draw(st.integers(1, 40))
+        if draw(st.booleans()):
+            nodes.append((run, bytes(9)))
+        else:
+            dim = draw(st.integers(1, 5))
+            inner = np.arange(dim + draw(st.integers(0, 3)), dtype=np.float32).tobytes()
+            sign = draw(st.integers(0, 2**64 - 1))
+            entry = struct.pack("<I", len(inner) // 4) + inner + struct.pack("<QQ", dim, sign)
+            nodes.append((run, struct.pack("<IIB", 0, 0, 1) + entry))
+    count = sum(run for run, _ in nodes)
+    return struct.pack("<QIIIII", draw(st.integers(0, 300)), 1, 1, 0, 0, count) + b"".join(
+        run * node for run, node in nodes
+    )
 
 
-def _small_file() -> bytes:
-    entries = b""
-    for sign in range(5):
-        values = np.arange(6, dtype=np.float32) + sign
-        entries += struct.pack("<IIB", sign + 2, sign, 1)
-        entries += struct.pack("<I", 6) + values.tobytes() + struct.pack("<QQ", 4, sign)
-    return struct.pack("<QIIIII", 5, 1, 5, 6, 12, 12) + entries + bytes(9 * 7)
+def damaged(data: bytes, flips: list[int], cut: int | None) -> bytes:
+    changed = bytearray(data)
+    for flip in flips:
+        changed[flip % (8 * len(data)) // 8] ^= 1 << flip % 8
+    return bytes(changed if cut is None else changed[: cut % (len(data) + 1)])
+
+
+@given(emb_files(), st.lists(st.integers(0, 2**20), max_size=3), st.none() | st.integers(0, 2**20))
+@settings(deadline=None, max_examples=300)
+def test_decoder_equals_the_twin_on_whole_and_damaged_files(data, flips, cut):
+    """By bytes and by descriptor, the native decoder takes what the twin takes, and refuses everything else alike."""
+    data = damaged(data, flips, cut)
+    try:
+        native = embedding_file.read(data)
+    except DecodeError as error:
+        with pytest.raises(DecodeError) as again:
+            read_by_descriptor(data)
+        assert (again.value.message, again.value.offset, again.value.field) == (
+            error.message,
+            error.offset,
+            error.field,
+        )
+        assert 0 <= error.offset <= len(data)
+        for use in (embedding_file.summarize, lambda file: embedding_file.load(file, tables_of(range(1, 9)))):
+            with pytest.raises(DecodeError, match="^" + re.escape(error.message)):
+                use(data)
+        return
+    for ours, by_descriptor, theirs in zip(native, read_by_descriptor(data), twin_read(data), strict=True):
+        assert ours.tobytes() == by_descriptor.tobytes() == theirs.tobytes()
+    summary = embedding_file.summarize(data)
+    tables = tables_of(set(native[1].tolist()))
+    loaded = embedding_file.load(data, tables)
+    assert (loaded.live, loaded.rows_by_dim) == (summary.live, summary.rows_by_dim)
+    assert loaded.linked == summary.linked and summary.live == len(native[0])
+    last = dict(zip(native[0].tolist(), native[1].tolist(), strict=True))
+    if len(last) == len(native[0]):  # a sign that occurs with two dims has a row in two tables
+        assert sum(map(len, tables)) == len(last)
+    estimate = embedding_file.estimate(data)
+    if estimate is not None and len(set(zip(native[1].tolist(), native[2].tolist(), strict=True))) <= 1:
+        assert estimate == (int(native[1][0]) if summary.live else 0, summary.live)
+
+
+def tables_of(dims: Iterable[int]) -> list[Table]:
+    return [Table(dim, "float32") for dim in dims]
