@@ -82,7 +82,7 @@ def run(
     try:
         state = ShardState(directory, settings.row_dtype, settings.load_threads, settings.config_digest)
         try:
-            _serve(settings, state, stop, on_ready, on_progress)
+            _serve(settings, directory, state, stop, on_ready, on_progress)
         finally:
             state.close()
     finally:
@@ -94,6 +94,7 @@ def run(
 
 def _serve(
     settings: EmbeddingServerSettings,
+    directory: TableDirectory,
     state: ShardState,
     stop: threading.Event,
     on_ready: Callable[[str], None],
@@ -108,6 +109,7 @@ def _serve(
     if settings.unix_address is not None:
         rpc.listen(server, settings.unix_address)
     server.start()
+    directory.announce(rpc.address(settings.host, port))
     try:
         _load_first(settings, state, stop, on_progress)
         if not stop.is_set():

@@ -1,7 +1,7 @@
 """The folder of one server's tables: its lock, its generations, what is taken over and what is removed.
 
     <table_directory>/<uid>/<namespace>/<replica_index>-of-<replica_size>/
-        lock           held by the one server of this identity, as long as it lives; its pid is inside
+        lock           held by the one server of this identity, as long as it lives; inside: its pid, its address
         00000001/      a generation (satrap._core.table.TableGeneration)
 
 Nothing is removed but generations of the own identity, by the holder of its lock. `takeover` has the decisions.
@@ -13,11 +13,11 @@ import fcntl
 import grp
 import os
 import re
-import shutil
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from satrap._core.table import (
     MAX_INFO_BYTES,
@@ -33,6 +33,7 @@ from satrap.errors import InvalidInputError, NoSpaceError, TableFolderError, Tab
 from satrap.formats.persia_checkpoint import ShardRoute
 
 __all__ = [
+    "Holder",
     "Identity",
     "TableDirectory",
     "TablePlace",
@@ -75,6 +76,13 @@ class Identity:
         """The folder in a table directory."""
         shard = f"{self.owner.replica_index}-of-{self.owner.replica_size}"
         return directory / str(self.uid) / self.namespace / shard
+
+
+class Holder(NamedTuple):
+    """The living server that has a folder's lock: pid and address, 0 and empty until it has said them."""
+
+    pid: int
+    address: str
 
 
 class TableDirectory:
@@ -157,6 +165,10 @@ class TableDirectory:
                 with table_errors(found.folder):
                     discard_generation(str(found.folder))
 
+    def announce(self, address: str) -> None:
+        """Say where the server listens, to whoever asks `holder_of`."""
+        _write_holder(self._lock, address)
+
     def close(self) -> None:
         """Let go of the lock; what is there stays."""
         os.close(self._lock)
@@ -169,7 +181,7 @@ class TableDirectory:
         """
         try:
             self.discard_rest()
-            _remove_folder(self.folder)
+            _remove_empty(self.folder)
         finally:
             self.close()
 
@@ -185,8 +197,7 @@ class TableDirectory:
                 raise _unusable(error, self.folder) from error
             try:
                 if _lock_of(self.folder, descriptor):
-                    os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+                    _write_holder(descriptor, "")
                     return descriptor
             except OSError as error:
                 os.close(descriptor)
@@ -273,15 +284,15 @@ def held_identities(directory: Path) -> Iterator[tuple[Identity, Path]]:
             yield Identity(int(uid), namespace, ShardRoute(int(found[1]), int(found[2]))), folder
 
 
-def holder_of(folder: Path) -> int | None:
-    """The pid of the living server that holds an identity's folder (0: it has not said), or None."""
+def holder_of(folder: Path) -> Holder | None:
+    """The living server that holds an identity's folder; None if there is none, or nobody may look."""
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
         answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
-        return None if _FLOCK.unpack(answer)[0] == fcntl.F_UNLCK else _pid_in(descriptor)
+        return None if _FLOCK.unpack(answer)[0] == fcntl.F_UNLCK else _read_holder(descriptor)
     finally:
         os.close(descriptor)
 
@@ -303,7 +314,7 @@ def remove_identity(folder: Path) -> None:
         for found in list_generations(folder):
             with table_errors(found.folder):
                 discard_generation(str(found.folder))
-        _remove_folder(folder)
+        _remove_empty(folder)
     finally:
         os.close(descriptor)
 
@@ -340,7 +351,7 @@ def _lock_of(folder: Path, descriptor: int) -> bool:
     try:
         fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
     except (BlockingIOError, PermissionError) as error:
-        raise TableHeldError(folder, _pid_in(descriptor)) from error
+        raise TableHeldError(folder, _read_holder(descriptor).pid) from error
     try:
         return os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat())
     except FileNotFoundError:
@@ -352,19 +363,25 @@ def _whole_file(kind: int) -> bytes:
     return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
 
 
-def _pid_in(descriptor: int) -> int:
-    text = os.pread(descriptor, 32, 0).strip()
-    return int(text) if text.isdigit() else 0
+def _write_holder(descriptor: int, address: str) -> None:
+    text = f"{os.getpid()}\n{address}\n".encode()
+    os.pwrite(descriptor, text, 0)
+    os.ftruncate(descriptor, len(text))
 
 
-def _remove_folder(folder: Path) -> None:
-    """Remove an identity's folder, whose lock is held, and those above it that are empty now."""
+def _read_holder(descriptor: int) -> Holder:
+    pid, _, address = os.pread(descriptor, 4096, 0).decode(errors="replace").partition("\n")
+    return Holder(int(pid) if pid.isdecimal() else 0, address.strip())
+
+
+def _remove_empty(folder: Path) -> None:
+    """Remove an identity's folder, whose lock is held and whose generations are gone, and those above if empty."""
     try:
-        for entry in folder.iterdir():
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry)
-            elif entry.name != _LOCK:
-                entry.unlink()
+        strangers = [entry.name for entry in folder.iterdir() if entry.name != _LOCK]
+        if strangers:
+            raise TableFolderError(
+                folder, f"holds what is none of satrap's and was left alone: {strangers[0]}"
+            )
         (folder / _LOCK).unlink()
         folder.rmdir()
     except OSError as error:

@@ -9,6 +9,7 @@ import satrap
 from satrap.cli.archive import archive
 from satrap.cli.demo import demo
 from satrap.cli.execute import execute
+from satrap.cli.operators import inspect, status, tables
 from satrap.cli.servers import embedding_server, middleware, serving
 from satrap.cli.up import up
 from satrap.errors import SatrapError
@@ -35,6 +36,9 @@ app.command(
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )(execute)
 app.command("demo")(demo)
+app.command("status")(status)
+app.command("inspect")(inspect)
+app.add_typer(tables, name="tables")
 # PERSIA's names of the first two processes.
 app.command("embedding-parameter-server", hidden=True)(embedding_server)
 app.command("embedding-worker", hidden=True)(middleware)

@@ -10,6 +10,7 @@ from satrap.config import EmbeddingConfig, GlobalConfig, load_embedding_config, 
 from satrap.errors import InvalidInputError
 
 __all__ = [
+    "AsJson",
     "Checkpoint",
     "EmbeddingConfigPath",
     "ExitWithParent",
@@ -25,6 +26,7 @@ __all__ = [
     "read_global_config",
     "require_embedding_config",
     "shard_addresses",
+    "table_directory_of",
 ]
 
 log = logging.getLogger("satrap.config")
@@ -89,6 +91,7 @@ Purge = Annotated[
     bool,
     typer.Option("--purge", help="Remove the tables at the end, instead of keeping them for the next start."),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 ExitWithParent = Annotated[
     bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when standard input closes.")
 ]
@@ -117,6 +120,11 @@ def require_embedding_config(path: Path | None) -> EmbeddingConfig:
             "(the embedding_config.yml of the training job)"
         )
     return config
+
+
+def table_directory_of(flag: Path | None, config: GlobalConfig) -> Path:
+    """The table directory: that of the flag, otherwise the config's."""
+    return (flag or Path(config.embedding_server.table_directory)).absolute()
 
 
 def shard_addresses(flag: str | None, config: GlobalConfig) -> list[str]:

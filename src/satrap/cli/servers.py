@@ -86,7 +86,7 @@ def embedding_server(
                 load_threads=config.embedding_server.load_threads,
                 rpc_threads=config.embedding_server.rpc_threads,
                 unix_address=unix_address,
-                table_directory=table_directory or Path(config.embedding_server.table_directory),
+                table_directory=options.table_directory_of(table_directory, config),
                 namespace=config.embedding_server.namespace,
                 table_group=config.embedding_server.table_group,
                 config_digest=features.digest if features is not None else "",

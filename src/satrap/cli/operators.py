@@ -1,0 +1,102 @@
+"""The commands for whoever operates satrap: what is held, what a path is, how the servers are."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from satrap.cli import options
+
+__all__ = ["inspect", "status", "tables"]
+
+tables = typer.Typer(
+    help="What memory tables hold on this machine.\n\nExample: satrap tables list",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@tables.command("list")
+def list_tables(
+    global_config: options.GlobalConfigPath = None,
+    table_directory: options.TableDirectory = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Say what memory is held, by which tables, and whose they are.
+
+    Example: satrap tables list
+    """
+    from satrap.cli.held_tables import show
+
+    config = options.read_global_config(global_config)
+    show(options.table_directory_of(table_directory, config), as_json=as_json)
+
+
+@tables.command("remove")
+def remove_tables(
+    which: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAMESPACE/I-of-N]...", help="Tables as `satrap tables list` names them."),
+    ] = None,
+    remove_all: Annotated[
+        bool, typer.Option("--all", help="All tables of this user that no server holds.")
+    ] = False,
+    global_config: options.GlobalConfigPath = None,
+    table_directory: options.TableDirectory = None,
+) -> None:
+    """Give back the memory of tables that no server holds. A server that starts next loads its checkpoint.
+
+    Example: satrap tables remove default/0-of-2 default/1-of-2
+    """
+    from satrap.cli.held_tables import remove
+
+    config = options.read_global_config(global_config)
+    remove(options.table_directory_of(table_directory, config), which or (), remove_all=remove_all)
+
+
+def inspect(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="A generation of tables, one of its tables, a shard's folder of them, a PERSIA checkpoint, or an "
+            ".emb file."
+        ),
+    ],
+    as_json: options.AsJson = False,
+) -> None:
+    """Say what a path is and what its headers say, and check it. The status is 1 if something is damaged.
+
+    Example: satrap inspect /dev/shm/satrap/1000/default/0-of-1/00000001
+    """
+    from satrap.cli.inspection import examine, show
+
+    facts = examine(path)
+    show(facts, as_json=as_json)
+    if facts["damage"]:
+        raise typer.Exit(1)
+
+
+def status(
+    global_config: options.GlobalConfigPath = None,
+    shards: options.Shards = None,
+    middleware: Annotated[
+        str | None,
+        typer.Option("--middleware", help="Also ask this `satrap middleware` how it reaches each server."),
+    ] = None,
+    table_directory: options.TableDirectory = None,
+    as_json: options.AsJson = False,
+) -> None:
+    """Ask every embedding server how it is. The status is 1 if one of them is not ready.
+
+    Without --shards and infer_config.servers it asks those of this machine, whose tables lie in the table directory.
+
+    Example: satrap status --shards 127.0.0.1:8888,127.0.0.1:8889
+    """
+    from satrap.cli.server_status import ask, local_servers, show
+
+    config = options.read_global_config(global_config)
+    addresses = options.shard_addresses(shards, config)
+    answers = ask(addresses or local_servers(options.table_directory_of(table_directory, config)), middleware)
+    show(answers, as_json=as_json, with_way=middleware is not None)
+    if any(answer.state != "ready" for answer in answers):
+        raise typer.Exit(1)
