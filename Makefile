@@ -38,7 +38,7 @@ lint: setup  ## layout and lint of Python and C++
 
 types: setup  ## mypy, strict
 	$(BIN)/mypy
-	MYPYPATH=src:benchmarks $(BIN)/mypy benchmarks/serve.py benchmarks/table.py benchmarks/harness
+	MYPYPATH=src:benchmarks $(BIN)/mypy benchmarks/serve.py benchmarks/table.py benchmarks/load.py benchmarks/harness
 
 contracts: setup  ## who may import whom
 	$(BIN)/lint-imports
