@@ -126,13 +126,14 @@ def report(console: Console, results: LoadResults, target: Target) -> None:
     """Print one line for each kind of load, and how the headline stands."""
     table = Table(
         title=f"Load of {results.rows:,} rows of dim {results.dim} in {results.files} files, "
-        f"{results.file_bytes / 1e6:,.0f} MB: medians [least - greatest] of {len(results.runs[HEADLINE])} runs"
+        f"{results.file_bytes / 1e6:,.0f} MB: medians of {len(results.runs[HEADLINE])} runs"
     )
     table.add_column("rows as")
     for heading in (
         "threads",
-        "ms",
+        "ms: median (least - greatest)",
         "M rows/s",
+        "CPU ms",
         "x plain read",
         "bytes/row",
         "x (8 + row)",
@@ -145,8 +146,9 @@ def report(console: Console, results: LoadResults, target: Target) -> None:
         table.add_row(
             case.row_dtype,
             str(case.threads),
-            f"{results.median(case, lambda run: run.load_seconds * 1e3):,.0f} [{min(each):,.0f} - {max(each):,.0f}]",
+            f"{results.median(case, lambda run: run.load_seconds * 1e3):,.0f} ({min(each):,.0f} - {max(each):,.0f})",
             f"{results.median(case, _rate) / 1e6:.1f}",
+            f"{results.median(case, lambda run: run.cpu_seconds * 1e3):,.0f}",
             f"{results.median(case, lambda run: run.load_seconds / run.read_seconds):.1f}",
             f"{results.median(case, _bytes_per_row):.1f}",
             f"{_memory_ratio(results, case):.2f}",
@@ -170,7 +172,7 @@ def report(console: Console, results: LoadResults, target: Target) -> None:
     reads = [run.read_seconds for runs in results.runs.values() for run in runs]
     console.print(
         f"plain read by two threads: {sorted(reads)[len(reads) // 2] * 1e3:.1f} ms "
-        f"[{min(reads) * 1e3:.1f} - {max(reads) * 1e3:.1f}]"
+        f"({min(reads) * 1e3:.1f} - {max(reads) * 1e3:.1f})"
     )
     rate, memory = results.median(HEADLINE, _rate), _memory_ratio(results, HEADLINE)
     console.print(
