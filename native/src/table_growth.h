@@ -45,13 +45,16 @@ inline std::size_t segment_limit(std::size_t table_bytes) {
   return std::clamp(table_bytes / 16, kLeastLimit, kGreatestLimit);
 }
 
-// Buckets of a segment that is to replace one of `bucket_count`. The factor depends on `number`, so that
-// segments which were filled together do not grow together for ever.
-inline std::size_t grown(std::size_t bucket_count, std::size_t row_words, std::uint32_t number) {
+// Buckets of a segment that is to replace a full one, of which `kept` rows and tombstones stay: more than
+// those need, and no more than that where the others are tombstones that are dropped. The factor depends on
+// `number`, so that segments which were filled together do not grow together for ever; its mean keeps a table
+// whose segments have all just grown, and one of them is there twice, below 1.6 x rows x (8 + row bytes).
+inline std::size_t grown(std::size_t kept, std::size_t row_words, std::uint32_t number) {
   constexpr double kGolden = 0.6180339887498949;  // its multiples are spread evenly over [0, 1)
   const double spread = std::fmod(static_cast<double>(number) * kGolden, 1.0);
+  const std::size_t bucket_count = buckets_for(static_cast<double>(kept), kMaxLoad);
   const bool small = segment_layout(bucket_count, row_words).end < kDoublingBelow;
-  const double factor = small ? 2.0 : 1.15 + 0.20 * spread;
+  const double factor = small ? 2.0 : 1.13 + 0.20 * spread;
   const auto next = static_cast<std::size_t>(std::ceil(static_cast<double>(bucket_count) * factor));
   return fill_pages(std::max(next, bucket_count + 1), row_words);
 }

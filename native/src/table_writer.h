@@ -136,6 +136,7 @@ class TableWriter {
   void make_segments(std::size_t rows, unsigned threads);
   std::uint32_t take_number();
   void rebuild(std::size_t index, std::vector<table_growth::Share> shares);
+  std::size_t kept(const Owned& owned) const;
   void grow(std::size_t index);
   std::vector<std::unique_ptr<Owned>> filled(const Segment& old, std::vector<table_growth::Share> shares);
   void discard(std::vector<std::unique_ptr<Owned>>& segments);
@@ -498,11 +499,29 @@ typename TableWriter<Stores>::Owned& TableWriter<Stores>::with_room(std::uint64_
   return owner_of(hash);
 }
 
+// Rows and tombstones that a rebuild copies.
+template <class Stores>
+std::size_t TableWriter<Stores>::kept(const Owned& owned) const {
+  const std::uint32_t horizon = directory().horizon.load(std::memory_order_relaxed);
+  if (owned.used == owned.rows || horizon == 0) return owned.used;
+  const Segment& segment = *owned.segment;
+  std::size_t dropped = 0;
+  for (std::size_t index = 0; index < segment.bucket_count(); ++index) {
+    std::uint64_t left =
+        bucket_header::tombstones(segment.bucket(index).header.load(std::memory_order_relaxed));
+    for (; left; left &= left - 1) {
+      const Place place{index, static_cast<std::size_t>(std::countr_zero(left))};
+      dropped += segment.ordinal(place).load(std::memory_order_relaxed) < horizon;
+    }
+  }
+  return owned.used - dropped;
+}
+
 template <class Stores>
 void TableWriter<Stores>::grow(std::size_t index) {
   const Segment& segment = *owned_[index]->segment;
   const std::uint32_t first = segment.first_entry(), end = segment.end_entry();
-  const std::size_t next = table_growth::grown(segment.bucket_count(), shape_.words(), segment.number());
+  const std::size_t next = table_growth::grown(kept(*owned_[index]), shape_.words(), segment.number());
   const std::size_t limit = table_growth::segment_limit(segment_bytes());
   if (end - first > 1 && segment_layout(next, shape_.words()).end > limit) {
     const std::uint32_t middle = first + (end - first) / 2;
@@ -927,7 +946,10 @@ void TableWriter<Stores>::count(Owned& owned, const std::string& what) {
     const std::uint64_t header = segment.bucket(index).header.load(std::memory_order_relaxed);
     const std::uint64_t occupied = bucket_header::occupied(header),
                         tombstones = bucket_header::tombstones(header);
-    if (bucket_header::is_changing(header) || (occupied & tombstones) || (header & bucket_header::kUnused)) {
+    // A search ends at a bucket that has not overflowed, so at one with a free slot at the latest.
+    const bool overflows = header & bucket_header::kOverflow;
+    if (bucket_header::is_changing(header) || (occupied & tombstones) || (header & bucket_header::kUnused) ||
+        (overflows && (occupied | tombstones) != bucket_header::kSlotMask)) {
       throw TableError(what + ": the header of bucket " + std::to_string(index) + " is damaged");
     }
     owned.rows += static_cast<std::size_t>(std::popcount(occupied));

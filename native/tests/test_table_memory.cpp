@@ -623,6 +623,7 @@ void test_buckets_and_redo_record() {
   };
   with_header_word(header | 1);  // and no redo record
   for (unsigned bit = 47; bit < 64; ++bit) with_header_word(header | std::uint64_t{1} << bit);
+  with_header_word(bucket_header::kOverflow);  // and free slots: a search might never end
   with_header_word(header | std::uint64_t{1} << 32 | std::uint64_t{1} << 40);
 
   // A redo record that fits to nothing, word by word; then one that does, which recovery completes.
