@@ -131,7 +131,7 @@ struct Batch {
     const bool is_late = (slots == 0) | (kFeatures.version && bucket_header::is_changing(header));
     const auto slot = static_cast<std::size_t>(std::countr_zero(slots | 1u << (kSlots - 1)));
     const std::byte* row = probe.row + slot * kRowBytes;
-    row = is_late ? kZeroRow.data() : row;
+    row = either(is_late, kZeroRow.data(), row);
     probe.row = row;
     if (kFeatures.version) probe.header = header;
     *late = static_cast<std::uint16_t>(i);

@@ -12,6 +12,7 @@
 //     matching    the occupied slot whose key is a sign, as a bit, or 0
 //     copy_row    copies a row that the writer may be storing
 //     hash_block  sign_hash of kFormBlock signs
+//     either      one of two addresses, without a branch
 #ifndef SATRAP_PIPELINE
 #error "define SATRAP_PIPELINE first"
 #endif
@@ -49,6 +50,10 @@ SATRAP_INLINE void copy_row(const std::byte* row, std::size_t bytes, std::byte* 
   copy_words(reinterpret_cast<const std::atomic<std::uint64_t>*>(row), bytes, out);
 }
 
+SATRAP_INLINE const std::byte* either(bool first, const std::byte* one, const std::byte* other) {
+  return first ? one : other;
+}
+
 SATRAP_INLINE void hash_block(const std::byte* signs, std::uint64_t* hashes) {
   std::memcpy(hashes, signs, kFormBlock * sizeof(*hashes));
   for (std::size_t i = 0; i < kFormBlock; ++i) hashes[i] = sign_hash(hashes[i]);
@@ -71,6 +76,17 @@ SATRAP_INLINE void hash_block(const std::byte* signs, std::uint64_t* hashes) {
 // loaded before and after, with compiler barriers between. So a vector that caught the writer half way comes
 // with a header that has changed, and is thrown away.
 inline __attribute__((always_inline)) void barrier() { asm volatile("" ::: "memory"); }
+
+// Whether an id is late cannot be predicted, and each wrong guess costs more than the rest of its stage:
+// compilers do not know that, and write a branch.
+inline __attribute__((always_inline)) const std::byte* conditional_move(bool first, const std::byte* one,
+                                                                        const std::byte* other) {
+  asm("test %[first], %[first]\n\tcmovnz %[one], %[other]"
+      : [other] "+r"(other)
+      : [one] "r"(one), [first] "r"(static_cast<unsigned>(first))
+      : "cc");
+  return other;
+}
 
 #define SATRAP_FORM avx2
 #define SATRAP_TARGET __attribute__((target("avx2,bmi,bmi2")))
@@ -101,6 +117,10 @@ SATRAP_INLINE void copy_row(const std::byte* row, std::size_t bytes, std::byte* 
   for (; at + 8 <= bytes; at += 8) std::memcpy(out + at, row + at, 8);
   if (at < bytes) std::memcpy(out + at, row + at, bytes - at);
   barrier();
+}
+
+SATRAP_INLINE const std::byte* either(bool first, const std::byte* one, const std::byte* other) {
+  return conditional_move(first, one, other);
 }
 
 SATRAP_INLINE void hash_block(const std::byte* signs, std::uint64_t* hashes) {
@@ -138,6 +158,10 @@ SATRAP_INLINE void copy_row(const std::byte* row, std::size_t bytes, std::byte* 
     _mm512_mask_storeu_epi8(out + at, rest, _mm512_maskz_loadu_epi8(rest, row + at));
   }
   barrier();
+}
+
+SATRAP_INLINE const std::byte* either(bool first, const std::byte* one, const std::byte* other) {
+  return conditional_move(first, one, other);
 }
 
 // sign_hash, eight at once.

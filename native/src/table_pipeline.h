@@ -171,8 +171,7 @@ struct Batch {
     const std::uint64_t slots = matching(*probe.line, header, sign_at(signs, i));
     const bool is_late = (slots == 0) | bucket_header::is_changing(header);
     const auto slot = static_cast<std::size_t>(std::countr_zero(slots | 1u << (kSlots - 1)));
-    const std::byte* row = probe.row + slot * stride;
-    row = is_late ? kZeroRow.data() : row;
+    const std::byte* const row = either(is_late, kZeroRow.data(), probe.row + slot * stride);
     probe.row = row;
     probe.header = header;
     *late = static_cast<LateId>(i);
