@@ -1,6 +1,7 @@
 #include "satrap/table_generation.h"
 
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -72,6 +73,28 @@ void check_whole(const ControlFile& control) {
 
 TableError held(const ControlFile& control) {
   return TableError(control.path() + ": held by process " + std::to_string(control.pid()));
+}
+
+// Refuses what cannot fit however it is laid out, before the first of many files is made. Throws
+// TableSpaceError.
+void check_room(const std::string& path, std::size_t rows, RowShape shape) {
+  const std::size_t row = sizeof(std::uint64_t) + shape.words() * 8 + sizeof(std::uint32_t);
+  const auto refuse = [&](const char* what, std::size_t room, const char* advice) {
+    throw TableSpaceError(path + ": " + std::to_string(rows) + " rows take " + std::to_string(row) +
+                          " bytes each at least, and " + what + " has room for " + std::to_string(room) +
+                          " bytes; " + advice);
+  };
+  const auto fits = [&](std::size_t room) { return rows <= room / row; };
+  if (const std::size_t room = available_memory(); !fits(room)) {
+    refuse("the machine", room, "use more shards, or row_dtype: float16");
+  }
+  struct statvfs system{};
+  if (::statvfs(fs::path(path).parent_path().c_str(), &system) != 0) return;
+  if (const std::size_t room = system.f_bavail * system.f_frsize; !fits(room)) {
+    refuse("the file system", room,
+           "give it more (containers: a larger shm, e.g. --shm-size), or set "
+           "embedding_server.table_directory to another one");
+  }
 }
 
 // Every table of the folder that was whole when its writer ended.
@@ -178,6 +201,7 @@ std::shared_ptr<Table> TableGeneration::add_table(std::size_t dim, RowType type,
     return control().modes();
   }();
   const std::string path = folder_ + "/" + table_name(dim, type);
+  check_room(path, rows, {dim, type});
   try {
     auto table = Table::create(dim, type, rows, folder_memory(path, modes), boot_, threads);
     const std::lock_guard lock(mutex_);

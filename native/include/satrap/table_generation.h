@@ -41,7 +41,7 @@ class TableGeneration {
 
   // Takes over what another process left, all tables included. Throws TableError, with the reason: held by a
   // living process, of another run of the machine, of another shard, of another layout, damaged, not whole,
-  // abandoned; then nothing was changed. Throws TableSpaceError.
+  // abandoned; then nothing was changed that matters. Throws TableSpaceError.
   static std::unique_ptr<TableGeneration> recover(const std::string& folder, const BootId& boot,
                                                   std::uint32_t replica_index, std::uint32_t replica_size);
 

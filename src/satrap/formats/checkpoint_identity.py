@@ -36,7 +36,8 @@ def checkpoint_digest(checkpoint: PersiaCheckpoint) -> str:
         root = checkpoint.path.resolve()
         _add(digest, [str(root).encode(errors="surrogateescape")])
         for folder in [checkpoint.path, *folders]:
-            _add(digest, [folder.name.encode(errors="surrogateescape"), (folder / MARKER).read_bytes()])
+            name = str(folder.relative_to(checkpoint.path)).encode(errors="surrogateescape")
+            _add(digest, [name, (folder / MARKER).read_bytes()])
         for file in checkpoint.files:
             status = file.path.stat()
             name = str(file.path.relative_to(checkpoint.path)).encode(errors="surrogateescape")
