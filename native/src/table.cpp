@@ -34,25 +34,6 @@ std::size_t checked_rows(std::size_t rows) {
   return rows;
 }
 
-// Says what a table of so many rows needs before the first page of it is taken; what was found free may still
-// be gone later, which allocation then meets.
-void check_room(const TableMemory& memory, RowShape shape, std::size_t rows) {
-  constexpr std::size_t kMebibyte = std::size_t{1} << 20;
-  std::size_t needed = kDirectoryBytes;
-  for (const table_growth::Share& share : table_growth::initial_shares(rows, shape.words())) {
-    needed += segment_layout(share.bucket_count, shape.words()).end;
-  }
-  const std::size_t room = memory.room();
-  if (needed <= room) return;
-  throw TableSpaceError(
-      memory.describe("") + ": " + std::to_string(rows) + " rows of dim " + std::to_string(shape.dim) +
-      " as " + (shape.type == RowType::kFloat32 ? "float32" : "float16") + " need " +
-      std::to_string((needed + kMebibyte - 1) / kMebibyte) + " MiB, but only " +
-      std::to_string(room / kMebibyte) +
-      " MiB are free; use more shards, or row_dtype: float16, or give the table directory more "
-      "room (containers: a larger shm, e.g. --shm-size)");
-}
-
 void check_source(RowType source, RowType type) {
   if (source != type && source != RowType::kFloat32) {
     throw std::invalid_argument("a float32 table takes float32 rows only");
@@ -74,8 +55,7 @@ std::shared_ptr<Table> Table::create(std::size_t dim, RowType type, std::size_t 
                                      std::unique_ptr<TableMemory> memory, const BootId& boot,
                                      unsigned threads) {
   const RowShape shape = checked_shape(dim, type);
-  check_room(*memory, shape, checked_rows(capacity_hint));
-  auto writer = TableWriter<>::create(shape, capacity_hint, std::move(memory), boot, threads);
+  auto writer = TableWriter<>::create(shape, checked_rows(capacity_hint), std::move(memory), boot, threads);
   return std::shared_ptr<Table>(new Table(shape, std::make_unique<Parts>(std::move(writer))));
 }
 

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -253,12 +252,6 @@ class FolderMemory final : public TableMemory {
   }
 
   std::string describe(const std::string& name) const override { return path_ + "/" + name; }
-
-  std::size_t room() const override {
-    struct statvfs status;
-    if (::statvfs(path_.c_str(), &status) != 0) return available_memory();
-    return std::min(available_memory(), static_cast<std::size_t>(status.f_bavail) * status.f_frsize);
-  }
 
  private:
   void check_writable(const std::string& name) const {

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <memory>
 #include <random>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -236,26 +235,9 @@ void test_rounding_is_the_same_in_every_form() {
   }
 }
 
-void test_a_table_that_cannot_fit_is_refused_before_a_page_is_taken() {
-  const Folder folder;
-  for (const bool in_folder : {true, false}) {
-    try {
-      Table::create(16, RowType::kFloat32, std::size_t{1} << 40,
-                    in_folder ? folder_memory(folder.path()) : private_memory(), some_boot(), 2);
-      CHECK(false && "more memory than there is");
-    } catch (const TableSpaceError& error) {
-      const std::string what = error.what();
-      CHECK(what.find("1099511627776 rows of dim 16 as float32 need ") != std::string::npos);
-      CHECK(what.find(" MiB are free; use more shards") != std::string::npos);
-    }
-  }
-  CHECK(folder.names().empty());
-}
-
 }  // namespace
 
 int main() {
-  test_a_table_that_cannot_fit_is_refused_before_a_page_is_taken();
   test_the_same_table_as_by_upserts();
   test_many_threads_and_a_table_that_has_to_grow();
   test_the_later_of_two_rows_of_a_sign_wins();

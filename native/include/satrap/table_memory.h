@@ -57,9 +57,6 @@ class Mapping {
   bool huge_ = false;
 };
 
-// Bytes that may still be taken: the least of MemAvailable and what the cgroups leave.
-std::size_t available_memory();
-
 // A flat set of named files. Threads: create and open from any thread at once.
 class TableMemory {
  public:
@@ -75,8 +72,6 @@ class TableMemory {
   virtual std::vector<std::string> names() const = 0;
   // For error messages: "FOLDER/NAME".
   virtual std::string describe(const std::string& name) const = 0;
-  // Bytes that files of it may still take, as far as can be told beforehand.
-  virtual std::size_t room() const { return available_memory(); }
 };
 
 struct FileModes {
@@ -92,6 +87,9 @@ std::unique_ptr<TableMemory> private_memory();
 std::unique_ptr<TableMemory> folder_memory(std::string path, FileModes modes = {});
 // A folder that another process writes: open() maps read-only, everything that would change it throws.
 std::unique_ptr<TableMemory> read_only_folder_memory(std::string path);
+
+// Bytes that may still be taken: the least of MemAvailable and what the cgroups leave.
+std::size_t available_memory();
 
 }  // namespace satrap
 
