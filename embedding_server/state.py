@@ -15,7 +15,7 @@ from satrap.embedding_server.loading import LoadProgress, load_checkpoint
 from satrap.embedding_server.table_directory import TableDirectory, table_errors
 from satrap.embedding_server.tables import Generation, RowDType
 from satrap.embedding_server.takeover import GenerationInfo, Wanted
-from satrap.errors import ConflictError, SatrapError, ShardUnavailableError
+from satrap.errors import ConflictError, SatrapError, ShardUnavailableError, TableFolderError
 from satrap.formats.checkpoint_identity import identify_checkpoint
 
 __all__ = ["Phase", "ShardState", "Snapshot"]
@@ -215,6 +215,10 @@ class ShardState:
         generation = self._switch_to(store, info)
         if before is not None:
             _remove(before)
+        try:
+            self._directory.discard_rest(store)  # what could not be removed earlier
+        except TableFolderError as error:
+            log.warning("%s", error)
         return generation
 
     def _switch_to(

@@ -20,7 +20,6 @@ namespace satrap {
 namespace {
 
 constexpr std::chrono::milliseconds kBeat{100};
-constexpr const char* kUnnamed = "control.new";
 
 std::string reason(int error) { return std::strerror(error); }
 

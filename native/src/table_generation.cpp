@@ -165,8 +165,11 @@ std::unique_ptr<TableGeneration> TableGeneration::create(const std::string& fold
     return std::unique_ptr<TableGeneration>(
         new TableGeneration(folder, ControlFile::create(folder, identity, info, modes), {}));
   } catch (...) {
-    std::error_code ignored;  // the first error is the one to tell
-    fs::remove_all(folder, ignored);
+    // The first error is the one to tell. Nothing here takes a descriptor, of which there may be none left.
+    std::error_code ignored;
+    for (const char* name : {ControlFile::kUnnamed, ControlFile::kName})
+      fs::remove(fs::path(folder) / name, ignored);
+    fs::remove(folder, ignored);
     throw;
   }
 }
@@ -233,7 +236,12 @@ void TableGeneration::abandon() {
 void TableGeneration::remove() {
   const std::lock_guard alone(growing_);
   abandon();
-  remove_files(folder_);
+  try {
+    remove_files(folder_);
+  } catch (...) {
+    let_go();
+    throw;
+  }
   let_go();
 }
 

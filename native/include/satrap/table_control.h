@@ -112,6 +112,7 @@ struct GenerationIdentity {
 class ControlFile {
  public:
   static constexpr const char* kName = "control";
+  static constexpr const char* kUnnamed = "control.new";  // until it is whole
 
   // A new file in `folder`, which must exist: locked, in state kLoading, with a first heartbeat. It gets its
   // name when all of that is done. Throws TableSpaceError, TableError, std::invalid_argument (info longer
