@@ -20,6 +20,11 @@ COMMANDS = [
     "demo",
     "embedding-parameter-server",
     "embedding-worker",
+    "status",
+    "inspect",
+    "tables",
+    "tables list",
+    "tables remove",
 ]
 
 
@@ -35,7 +40,7 @@ def run(*arguments: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command):
-    result = CliRunner().invoke(app, [command, "--help"])
+    result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert "Example: satrap " in result.output
 
@@ -45,14 +50,21 @@ def test_every_command_has_help_with_an_example(command):
     [
         (
             "embedding-server",
-            "--global-config --embedding-config --replica-index --replica-size --host --port --checkpoint",
+            "--global-config --embedding-config --replica-index --replica-size --host --port --checkpoint "
+            "--table-directory --purge",
         ),
         ("middleware", "--global-config --embedding-config --port"),
         (
             "serving",
             "--global-config --embedding-config --model-store --models --grpc-inference-port --grpc-management-port",
         ),
-        ("up", "--global-config --embedding-config --checkpoint --model-store --models --shards"),
+        (
+            "up",
+            "--global-config --embedding-config --checkpoint --model-store --models --shards --table-directory "
+            "--purge",
+        ),
+        ("status", "--global-config --shards --middleware --table-directory --json"),
+        ("inspect", "--json"),
         (
             "archive",
             "--model-name --version -v --handler --serialized-file --model-file --extra-files --runtime --export-path "
@@ -84,6 +96,7 @@ def test_version():
         (["embedding-server", "--global-config", "nowhere.yaml"], "nowhere.yaml"),
         (["archive", "--model-name", "m", "--version", "1", "--serialized-file", "nowhere.pt"], "nowhere.pt"),
         (["exec", "nowhere.py"], "nowhere.py"),
+        (["embedding-server", "--port", "0", "--table-directory", "/dev/null/x"], "/dev/null"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_a_status(arguments, words):
