@@ -26,10 +26,10 @@ void FileWindow::advance(std::size_t offset, std::size_t bytes) {
   const std::size_t kept = begin_ + present_.size() - offset;
   if (bytes > capacity_) {  // one entry that is larger than the buffer
     auto larger = std::make_unique_for_overwrite<std::byte[]>(bytes);
-    std::memcpy(larger.get(), present_.data() + (offset - begin_), kept);
+    std::copy_n(present_.data() + (offset - begin_), kept, larger.get());
     buffer_ = std::move(larger);
     capacity_ = bytes;
-  } else {
+  } else if (kept > 0) {
     std::memmove(buffer_.get(), present_.data() + (offset - begin_), kept);
   }
   begin_ = offset;
