@@ -8,7 +8,9 @@ Nobody waits for any of that: `tend`, on a thread of the middleware's, asks and 
 it has. So errors, too, are those of the RPC, with the shard's name on them.
 """
 
+import atexit
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -241,34 +243,50 @@ def _gone(state: str, silent: float) -> str:
 
 
 class Attacher:
-    """A thread that tends shards: every second, so that no abandoned table is kept, and when one calls."""
+    """A thread that tends shards: every second, so that no abandoned table is kept, and when one calls.
+
+    It ends with `close`, with the process, or, closing the shards itself, after `stop`.
+    """
 
     def __init__(self) -> None:
         """Make it; `start` starts it."""
-        self._called = threading.Event()
-        self._closed = False
-        self._thread: threading.Thread | None = None
+        self._calls: queue.SimpleQueue[bool] = queue.SimpleQueue()  # whether to go on
+        self._shards: Sequence[AttachedShard] = ()
+        # A daemon, or the process would wait for it before it came to the close at its exit.
+        self._thread = threading.Thread(target=self._run, name="attach-tables", daemon=True)
 
     def start(self, shards: Sequence[AttachedShard]) -> None:
         """Tend these from now on."""
-        # A daemon: a process that ends without close() does not wait for it.
-        self._thread = threading.Thread(target=self._run, args=(shards,), name="attach-tables", daemon=True)
+        self._shards = shards
+        atexit.register(self.close)
         self._thread.start()
 
     def call(self) -> None:
         """Tend now."""
-        self._called.set()
+        self._calls.put(True)
+
+    def stop(self) -> None:
+        """End, in a while. Safe wherever the garbage collector may call it: it takes no lock and waits for nothing."""
+        self._calls.put(False)
 
     def close(self) -> None:
-        """End the thread; shards are closed before, so that it waits for no server."""
-        self._closed = True
-        self._called.set()
-        if self._thread is not None:
-            self._thread.join()
+        """Close the shards, which ends their calls, and wait for the end."""
+        for shard in self._shards:
+            shard.close()
+        self.stop()
+        self._thread.join()
 
-    def _run(self, shards: Sequence[AttachedShard]) -> None:
-        while not self._closed:
-            for shard in shards:
+    def _run(self) -> None:
+        goes_on = True
+        while goes_on:
+            for shard in self._shards:
                 shard.tend()
-            self._called.wait(_TEND_SECONDS)
-            self._called.clear()
+            try:
+                goes_on = self._calls.get(timeout=_TEND_SECONDS)
+                while goes_on and not self._calls.empty():  # several calls are one
+                    goes_on = self._calls.get()
+            except queue.Empty:
+                continue
+        for shard in self._shards:
+            shard.close()
+        atexit.unregister(self.close)

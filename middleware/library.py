@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -106,10 +107,11 @@ class Middleware:
         self._closed.set()
         with self._lock:
             shards, self._shards = self._shards, ()
-        for shard in shards:
-            shard.close()
         if self._attacher is not None:
             self._attacher.close()
+        else:
+            for shard in shards:
+                shard.close()
 
     def __enter__(self) -> Self:
         self.start()
@@ -196,6 +198,7 @@ class Middleware:
             for shard, fallback in zip(by_rpc, shards, strict=True)
         )
         attacher.start(attached)
+        weakref.finalize(self, attacher.stop)  # for those who forget close()
         return attached
 
     def _answer(self, batches: Sequence[PlanInput]) -> list[Embeddings]:
