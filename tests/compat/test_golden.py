@@ -98,7 +98,7 @@ def test_errors_have_their_facts(
     global_config = tmp_path / "global_config.yml"
     global_config.write_text(
         f"common_config: {{infer_config: {{servers: ['{server.addresses[0]}'], embedding_checkpoint: ''}}}}\n"
-        "middleware: {startup_timeout_seconds: 0.5}\n"
+        "middleware: {startup_timeout_seconds: 0.5, local_lookup: false}\n"
     )
     monkeypatch.setenv("PERSIA_GLOBAL_CONFIG", str(global_config))
     monkeypatch.setenv("PERSIA_EMBEDDING_CONFIG", str(case / "embedding_config.yml"))
