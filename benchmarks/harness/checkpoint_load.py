@@ -99,10 +99,15 @@ def measure_loads(
         for number in range(runs + 1):
             for case in cases:
                 on_progress(f"round {number} of {runs}: {case.row_dtype}, {case.threads} threads")
+                pool.submit(_touch_memory, 2 * results.file_bytes).result()
                 run = pool.submit(_load, checkpoint, case, table_parent).result()
-                # Memory that a virtual machine uses for the first time is slow: its host has to find it first.
                 if number:
                     results.runs.setdefault(case, []).append(run)
+
+
+def _touch_memory(size: int) -> None:
+    """Leave behind free memory that was in use: what a virtual machine never used, its host has to find first."""
+    np.ones(size // 8)
 
 
 def _load(checkpoint: Path, case: Case, table_parent: Path) -> LoadRun:
