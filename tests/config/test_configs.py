@@ -53,6 +53,18 @@ def test_order_of_slots_and_groups_is_the_files(file):
     assert list(config.feature_groups) == ["g2", "g1"]
 
 
+def test_the_digest_is_of_what_a_file_means(file):
+    def digest(text: str) -> str:
+        return load_embedding_config(file(text), lambda _: None).digest
+
+    plain = digest("slots_config: {a: {dim: 1}, b: {dim: 2}}")
+    assert plain == digest(
+        "# the same\nfeature_index_prefix_bit: 8\nslots_config:\n  a: {dim: 1}\n  b:\n    dim: 2\n"
+    )
+    assert plain != digest("slots_config: {b: {dim: 2}, a: {dim: 1}}")
+    assert plain != digest("slots_config: {a: {dim: 1}, b: {dim: 2}}\nfeature_index_prefix_bit: 9\n")
+
+
 def test_slot_names_are_text_whatever_they_look_like(file):
     config = load_embedding_config(
         file(
@@ -89,6 +101,12 @@ def test_an_unknown_key_of_a_slot_is_a_warning(file):
         ("serving:\n  drain_seconds: '3'\n", 2, "serving.drain_seconds", "integer"),
         ("serving:\n  job_queue_size: 0\n", 2, "serving.job_queue_size", "greater than or equal to 1"),
         ("embedding_server:\n  row_dtype: int8\n", 2, "embedding_server.row_dtype", "float32"),
+        ("embedding_server:\n  namespace: a/b\n", 2, "embedding_server.namespace", "cannot name a folder"),
+        ("embedding_server:\n  namespace: ..\n", 2, "embedding_server.namespace", "cannot name a folder"),
+        ("embedding_server:\n  namespace: ''\n", 2, "embedding_server.namespace", "cannot name a folder"),
+        ("embedding_server:\n  namespace: 7\n", 2, "embedding_server.namespace", "string"),
+        ("embedding_server:\n  table_directory: here\n", 2, "table_directory", "no absolute path"),
+        ("middleware:\n  orphan_grace_seconds: -1\n", 2, "middleware.orphan_grace_seconds", "greater than"),
         ("models:\n  m:\n    defaultversion: newest\n", 3, "models.m.defaultversion", "did you mean"),
         ("common_config:\n  infer_config:\n    servers: []\n", 2, "embedding_checkpoint", "is required"),
         ("common_config:\n  job_type: infer\n", 2, "common_config.job_type", "'Infer'"),

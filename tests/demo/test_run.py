@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -12,6 +13,14 @@ import pytest
 pytestmark = pytest.mark.slow
 
 COMMAND = [sys.executable, "-P", "-m", "satrap.cli", "demo"]
+
+
+@pytest.fixture(autouse=True)
+def no_tables_left() -> Iterator[None]:
+    """The demo keeps its tables in shared memory, and gives that back."""
+    before = set(Path("/dev/shm").glob("satrap-demo-*"))
+    yield
+    assert set(Path("/dev/shm").glob("satrap-demo-*")) <= before
 
 
 def test_the_demo_serves_what_it_trained(tmp_path: Path):
