@@ -23,6 +23,17 @@
 
 namespace satrap::testing {
 
+// Tests do less where everything takes many times as long: what runs on one thread is nothing to
+// ThreadSanitizer, and mapping and unmapping is what it is slowest at.
+enum class Build { kPlain, kAddressSanitizer, kThreadSanitizer };
+#if defined(__SANITIZE_THREAD__)
+constexpr Build kBuild = Build::kThreadSanitizer;
+#elif defined(__SANITIZE_ADDRESS__)
+constexpr Build kBuild = Build::kAddressSanitizer;
+#else
+constexpr Build kBuild = Build::kPlain;
+#endif
+
 inline BootId some_boot() {
   BootId boot;
   boot.fill(std::byte{7});

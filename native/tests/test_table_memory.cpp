@@ -130,6 +130,7 @@ bool throws_any(const std::function<void()>& act) {
 void test_no_memory_for_a_call(RowShape shape, const std::vector<Call>& before,
                                const std::vector<Call>& calls, std::size_t least_failures) {
   for (const Failure failure : {Failure::kSpace, Failure::kFile, Failure::kHeap}) {
+    if (kBuild == Build::kThreadSanitizer && failure != Failure::kSpace) continue;
     for (const bool is_private : {false, true}) {
       for (long n = 0;; ++n) {
         Folder folder;
@@ -403,7 +404,7 @@ class Damaged {
  public:
   Damaged() {
     const auto table =
-        Table::create(kShape.dim, kShape.type, 100'000, folder_memory(folder_.path()), some_boot());
+        Table::create(kShape.dim, kShape.type, 50'000, folder_memory(folder_.path()), some_boot());
     const Call call{Call::kUpsert, numbers(0, 500), 3, 1};
     CHECK(run(*table, call, kShape) == model_.run(call));
     const Call gone{Call::kErase, numbers(100, 50), 3};
@@ -473,7 +474,7 @@ void test_every_bit_of_both_headers() {
   for (const auto& [name, bytes] : {std::pair{std::string(kDirectoryFile), sizeof(DirectoryHeader)},
                                     std::pair{table.segment(1), sizeof(SegmentHeader)}}) {
     const std::vector<char> whole = table.read(name);
-    for (std::size_t bit = 0; bit < bytes * 8; ++bit) {
+    for (std::size_t bit = 0; bit < bytes * 8; bit += kBuild == Build::kThreadSanitizer ? 13 : 1) {
       const char flipped = static_cast<char>(whole[bit / 8] ^ (1 << bit % 8));
       table.patch(name, bit / 8, &flipped, 1);
       table.refused(name, "");

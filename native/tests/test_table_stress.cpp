@@ -24,13 +24,10 @@ namespace {
 using namespace satrap;
 using namespace satrap::testing;
 
-#if defined(__SANITIZE_THREAD__)
-constexpr std::uint64_t kReads = 3'000'000;
-#elif defined(__SANITIZE_ADDRESS__)
-constexpr std::uint64_t kReads = 10'000'000;
-#else
-constexpr std::uint64_t kReads = 100'000'000;
-#endif
+constexpr std::uint64_t kReads = kBuild == Build::kPlain              ? 100'000'000
+                                 : kBuild == Build::kAddressSanitizer ? 20'000'000
+                                                                      : 2'000'000;
+constexpr std::size_t kLeastRounds = kBuild == Build::kPlain ? 200 : 50;
 
 // Classes of signs, each a range of its own.
 constexpr std::uint64_t kHot = 0;                // overwritten all the time
@@ -286,7 +283,7 @@ void stress(std::size_t dim, std::uint64_t reads) {
     }
   });
   std::size_t rounds = 0, most = 0;
-  for (; rows_read.load(std::memory_order_relaxed) < reads || rounds < 200; ++rounds) {
+  for (; rows_read.load(std::memory_order_relaxed) < reads || rounds < kLeastRounds; ++rounds) {
     writer.write();
     most = std::max(most, table->bytes());
   }
