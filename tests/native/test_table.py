@@ -1,5 +1,6 @@
 """The table: one class of tests over the native one and a twin of dicts and numpy."""
 
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -8,33 +9,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satrap._core.table import MAX_DIM, Table
+from satrap._core.table import MAX_DIM, Table, TableSpaceError
 
 SIGNS = np.array([0, 1, 2**63, 2**64 - 1, 12345], np.uint64)
 
 
 class DictTable:
-    """What a table is, in the plainest words."""
+    """What a table is, in the plainest words: an ordinal for every sign that was written or erased, and a row
+    unless it was erased last. Tombstones are kept for ever, which a table may do too."""
+
+    CURSOR = 1 << 40  # cursors of a scan are opaque: these are no row numbers either
 
     def __init__(self, dim: int, dtype: str, capacity_hint: int = 0) -> None:
+        if capacity_hint >> 48:
+            raise TableSpaceError("no machine has that much memory")
         self.dim, self.dtype = dim, dtype
-        self._rows: dict[int, tuple[int, np.ndarray]] = {}
+        self._rows: dict[int, tuple[int, np.ndarray | None]] = {}
+
+    def _present(self) -> dict[int, tuple[int, np.ndarray]]:
+        return {sign: (ordinal, row) for sign, (ordinal, row) in self._rows.items() if row is not None}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._present())
 
     def lookup(self, signs, out, found=None) -> int:
         missing = 0
         for i, sign in enumerate(signs.tolist()):
-            ordinal_and_row = self._rows.get(sign)
-            out[i] = 0 if ordinal_and_row is None else ordinal_and_row[1]
-            missing += ordinal_and_row is None
+            _, row = self._rows.get(sign, (0, None))
+            out[i] = 0 if row is None else row
+            missing += row is None
             if found is not None:
-                found[i] = ordinal_and_row is not None
+                found[i] = row is not None
         return missing
 
     def contains(self, signs, found) -> int:
-        found[:] = [sign in self._rows for sign in signs.tolist()]
+        found[:] = [self._rows.get(sign, (0, None))[1] is not None for sign in signs.tolist()]
         return int(found.sum())
 
     def upsert(self, signs, rows, ordinal=0) -> int:
@@ -48,22 +57,50 @@ class DictTable:
             written += 1
         return written
 
-    def erase(self, signs, ordinal=2**32 - 1) -> int:
-        gone = [s for s in dict.fromkeys(signs.tolist()) if s in self._rows and self._rows[s][0] <= ordinal]
-        for sign in gone:
-            del self._rows[sign]
-        return len(gone)
+    def erase(self, signs, ordinal) -> int:
+        gone = 0
+        for sign in signs.tolist():
+            stored, row = self._rows.get(sign, (0, None))
+            if stored <= ordinal:
+                self._rows[sign] = (ordinal, None)
+                gone += row is not None
+        return gone
+
+    def forget_tombstones(self, horizon) -> None:
+        """Nothing older will come: what is kept does no harm."""
 
     def scan(self, start=0, limit=65536):
-        items = list(self._rows.items())[start : start + limit]
+        start //= self.CURSOR
+        present = list(self._present().items())
+        items = present[start : start + limit]
         signs = np.array([sign for sign, _ in items], np.uint64)
         rows = np.array([row for _, (_, row) in items], self.dtype).reshape(len(items), self.dim)
         ordinals = np.array([ordinal for _, (ordinal, _) in items], np.uint32)
         end = start + len(items)
-        return signs, rows, ordinals, end if end < len(self._rows) else None
+        return signs, rows, ordinals, end * self.CURSOR if end < len(present) else None
 
     def reserve(self, rows) -> None:
         """A dict grows by itself."""
+        if rows >> 48:
+            raise TableSpaceError("no machine has that much memory")
+
+
+def sign_hash(sign: int) -> int:
+    """The table's hash: splitmix64's finalizer."""
+    mask = 2**64 - 1
+    sign = (sign ^ sign >> 30) * 0xBF58476D1CE4E5B9 & mask
+    sign = (sign ^ sign >> 27) * 0x94D049BB133111EB & mask
+    return sign ^ sign >> 31
+
+
+def signs_of_one_bucket(n: int) -> np.ndarray:
+    """Signs whose hashes begin alike below the directory's 12 bits: at home in one bucket of any segment of up
+    to 2**12 buckets, whose number of slots is 7."""
+    same = (sign for sign in range(2**63, 2**64) if sign_hash(sign) >> 40 & 0xFFF == 0xABC)
+    return np.fromiter(itertools.islice(same, n), np.uint64, n)
+
+
+ONE_BUCKET = signs_of_one_bucket(40)
 
 
 def rows_of(signs: np.ndarray, dim: int) -> np.ndarray:
@@ -121,8 +158,66 @@ class TableTests:
             table.lookup(sign, out)
             assert out[0, 0] == expected
         assert table.erase(sign, 2**32 - 2) == 0
-        assert table.erase(sign) == 1 and table.erase(sign) == 0
+        assert table.erase(sign, 2**32 - 1) == 1 and table.erase(sign, 2**32 - 1) == 0
         assert len(table) == 0
+
+    def test_a_tombstone_remembers_its_ordinal(self):
+        table = self.make(1, "float32")
+        one, out, found = np.ones((1, 1), np.float32), np.empty((2, 1), np.float32), np.empty(2, np.uint8)
+        table.upsert(SIGNS[:1], one, 3)
+        assert table.erase(SIGNS[:2], 5) == 1  # the second one was never there, and is remembered as well
+        assert len(table) == 0 and everything(table) == {}
+        assert table.lookup(SIGNS[:2], out, found) == 2 and not found.any() and not out.any()
+        for sign in (SIGNS[:1], SIGNS[1:2]):
+            assert table.upsert(sign, one, 4) == 0
+            assert table.erase(sign, 4) == 0
+            assert table.upsert(sign, one, 5) == 1
+            assert table.erase(sign, 7) == 1
+            assert table.upsert(sign, one, 6) == 0 and table.upsert(sign, one, 8) == 1
+        assert len(table) == 2 and {ordinal for ordinal, _ in everything(table).values()} == {8}
+
+    def test_the_order_of_operations_does_not_matter(self):
+        """Their ordinals do: a replay, or packets that overtake each other, end in the same table."""
+        operations = [
+            (kind, sign, ordinal)
+            for ordinal, (kind, sign) in enumerate(
+                itertools.product(["upsert", "erase", "upsert"], SIGNS.tolist())
+            )
+        ]
+        random, ends = np.random.default_rng(7), []
+        for _ in range(20):
+            table = self.make(2, "float32")
+            for kind, sign, ordinal in random.permutation(np.array(operations, object)).tolist():
+                signs = np.array([sign], np.uint64)
+                if kind == "upsert":
+                    table.upsert(signs, np.full((1, 2), ordinal, np.float32), ordinal)
+                else:
+                    table.erase(signs, ordinal)
+            ends.append(everything(table))
+        assert len(ends[0]) == len(SIGNS) and all(end == ends[0] for end in ends)
+
+    def test_signs_of_one_bucket(self):
+        """They go on in the next ones, and are found, erased and revived there."""
+        table = self.make(2, "float32")
+        rows = rows_of(ONE_BUCKET, 2)
+        for i in range(len(ONE_BUCKET)):
+            assert table.upsert(ONE_BUCKET[i : i + 1], rows[i : i + 1], 1) == 1
+        out, found = np.empty_like(rows), np.empty(len(rows), np.uint8)
+        assert table.lookup(ONE_BUCKET, out, found) == 0 and out.tobytes() == rows.tobytes()
+        assert table.erase(ONE_BUCKET[::2].copy(), 2) == 20
+        assert table.lookup(ONE_BUCKET, out, found) == 20 and found.tolist() == [0, 1] * 20
+        assert (out[1::2] == rows[1::2]).all() and not out[::2].any()
+        assert table.upsert(ONE_BUCKET, rows, 1) == 20 and table.upsert(ONE_BUCKET, rows, 2) == 40
+        assert table.lookup(ONE_BUCKET, out) == 0 and out.tobytes() == rows.tobytes()
+
+    def test_more_rows_than_memory(self):
+        with pytest.raises(TableSpaceError):
+            self.make(4, "float32", 2**62)
+        table = self.make(4, "float32")
+        table.upsert(SIGNS, rows_of(SIGNS, 4))
+        with pytest.raises(MemoryError):  # which a TableSpaceError is
+            table.reserve(2**60)
+        assert table.lookup(SIGNS, np.empty((5, 4), np.float32)) == 0
 
     def test_float16_rounds_as_numpy_does(self):
         special = [
@@ -164,7 +259,7 @@ class TableTests:
         none = np.empty(0, np.uint64)
         assert table.lookup(none, np.empty((0, 3), np.float32)) == 0
         assert table.upsert(none, np.empty((0, 3), np.float32)) == 0
-        assert table.erase(none) == 0
+        assert table.erase(none, 1) == 0
         assert everything(table) == {}
 
 
@@ -178,31 +273,42 @@ class TestTable(TableTests):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["upsert", "erase", "reserve"]),
-                st.lists(st.integers(0, 40) | st.sampled_from([2**64 - 1, 2**63]), max_size=30),
-                st.integers(0, 3),
+                st.sampled_from(["upsert", "upsert", "erase", "reserve", "forget"]),
+                st.lists(
+                    st.integers(0, 40) | st.sampled_from([2**64 - 1, 2**63, *ONE_BUCKET.tolist()]),
+                    max_size=30,
+                ),
+                st.integers(0, 5),
             ),
             max_size=30,
         ),
-        st.sampled_from(["float32", "float16"]),
+        st.sampled_from([(3, "float32"), (3, "float16"), (MAX_DIM, "float16")]),
     )
-    @settings(deadline=None, max_examples=60)
-    def test_same_as_its_twin(self, operations, dtype):
-        table, twin = Table(3, dtype), DictTable(3, dtype)
+    @settings(deadline=None, max_examples=100)
+    def test_same_as_its_twin(self, operations, shape):
+        dim, dtype = shape
+        table, twin = Table(dim, dtype), DictTable(dim, dtype)
+        horizon = 0
         for step, (operation, signs, ordinal) in enumerate(operations):
-            signs = np.array(signs, np.uint64)
+            signs, ordinal = np.array(signs, np.uint64), max(ordinal, horizon)
             if operation == "upsert":
-                rows = rows_of(signs, 3) + np.float32(step)
+                rows = rows_of(signs, dim) + np.float32(step)
                 assert table.upsert(signs, rows, ordinal) == twin.upsert(signs, rows, ordinal)
             elif operation == "erase":
                 assert table.erase(signs, ordinal) == twin.erase(signs, ordinal)
+            elif operation == "forget":
+                horizon = ordinal
+                table.forget_tombstones(horizon)
             else:
                 table.reserve(len(signs) * 10)
             assert len(table) == len(twin)
+            found, twins = np.empty(len(signs), np.uint8), np.empty(len(signs), np.uint8)
+            assert table.contains(signs, found) == twin.contains(signs, twins)
+            assert found.tolist() == twins.tolist()
         assert everything(table) == everything(twin)
 
     def test_memory_at_a_usual_size(self):
-        rows = 200_000
+        rows = 1_000_000
         table = Table(16, "float32", rows)
         signs = np.random.default_rng(5).integers(0, 2**64 - 1, rows, np.uint64)
         table.upsert(signs, np.zeros((rows, 16), np.float32))
@@ -249,15 +355,6 @@ class TestBadArguments:
         with pytest.raises(ValueError, match="dtype must be 'float32' or 'float16', not 'int8'"):
             Table(4, "int8")
 
-    def test_more_rows_than_memory(self):
-        with pytest.raises(MemoryError):
-            Table(4, "float32", 2**62)
-        table = Table(4, "float32")
-        table.upsert(SIGNS, rows_of(SIGNS, 4))
-        with pytest.raises(MemoryError):
-            table.reserve(2**60)
-        assert table.lookup(SIGNS, np.empty((5, 4), np.float32)) == 0
-
     def test_out_of_another_dtype_or_shape(self):
         table = Table(4, "float16")
         with pytest.raises(ValueError, match="out must be float16"):
@@ -290,3 +387,9 @@ class TestBadArguments:
     def test_ordinal_out_of_range(self, ordinal):
         with pytest.raises(TypeError):
             Table(2, "float32").upsert(SIGNS, np.zeros((5, 2), np.float32), ordinal)
+        with pytest.raises(TypeError):
+            Table(2, "float32").erase(SIGNS, ordinal)
+
+    def test_an_erasure_needs_an_ordinal(self):
+        with pytest.raises(TypeError):
+            Table(2, "float32").erase(SIGNS)
