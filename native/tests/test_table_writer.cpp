@@ -393,7 +393,10 @@ void step_through_operations(RowShape shape) {
   const std::size_t buckets = first_buckets(shape);
   const std::vector<std::uint64_t> extremes{0, ~std::uint64_t{0}, 5};
   const auto at = [&](const char* name, std::vector<Call> before, std::vector<Call> calls) {
-    step_through({name, shape, std::move(before), std::move(calls), shape.words() > 100 ? 97u : 1u, 1});
+    // Recoveries are stopped everywhere for one shape: the others differ in the length of rows only.
+    const std::size_t recoveries = shape == RowShape{13, RowType::kFloat16} ? 1 : 7;
+    step_through(
+        {name, shape, std::move(before), std::move(calls), shape.words() > 100 ? 97u : 1u, recoveries});
   };
   at("insert", {}, {{Call::kUpsert, extremes, 3, 1}});
   at("overwrite, a sign twice", {{Call::kUpsert, extremes, 3, 1}},
