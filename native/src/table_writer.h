@@ -156,6 +156,7 @@ class TableWriter {
   static void count(Owned& owned, const std::string& what);
 
   const RowShape shape_;
+  const std::size_t row_words_ = shape_.words();
   std::unique_ptr<TableMemory> memory_;
   Mapping directory_mapping_;
   std::unique_ptr<TableView> view_;
@@ -324,7 +325,9 @@ void TableWriter<Stores>::for_each_sign(const std::byte* signs, std::size_t n, A
       search.sign = load_sign(signs, step);
       search.hash = sign_hash(search.sign);
       const Segment& segment = *owner_of(search.hash).segment;
-      __builtin_prefetch(&segment.bucket(segment.home(search.hash)), 1);
+      const Bucket* const home = &segment.bucket(segment.home(search.hash));
+      __builtin_prefetch(home, 1);
+      __builtin_prefetch(home + 1, 1);  // where nearly all are that are not at home
     }
     if (step - kWindow < n) {
       Search& search = ring[(step - kWindow) % kRing];
@@ -332,7 +335,7 @@ void TableWriter<Stores>::for_each_sign(const std::byte* signs, std::size_t n, A
       const Segment& segment = *search.owned->segment;
       if (search.target.place.bucket < segment.bucket_count()) {
         const auto* const row = reinterpret_cast<const char*>(segment.row(search.target.place));
-        const std::size_t bytes = std::min<std::size_t>(shape_.words() * 8, 512);
+        const std::size_t bytes = std::min<std::size_t>(row_words_ * 8, 512);
         for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 1);
         __builtin_prefetch(&segment.ordinal(search.target.place), 1);
       }
@@ -447,7 +450,7 @@ void TableWriter<Stores>::operate(const Segment& segment, const Target& target, 
   stores_.store(redo.sign, sign);
   stores_.store(redo.ordinal, ordinal);
   if (row) {
-    for (std::size_t i = 0; i < shape_.words(); ++i) stores_.store(redo.row[i], row[i]);
+    for (std::size_t i = 0; i < row_words_; ++i) stores_.store(redo.row[i], row[i]);
   }
   stores_.store(redo.operation, operation);
   complete(segment, target, operation, after, sign, ordinal, row);
@@ -463,7 +466,7 @@ void TableWriter<Stores>::complete(const Segment& segment, const Target& target,
   if (!target.is_used) stores_.store(line.keys[target.place.slot], sign);
   if (operation == RedoOperation::kUpsert) {
     std::atomic<std::uint64_t>* const words = segment.row(target.place);
-    for (std::size_t i = 0; i < shape_.words(); ++i) stores_.store(words[i], row[i]);
+    for (std::size_t i = 0; i < row_words_; ++i) stores_.store(words[i], row[i]);
   }
   stores_.store(segment.ordinal(target.place), ordinal);
   stores_.store(line.header, after);
