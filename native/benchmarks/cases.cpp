@@ -170,7 +170,7 @@ void lookups(const Settings& settings) {
   const Segments one(order, 1, kLoad, *memory), many(order, kSegments, kLoad, *memory);
   FolderTable table(settings.folder + "/table", settings.rows);
   table.load(order);
-  const auto view = TableView::attach(read_only_folder_memory(settings.folder + "/table"), BootId{});
+  const auto view = TableView::attach(read_only_folder_memory(settings.folder + "/table"), {});
 
   std::vector<Way> ways;
   for (const Gather& gather : gathers()) {
@@ -452,7 +452,7 @@ Json grow(const Settings& settings, std::size_t size, bool is_attached) {
   std::atomic<bool> done{false};
   std::thread follower;
   if (is_attached) {
-    view = TableView::attach(read_only_folder_memory(folder), BootId{});
+    view = TableView::attach(read_only_folder_memory(folder), {});
     follower = std::thread([&] {
       while (!done.load()) {
         view->follow();
