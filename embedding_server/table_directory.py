@@ -48,6 +48,7 @@ __all__ = [
 _LOCK = "lock"
 _FLOCK = struct.Struct("@hhqqi4x")
 """struct flock of fcntl(2): type, whence, start, length, pid."""
+_LOCK_ATTEMPTS = 100
 _EVERYBODYS = 0o1777
 """Each user makes a folder of their own in the table directory, and nobody removes another's, as in /tmp."""
 
@@ -187,12 +188,19 @@ class TableDirectory:
 
     def _acquire(self, directory: Path) -> int:
         """The locked descriptor of the lock file, with our pid in it."""
-        while True:
+        try:
+            _make_table_directory(directory)
+        except OSError as error:
+            raise _unusable(error, directory) from error
+        for attempts_left in reversed(range(_LOCK_ATTEMPTS)):
             try:
-                self._make_folders(directory)
+                self._make_folders()
                 descriptor = _open_lock(self.folder)
-            except FileNotFoundError:
-                continue  # another server of this user purged its tables between two of our calls
+            except FileNotFoundError as error:
+                # Another server of this user purged its tables between two of our calls.
+                if attempts_left:
+                    continue
+                raise _unusable(error, self.folder) from error
             except OSError as error:
                 raise _unusable(error, self.folder) from error
             try:
@@ -206,22 +214,16 @@ class TableDirectory:
                 os.close(descriptor)
                 raise
             os.close(descriptor)
+        raise TableFolderError(
+            self.folder, "is removed again and again by somebody else; choose another --table-directory"
+        )
 
-    def _make_folders(self, directory: Path) -> None:
-        if not directory.is_dir():
-            directory.mkdir(parents=True, exist_ok=True)
-            directory.chmod(_EVERYBODYS)
+    def _make_folders(self) -> None:
         namespace = self.folder.parent
         for folder in (namespace.parent, namespace, self.folder):
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=self._folder_mode)
-            status = folder.lstat()
-            if status.st_uid != os.geteuid() or folder.is_symlink():
-                raise TableFolderError(
-                    folder,
-                    f"belongs to user {status.st_uid}, not to {os.geteuid()}, whose tables would lie there: have it "
-                    "removed, or choose another --table-directory",
-                )
+            _check_own(folder)
             if self._group is not None or folder == self.folder:
                 # Without a group the upper folders stay as they are: another namespace of this user may have one.
                 self._share(folder, self._folder_mode)
@@ -242,6 +244,27 @@ class TableDirectory:
                 self._share(Path(path, name), self._file_mode)
 
 
+def _make_table_directory(directory: Path) -> None:
+    if not directory.is_dir():
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(_EVERYBODYS)
+
+
+def _check_own(folder: Path) -> None:
+    """In a directory where everybody may make folders, what is not ours may lead anywhere.
+
+    Raises:
+        TableFolderError: it is no folder of this user's, or a link.
+    """
+    status = folder.lstat()
+    if status.st_uid != os.geteuid() or folder.is_symlink():
+        raise TableFolderError(
+            folder,
+            f"belongs to user {status.st_uid}, not to {os.geteuid()}, whose tables would lie there, or is a link: "
+            "have it removed, or choose another --table-directory",
+        )
+
+
 def list_generations(folder: Path) -> list[Found]:
     """Every generation in an identity's folder, oldest first."""
     try:
@@ -254,6 +277,8 @@ def list_generations(folder: Path) -> list[Found]:
 def examine_generation(folder: Path) -> Found:
     """What a generation's control file says; its damage is a finding too."""
     number = int(folder.name) if folder.name.isdecimal() else 0
+    if folder.is_symlink():
+        return Found(number, folder, damage=f"{folder}: a link, not a folder of ours")
     if not (folder / "control").exists():
         return Found(number, folder)  # its server ended before it had one
     try:
@@ -302,9 +327,11 @@ def remove_identity(folder: Path) -> None:
 
     Raises:
         TableHeldError: its server lives.
-        TableFolderError: something cannot be removed.
+        TableFolderError: it is another user's, or something cannot be removed.
     """
     try:
+        for own in (folder.parent.parent, folder.parent, folder):
+            _check_own(own)
         descriptor = _open_lock(folder)
     except OSError as error:
         raise _unusable(error, folder) from error

@@ -56,6 +56,7 @@ class AttachedShard:
         self._totals = LookupTotals()
         self._attaching = threading.Lock()  # guards what follows, and who stores _reader
         self._attempts = Attempts()
+        self._attach_turn = threading.Lock()  # held while a table is attached, by threads that may wait
         self._refused = b""  # the instance whose table could not be attached
         self._given_up: list[TableReader] = []  # to be closed, by a thread that has the time
         self._closed = False
@@ -186,33 +187,46 @@ class AttachedShard:
         if not status.table_path:
             self._nothing_yet(status.message or "the server has no table to attach")
             return
+        with self._attach_turn:
+            with self._attaching:
+                now = time.monotonic()
+                if self._closed:
+                    return
+                if self._reader is not None and self._reader.instance_id == status.instance_id:
+                    self._attempts.nothing_yet(now)  # it will be live again, or abandoned
+                    return
+                if status.instance_id == self._refused and not self._attempts.is_due(now):
+                    return
+            self._attach(status)
+
+    def _attach(self, status: pb.StatusResponse) -> None:
+        # Without the lock that lookups take: mapping and populating a large table takes its time.
+        try:
+            reader = TableReader(status.table_path, status.instance_id, status.server_uid)
+        except (TableError, TableSpaceError) as error:
+            self._refuse(status.instance_id, str(error))
+            return
         with self._attaching:
-            now = time.monotonic()
-            present = self._reader
             if self._closed:
-                return
-            if present is not None and present.instance_id == status.instance_id:
-                self._attempts.nothing_yet(now)  # it will be live again, or abandoned
-                return
-            if status.instance_id == self._refused and not self._attempts.is_due(now):
-                return
-            try:
-                reader = TableReader(status.table_path, status.instance_id, status.server_uid)
-            except (TableError, TableSpaceError) as error:
-                self._attempts.failed(now)
-                self._refused = status.instance_id
-                if str(error) != self._reason:
-                    log.info("shard %d at %s is asked by RPC: %s", self.replica_index, self.address, error)
-                if present is None:
-                    self._reason = str(error)
-                return
-            self._attempts.at_once()
-            self._reader = reader
-            if present is not None:
-                self._given_up.append(present)
-        log.info("shard %d at %s: attached %s", self.replica_index, self.address, status.table_path)
-        if present is not None:
-            self._wake()
+                unused: TableReader | None = reader
+            else:
+                self._attempts.at_once()
+                unused, self._reader = self._reader, reader
+        if unused is not None:
+            unused.close()
+        if unused is not reader:
+            log.info("shard %d at %s: attached %s", self.replica_index, self.address, status.table_path)
+
+    def _refuse(self, instance_id: bytes, reason: str) -> None:
+        """Remember why that table could not be attached."""
+        with self._attaching:
+            self._attempts.failed(time.monotonic())
+            self._refused = instance_id
+            is_news = reason != self._reason
+            if self._reader is None:
+                self._reason = reason
+        if is_news:
+            log.info("shard %d at %s is asked by RPC: %s", self.replica_index, self.address, reason)
 
 
 class _AttachedAnswer:

@@ -70,7 +70,7 @@ inline bool read_row(const Segment& segment, const RedoRecord& redo, std::uint64
   return false;
 }
 
-// The rows of a bucket: room for kSlots + 0 of each is needed. Returns how many there are.
+// The rows of a bucket: room for kSlots of each is needed. Returns how many there are.
 inline std::size_t read_bucket(const Segment& segment, const RedoRecord& redo, std::size_t index,
                                std::size_t row_bytes, std::uint64_t* signs, std::byte* rows,
                                std::uint32_t* ordinals) {

@@ -52,15 +52,15 @@ Table::Table(std::size_t dim, RowType type, std::size_t capacity_hint)
 Table::~Table() = default;
 
 std::shared_ptr<Table> Table::create(std::size_t dim, RowType type, std::size_t capacity_hint,
-                                     std::unique_ptr<TableMemory> memory, const BootId& boot,
+                                     std::unique_ptr<TableMemory> memory, const TableOrigin& origin,
                                      unsigned threads) {
   const RowShape shape = checked_shape(dim, type);
-  auto writer = TableWriter<>::create(shape, checked_rows(capacity_hint), std::move(memory), boot, threads);
+  auto writer = TableWriter<>::create(shape, checked_rows(capacity_hint), std::move(memory), origin, threads);
   return std::shared_ptr<Table>(new Table(shape, std::make_unique<Parts>(std::move(writer))));
 }
 
-std::shared_ptr<Table> Table::recover(std::unique_ptr<TableMemory> memory, const BootId& boot) {
-  auto writer = TableWriter<>::recover(std::move(memory), boot);
+std::shared_ptr<Table> Table::recover(std::unique_ptr<TableMemory> memory, const TableOrigin& origin) {
+  auto writer = TableWriter<>::recover(std::move(memory), origin);
   const RowShape shape = writer->shape();
   return std::shared_ptr<Table>(new Table(shape, std::make_unique<Parts>(std::move(writer))));
 }

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <fstream>
 #include <stdexcept>
+#include <system_error>
 #include <utility>
 
 namespace satrap {
@@ -21,7 +22,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kBeat{100};
 
-std::string reason(int error) { return std::strerror(error); }
+std::string reason(int error) { return std::generic_category().message(error); }
 
 // The error for a system call on `path` that failed: weather (no room, no descriptors), or something in the
 // way.
@@ -129,9 +130,11 @@ ControlFile ControlFile::create(const std::string& folder, const GenerationIdent
   }
   if (::fchmod(descriptor.get(), modes.file) != 0) fail(unnamed, "cannot be given its mode", errno);
   // Allocated before it is mapped: a store to a page that tmpfs cannot have would end the process.
-  if (const int error = ::posix_fallocate(descriptor.get(), 0, sizeof(ControlPage))) {
-    fail(unnamed, "no room", error);
-  }
+  int refused;
+  do {
+    refused = ::posix_fallocate(descriptor.get(), 0, sizeof(ControlPage));
+  } while (refused == EINTR);  // a signal interrupts it on tmpfs
+  if (refused) fail(unnamed, "no room", refused);
   void* const data =
       ::mmap(nullptr, sizeof(ControlPage), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor.get(), 0);
   if (data == MAP_FAILED) fail(unnamed, "cannot be mapped", errno);

@@ -109,7 +109,8 @@ std::map<std::size_t, std::shared_ptr<Table>> recover_tables(const std::string& 
       unfinished.push_back(entry.path());
       continue;
     }
-    auto table = Table::recover(folder_memory(entry.path().string(), control.modes()), boot);
+    auto table = Table::recover(folder_memory(entry.path().string(), control.modes()),
+                                {boot, control.header().instance});
     if (table->dim() != shape->dim || table->type() != shape->type) {
       throw TableError(entry.path().string() +
                        ": holds a table of another shape: " + table_name(table->dim(), table->type()));
@@ -130,6 +131,10 @@ std::map<std::size_t, std::shared_ptr<Table>> recover_tables(const std::string& 
 // The control file goes last: as long as there is something, it says what.
 void remove_files(const std::string& folder) {
   try {
+    if (fs::is_symlink(fs::symlink_status(folder))) {
+      fs::remove(folder);  // the link alone: what it leads to is not ours
+      return;
+    }
     for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
       if (entry.path().filename() != ControlFile::kName) fs::remove_all(entry.path());
     }
@@ -206,7 +211,7 @@ std::shared_ptr<Table> TableGeneration::add_table(std::size_t dim, RowType type,
   const std::string path = folder_ + "/" + table_name(dim, type);
   check_room(path, rows, {dim, type});
   try {
-    auto table = Table::create(dim, type, rows, folder_memory(path, modes), boot_, threads);
+    auto table = Table::create(dim, type, rows, folder_memory(path, modes), {boot_, instance_}, threads);
     const std::lock_guard lock(mutex_);
     tables_.emplace(dim, table);
     control().set_tables(static_cast<std::uint32_t>(tables_.size()));
@@ -297,7 +302,7 @@ void discard_generation(const std::string& folder) {
   // Held until the files are gone, so that nobody takes over what is being removed.
   std::optional<ControlFile> control;
   try {
-    control = ControlFile::open_for_writing(folder);
+    if (!fs::is_symlink(fs::symlink_status(folder))) control = ControlFile::open_for_writing(folder);
   } catch (const TableError&) {
     // No control file, or one that nobody can use: there is nobody to tell.
   }

@@ -66,14 +66,15 @@ void count_buckets(const std::string& what, const Segment& segment, TableInspect
 
 TableInspection inspect_table(const std::string& folder, bool count_slots) {
   const auto memory = read_only_folder_memory(folder);
-  BootId boot{};  // whichever it is: it must be the same everywhere
+  TableOrigin origin;  // whichever it is: it must be the same everywhere
   if (const auto header = memory->open(kDirectoryFile);
       header && header->bytes() >= sizeof(DirectoryHeader)) {
-    boot = reinterpret_cast<const DirectoryHeader*>(header->data())->boot;
+    const auto& words = *reinterpret_cast<const DirectoryHeader*>(header->data());
+    origin = {words.boot, words.generation};
   }
-  const Mapping mapping = open_directory(*memory, boot);
+  const Mapping mapping = open_directory(*memory, origin);
   const Directory& directory = directory_in(mapping);
-  TableInspection found{.shape = shape_of(directory.header), .boot = boot};
+  TableInspection found{.shape = shape_of(directory.header), .boot = origin.boot};
 
   std::optional<std::vector<std::shared_ptr<Segment>>> segments;
   for (int tries = 0; !segments; ++tries) {

@@ -135,8 +135,9 @@ std::optional<std::size_t> number_in(const std::filesystem::path& path) {
   return value;
 }
 
-// What the cgroups (version 2) of this process leave, the tightest one; page cache that can be dropped counts
-// as taken, which errs on the safe side by little: the files of tables are not droppable.
+// What the cgroups (version 2) of this process leave, the tightest one. Page cache that nobody used lately
+// counts as free, since the kernel drops it first; the files of tables, which it cannot drop, are not among
+// it.
 std::optional<std::size_t> cgroup_room() {
   std::ifstream file("/proc/self/cgroup");
   std::string line;
@@ -218,7 +219,8 @@ class FolderMemory final : public TableMemory {
 
   std::optional<Mapping> open(const std::string& name) override {
     const std::string path = describe(name);
-    const Descriptor fd(::open(path.c_str(), (modes_ ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW));
+    const Descriptor fd(
+        ::open(path.c_str(), (modes_ ? O_RDWR : O_RDONLY) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
     if (!fd) {
       if (errno == ENOENT) return std::nullopt;
       cannot(path, "opened", errno);

@@ -203,8 +203,8 @@ void TableReader::attach_added_tables() const {
     check_folder(path, owner_);
     // One that the writer has not completed has no directory yet; it is not counted either.
     if (::access((path + "/directory").c_str(), F_OK) != 0) continue;
-    auto table =
-        std::make_unique<Attached>(TableView::attach(read_only_folder_memory(path), control_->header().boot));
+    auto table = std::make_unique<Attached>(
+        TableView::attach(read_only_folder_memory(path), {control_->header().boot, instance_}));
     table->next = tables_.load();
     names_.push_back(name);
     tables_.store(table.release());

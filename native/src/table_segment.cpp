@@ -106,7 +106,7 @@ std::shared_ptr<Segment> Segment::open(TableMemory& memory, const DirectoryHeade
   return std::shared_ptr<Segment>(new Segment(std::move(*mapping), bucket_count, shape.words()));
 }
 
-Mapping create_directory(TableMemory& memory, RowShape shape, const BootId& boot) {
+Mapping create_directory(TableMemory& memory, RowShape shape, const TableOrigin& origin) {
   memory.remove(kNewDirectoryFile);
   Mapping mapping = memory.create(kNewDirectoryFile, kDirectoryBytes);
   auto* const directory = new (mapping.data()) Directory{};
@@ -117,7 +117,8 @@ Mapping create_directory(TableMemory& memory, RowShape shape, const BootId& boot
             static_cast<std::uint32_t>(shape.type),
             0,
             random_id(),
-            boot,
+            origin.boot,
+            origin.generation,
             kDirectoryBytes,
             0};
   header.sum = checksum(summed_bytes(header));
@@ -125,13 +126,14 @@ Mapping create_directory(TableMemory& memory, RowShape shape, const BootId& boot
   return mapping;
 }
 
-Mapping open_directory(TableMemory& memory, const BootId& boot) {
+Mapping open_directory(TableMemory& memory, const TableOrigin& origin) {
   const std::string what = memory.describe(kDirectoryFile);
   std::optional<Mapping> mapping = memory.open(kDirectoryFile);
   if (!mapping) throw TableError(what + ": is missing");
   check_header<DirectoryHeader>(what, *mapping);
   const auto& header = *reinterpret_cast<const DirectoryHeader*>(mapping->data());
-  if (header.boot != boot) throw TableError(what + ": is from before the machine's last start");
+  if (header.boot != origin.boot) throw TableError(what + ": is from before the machine's last start");
+  if (header.generation != origin.generation) throw TableError(what + ": belongs to another generation");
   if (header.file_bytes != kDirectoryBytes || header.dim < 1 || header.dim > kMaxDim ||
       header.row_type > static_cast<std::uint32_t>(RowType::kFloat16)) {
     throw TableError(what + ": its header contradicts itself");

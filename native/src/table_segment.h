@@ -64,9 +64,9 @@ class Segment {
 };
 
 // The directory file of a table: made, or opened and verified.
-Mapping create_directory(TableMemory& memory, RowShape shape, const BootId& boot);
+Mapping create_directory(TableMemory& memory, RowShape shape, const TableOrigin& origin);
 // Throws TableError unless it is whole, valid, and of this boot.
-Mapping open_directory(TableMemory& memory, const BootId& boot);
+Mapping open_directory(TableMemory& memory, const TableOrigin& origin);
 
 inline Directory& directory_in(const Mapping& mapping) {
   return *reinterpret_cast<Directory*>(mapping.data());

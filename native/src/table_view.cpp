@@ -78,8 +78,8 @@ std::atomic<std::uint64_t>* Pins::take() const {
 TableView::TableView(RowShape shape, Directory& directory)
     : shape_(shape), form_(copy_forms().back()), directory_(&directory) {}
 
-std::unique_ptr<TableView> TableView::attach(std::unique_ptr<TableMemory> memory, const BootId& boot) {
-  Mapping mapping = open_directory(*memory, boot);
+std::unique_ptr<TableView> TableView::attach(std::unique_ptr<TableMemory> memory, const TableOrigin& origin) {
+  Mapping mapping = open_directory(*memory, origin);
   Directory& directory = directory_in(mapping);
   auto view = std::make_unique<TableView>(shape_of(directory.header), directory);
   view->memory_ = std::move(memory);

@@ -78,7 +78,7 @@ class TableView {
   // Over a table whose writer is in this process, and publishes.
   TableView(RowShape shape, Directory& directory);
   // A table that another process writes, in read-only memory. Throws TableError, TableSpaceError.
-  static std::unique_ptr<TableView> attach(std::unique_ptr<TableMemory> memory, const BootId& boot);
+  static std::unique_ptr<TableView> attach(std::unique_ptr<TableMemory> memory, const TableOrigin& origin);
   ~TableView();
   TableView(const TableView&) = delete;
   TableView& operator=(const TableView&) = delete;

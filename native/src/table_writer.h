@@ -56,10 +56,10 @@ class TableWriter {
  public:
   // For a directory that is new: `rows` are expected, `threads` make their segments.
   static std::unique_ptr<TableWriter> create(RowShape shape, std::size_t rows,
-                                             std::unique_ptr<TableMemory> memory, const BootId& boot,
+                                             std::unique_ptr<TableMemory> memory, const TableOrigin& origin,
                                              unsigned threads, Stores stores = {});
   // For what another writer left.
-  static std::unique_ptr<TableWriter> recover(std::unique_ptr<TableMemory> memory, const BootId& boot,
+  static std::unique_ptr<TableWriter> recover(std::unique_ptr<TableMemory> memory, const TableOrigin& origin,
                                               Stores stores = {});
 
   const TableView& view() const { return *view_; }
@@ -173,11 +173,11 @@ class TableWriter {
 template <class Stores>
 std::unique_ptr<TableWriter<Stores>> TableWriter<Stores>::create(RowShape shape, std::size_t rows,
                                                                  std::unique_ptr<TableMemory> memory,
-                                                                 const BootId& boot, unsigned threads,
+                                                                 const TableOrigin& origin, unsigned threads,
                                                                  Stores stores) {
   TableMemory& files = *memory;
   remove_unfinished(files);
-  Mapping mapping = create_directory(files, shape, boot);
+  Mapping mapping = create_directory(files, shape, origin);
   auto writer = std::unique_ptr<TableWriter>(
       new TableWriter(shape, std::move(memory), std::move(mapping), std::move(stores)));
   try {
@@ -801,8 +801,11 @@ void TableWriter<Stores>::finish_bulk() {
     const std::size_t buckets =
         table_growth::fill_pages(table_growth::buckets_for(rows, table_growth::kBulkLoad), shape_.words());
     const std::size_t bytes = segment_layout(buckets, shape_.words()).end;
-    if (bytes + bytes / 20 + kWorthwhile < segment.mapping().bytes()) {
+    if (bytes + bytes / 20 + kWorthwhile >= segment.mapping().bytes()) continue;
+    try {
       rebuild(index, {{segment.first_entry(), segment.end_entry(), buckets}});
+    } catch (const TableSpaceError&) {
+      break;  // a smaller copy needs room of its own first; the table is whole as it is
     }
   }
   end_batch();
@@ -812,8 +815,8 @@ void TableWriter<Stores>::finish_bulk() {
 
 template <class Stores>
 std::unique_ptr<TableWriter<Stores>> TableWriter<Stores>::recover(std::unique_ptr<TableMemory> memory,
-                                                                  const BootId& boot, Stores stores) {
-  Mapping mapping = open_directory(*memory, boot);
+                                                                  const TableOrigin& origin, Stores stores) {
+  Mapping mapping = open_directory(*memory, origin);
   const RowShape shape = shape_of(directory_in(mapping).header);
   auto writer = std::unique_ptr<TableWriter>(
       new TableWriter(shape, std::move(memory), std::move(mapping), std::move(stores)));

@@ -167,6 +167,29 @@ class TestFolders:
             TableDirectory(place, OWNER)
         assert list(tmp_path.iterdir()) == []
 
+    def test_a_link_in_the_place_of_a_generation_is_not_followed(self, place, wanted, tmp_path):
+        directory = TableDirectory(place, OWNER)
+        (tmp_path / "precious").write_text("")
+        (directory.folder / "00000001").symlink_to(tmp_path)
+        assert "a link" in str(directory.take_over(wanted))
+        directory.discard_rest()
+        assert [entry.name for entry in tmp_path.iterdir()] == ["precious"]
+        assert list_generations(directory.folder) == []
+        directory.close()
+
+    def test_removing_follows_no_link(self, place, tmp_path):
+        (tmp_path / "0-of-1" / "00000001").mkdir(parents=True)
+        own = place.directory / str(os.geteuid())
+        own.mkdir()
+        (own / "default").symlink_to(tmp_path)
+        with pytest.raises(TableFolderError, match="is a link"):
+            remove_identity(own / "default" / "0-of-1")
+        assert (tmp_path / "0-of-1" / "00000001").is_dir()
+
+    def test_a_directory_that_cannot_be_made(self, place):
+        with pytest.raises(TableFolderError, match="choose another --table-directory"):
+            TableDirectory(replace(place, directory=Path("/proc/nothing/x")), OWNER)
+
     def test_a_file_in_its_place(self, place):
         (place.directory / str(os.geteuid())).write_text("")
         with pytest.raises(TableFolderError, match="choose another --table-directory"):

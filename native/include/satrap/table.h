@@ -37,12 +37,12 @@ class Table {
 
   // A new table in `memory`, which holds nothing; `threads` of them allocate its segments.
   static std::shared_ptr<Table> create(std::size_t dim, RowType type, std::size_t capacity_hint,
-                                       std::unique_ptr<TableMemory> memory, const BootId& boot = {},
+                                       std::unique_ptr<TableMemory> memory, const TableOrigin& origin = {},
                                        unsigned threads = 1);
   // The table that a writer left in `memory`, however it ended: completes what was half done, removes what
   // was given up, verifies everything but the rows' values. Throws TableError (refused; nothing was changed
   // that matters), TableSpaceError.
-  static std::shared_ptr<Table> recover(std::unique_ptr<TableMemory> memory, const BootId& boot);
+  static std::shared_ptr<Table> recover(std::unique_ptr<TableMemory> memory, const TableOrigin& origin);
 
   std::size_t dim() const { return shape_.dim; }
   RowType type() const { return shape_.type; }

@@ -31,8 +31,6 @@
 
 namespace satrap {
 
-using InstanceId = std::array<std::byte, 16>;  // random, one per generation
-
 // Far from each other, so that no flipped bit makes one from another.
 enum class GenerationState : std::uint32_t {
   kLoading = 0x44414f4c,    // "LOAD": not whole; of no use once its server is gone

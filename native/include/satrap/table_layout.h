@@ -21,8 +21,19 @@ constexpr std::size_t item_size(RowType type) { return type == RowType::kFloat32
 constexpr std::size_t kMaxDim = 4096;
 constexpr std::size_t kMaxRowWords = kMaxDim * sizeof(float) / 8;
 
-using BootId = std::array<std::byte, 16>;   // of the machine's present run
-using TableId = std::array<std::byte, 16>;  // random, one per table
+using BootId = std::array<std::byte, 16>;      // of the machine's present run
+using InstanceId = std::array<std::byte, 16>;  // random, one per generation
+using TableId = std::array<std::byte, 16>;     // random, one per table
+
+// Where the files of a table belong; they are refused anywhere else.
+struct TableOrigin {
+  BootId boot{};
+  InstanceId generation{};
+
+  TableOrigin() = default;
+  TableOrigin(const BootId& machine, const InstanceId& instance = {}) : boot(machine), generation(instance) {}
+  bool operator==(const TableOrigin&) const = default;
+};
 
 // What the rows of a table look like.
 struct RowShape {
@@ -154,12 +165,13 @@ struct DirectoryHeader {
   std::uint32_t zero;
   TableId table;
   BootId boot;
+  InstanceId generation;
   std::uint64_t file_bytes;
   std::uint64_t sum;  // checksum of all before
 
   static constexpr std::array<char, 8> kMagic{'S', 'A', 'T', 'R', 'A', 'P', 'D', 'R'};
 };
-static_assert(sizeof(DirectoryHeader) == 72 && offsetof(DirectoryHeader, sum) == 64);
+static_assert(sizeof(DirectoryHeader) == 88 && offsetof(DirectoryHeader, sum) == 80);
 
 enum class RedoOperation : std::uint64_t { kNone = 0, kUpsert = 1, kErase = 2 };
 

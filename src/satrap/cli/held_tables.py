@@ -6,10 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
+from satrap.cli.records import print_record
 from satrap.embedding_server.inventory import HeldGeneration, held_generations
 from satrap.embedding_server.table_directory import held_identities, holder_of, remove_identity
 from satrap.errors import InvalidInputError
@@ -23,41 +22,25 @@ def show(directory: Path, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps([_facts(generation) for generation in held], indent=2))
         return
-    console = Console(highlight=False)
     if not held:
-        console.print(f"no tables in {directory}", soft_wrap=True)
+        print(f"no tables in {directory}")
         return
-    console.print(f"tables in {directory}", soft_wrap=True)
-    table = Table()
-    for heading in (
-        "user",
-        "tables",
-        "generation",
-        "state",
-        "held by",
-        "rows",
-        "memory",
-        "age",
-        "checkpoint",
-    ):
-        table.add_column(heading, justify="right" if heading in ("rows", "memory", "age") else "left")
+    print(f"tables in {directory}")
     for generation in held:
         facts = _facts(generation)
-        table.add_row(
-            str(facts["uid"]),
-            str(facts["tables"]),
-            str(facts["generation"]),
-            str(facts["state"]),
-            f"process {generation.holder.pid or '?'}" if generation.holder else "nobody",
-            f"{generation.rows:,}",
-            decimal(generation.bytes),
-            _age(generation.age_seconds),
-            str(facts["checkpoint"]) or "none",
+        print_record(
+            f"{facts['tables']}, generation {facts['generation']}",
+            [
+                ("state", str(facts["state"])),
+                ("held by", f"process {generation.holder.pid or '?'}" if generation.holder else "nobody"),
+                ("rows", f"{generation.rows:,}"),
+                ("memory", decimal(generation.bytes)),
+                ("age", _age(generation.age_seconds)),
+                ("user", str(facts["uid"])),
+                ("checkpoint", str(facts["checkpoint"]) or "none"),
+                ("damage", generation.damage or ""),
+            ],
         )
-    console.print(table)
-    for generation in held:
-        if generation.damage:
-            console.print(f"damaged: {generation.damage}", soft_wrap=True)
 
 
 def remove(directory: Path, names: Sequence[str], *, remove_all: bool) -> None:

@@ -6,10 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
+from satrap.cli.records import print_record
 from satrap.embedding_server.inventory import (
     FoundTable,
     HeldGeneration,
@@ -150,24 +149,26 @@ def show(facts: Facts, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(facts, indent=2))
     else:
-        _show(Console(highlight=False), facts)
+        _show(facts)
 
 
-def _show(console: Console, facts: Mapping[str, Any]) -> None:
-    """A table of the facts, then one for each part."""
-    console.print(f"{facts['kind']} {facts['path']}", soft_wrap=True)
-    table = Table(show_header=False)
-    for name, value in facts.items():
-        if name in ("kind", "path", "damage", "tables", "generations") or value in (None, "", [], {}):
-            continue
-        table.add_row(name.replace("_", " "), _text(name, value))
-    console.print(table)
+def _show(facts: Mapping[str, Any]) -> None:
+    """The facts, then those of each part."""
+    print_record(
+        f"{facts['kind']} {facts['path']}",
+        [
+            (name.replace("_", " "), _text(name, value))
+            for name, value in facts.items()
+            if name not in ("kind", "path", "damage", "tables", "generations")
+            and value not in (None, "", [], {})
+        ],
+    )
     for part in (*facts.get("tables", ()), *facts.get("generations", ())):
-        _show(console, part)
+        _show(part)
     if facts["damage"]:
-        console.print(f"damaged: {facts['damage']}", soft_wrap=True)
+        print(f"damaged: {facts['damage']}")
     elif facts["kind"] != "shard's tables":
-        console.print("whole: every header was read and is valid")
+        print("whole: every header was read and is valid")
 
 
 def _text(name: str, value: Any) -> str:

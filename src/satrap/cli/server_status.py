@@ -6,12 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import grpc
-from rich.console import Console
 from rich.filesize import decimal
-from rich.table import Table
 
 from satrap import rpc
 from satrap._core.table import TableError, TableReader, TableSpaceError
+from satrap.cli.records import print_record
 from satrap.embedding_server.table_directory import held_identities, holder_of
 from satrap.errors import InvalidInputError
 from satrap.protos import embedding_pb2, embedding_pb2_grpc, middleware_pb2, middleware_pb2_grpc
@@ -129,25 +128,18 @@ def show(answers: Sequence[ServerStatus], *, as_json: bool, with_way: bool) -> N
     if as_json:
         print(json.dumps([asdict(answer) for answer in answers], indent=2))
         return
-    console = Console(highlight=False)
-    table = Table()
-    headings = ["shard", "address", "state", "rows", "memory", "huge pages", "started", "attachable here"]
-    for heading in [*headings, *(["middleware"] if with_way else [])]:
-        table.add_column(heading, justify="right" if heading in ("rows", "memory") else "left")
     for answer in answers:
-        cells = [
-            answer.shard or "?",
-            answer.address,
-            answer.state,
-            f"{answer.rows:,}",
-            decimal(answer.bytes),
-            "yes" if answer.huge_pages else "no",
-            answer.started,
-            answer.attachable,
-        ]
-        table.add_row(*cells, *([answer.way or "not asked by it"] if with_way else []))
-    console.print(table)
-    for answer in answers:
-        for sentence in (answer.message, *answer.warnings):
-            if sentence:
-                console.print(f"{answer.address}: {sentence}", soft_wrap=True)
+        print_record(
+            f"shard {answer.shard or '?'} at {answer.address}",
+            [
+                ("state", answer.state),
+                ("rows", f"{answer.rows:,}"),
+                ("memory", decimal(answer.bytes)),
+                ("huge pages", "yes" if answer.huge_pages else "no"),
+                ("started", answer.started),
+                ("attachable here", answer.attachable),
+                ("middleware", (answer.way or "not asked by it") if with_way else ""),
+                ("message", answer.message),
+                *(("warning", warning) for warning in answer.warnings),
+            ],
+        )
