@@ -191,6 +191,7 @@ std::unique_ptr<TableGeneration> TableGeneration::recover(const std::string& fol
     auto tables = recover_tables(folder, control, boot);
     control.set_tables(static_cast<std::uint32_t>(tables.size()));
     control.set_pid(static_cast<std::uint32_t>(::getpid()));
+    control.beat();  // readers see it alive from now on, not from its thread's first turn
     return std::unique_ptr<TableGeneration>(
         new TableGeneration(folder, std::move(control), std::move(tables)));
   } catch (const fs::filesystem_error& error) {

@@ -316,32 +316,52 @@ void TableWriter<Stores>::run_batch(const std::byte* signs, std::size_t n, Apply
 template <class Stores>
 template <class Apply>
 void TableWriter<Stores>::for_each_sign(const std::byte* signs, std::size_t n, Apply&& apply) {
-  constexpr std::size_t kWindow = 16;
-  constexpr std::size_t kRing = 64;  // a power of two, more than two windows
-  Search ring[kRing];
-  for (std::size_t step = 0; step < n + 2 * kWindow; ++step) {
-    if (step < n) {
-      Search& search = ring[step % kRing];
-      search.sign = load_sign(signs, step);
-      search.hash = sign_hash(search.sign);
-      const Segment& segment = *owner_of(search.hash).segment;
-      const Bucket* const home = &segment.bucket(segment.home(search.hash));
-      __builtin_prefetch(home, 1);
-      __builtin_prefetch(home + 1, 1);  // where nearly all are that are not at home
+  // Three blocks are on their way: one whose buckets are fetched, one whose rows are, and one that is
+  // written. Addresses are collected first and then prefetched in a row: processors hold up what follows a
+  // prefetch until they have its page, so prefetches among other work have little of it in flight.
+  constexpr std::size_t kBlock = 8;
+  Search searches[3][kBlock];
+  const void* lines[kBlock];
+  const void* ordinals[kBlock];
+  const std::size_t row_bytes = std::min<std::size_t>(row_words_ * 8, 512);
+  const auto block_size = [&](std::size_t begin) { return begin < n ? std::min(kBlock, n - begin) : 0; };
+  for (std::size_t turn = 0; turn * kBlock < n + 2 * kBlock; ++turn) {
+    const std::size_t first = turn * kBlock;
+    Search* const fetched = searches[turn % 3];
+    const std::size_t fetching = block_size(first);
+    for (std::size_t i = 0; i < fetching; ++i) {
+      fetched[i].sign = load_sign(signs, first + i);
+      fetched[i].hash = sign_hash(fetched[i].sign);
+      const Segment& segment = *owner_of(fetched[i].hash).segment;
+      lines[i] = &segment.bucket(segment.home(fetched[i].hash));
     }
-    if (step - kWindow < n) {
-      Search& search = ring[(step - kWindow) % kRing];
-      start(search);
-      const Segment& segment = *search.owned->segment;
-      if (search.target.place.bucket < segment.bucket_count()) {
-        const auto* const row = reinterpret_cast<const char*>(segment.row(search.target.place));
-        const std::size_t bytes = std::min<std::size_t>(row_words_ * 8, 512);
-        for (std::size_t at = 0; at < bytes; at += 64) __builtin_prefetch(row + at, 1);
-        __builtin_prefetch(&segment.ordinal(search.target.place), 1);
-      }
+    for (std::size_t i = 0; i < fetching; ++i) {
+      __builtin_prefetch(lines[i], 1);
+      __builtin_prefetch(static_cast<const Bucket*>(lines[i]) + 1,
+                         1);  // where nearly all are that are not at home
     }
-    if (const std::size_t i = step - 2 * kWindow; i < n) {
-      Search& search = ring[i % kRing];
+
+    Search* const found = searches[(turn + 2) % 3];
+    const std::size_t finding = turn < 1 ? 0 : block_size(first - kBlock);
+    for (std::size_t i = 0; i < finding; ++i) {
+      start(found[i]);
+      const Segment& segment = *found[i].owned->segment;
+      // Behind the last bucket if there is no free slot at all; then this is not written either.
+      const Place place =
+          found[i].target.place.bucket < segment.bucket_count() ? found[i].target.place : Place{0, 0};
+      lines[i] = segment.row(place);
+      ordinals[i] = &segment.ordinal(place);
+    }
+    for (std::size_t i = 0; i < finding; ++i) {
+      for (std::size_t at = 0; at < row_bytes; at += 64)
+        __builtin_prefetch(static_cast<const char*>(lines[i]) + at, 1);
+      __builtin_prefetch(ordinals[i], 1);
+    }
+
+    Search* const ready = searches[(turn + 1) % 3];
+    const std::size_t writing = turn < 2 ? 0 : block_size(first - 2 * kBlock);
+    for (std::size_t i = 0; i < writing; ++i) {
+      Search& search = ready[i];
       // Keys stay where they are as long as their segment does, and a free slot is free as long as its
       // bucket's header is the same.
       if (search.rebuilds != rebuilds_ ||
@@ -349,7 +369,7 @@ void TableWriter<Stores>::for_each_sign(const std::byte* signs, std::size_t n, A
               search.target.header) {
         start(search);
       }
-      apply(search, i);
+      apply(search, first - 2 * kBlock + i);
     }
   }
 }
@@ -450,7 +470,7 @@ void TableWriter<Stores>::operate(const Segment& segment, const Target& target, 
   stores_.store(redo.sign, sign);
   stores_.store(redo.ordinal, ordinal);
   if (row) {
-    for (std::size_t i = 0; i < row_words_; ++i) stores_.store(redo.row[i], row[i]);
+    for (std::size_t i = 0, n = row_words_; i < n; ++i) stores_.store(redo.row[i], row[i]);
   }
   stores_.store(redo.operation, operation);
   complete(segment, target, operation, after, sign, ordinal, row);
@@ -466,7 +486,7 @@ void TableWriter<Stores>::complete(const Segment& segment, const Target& target,
   if (!target.is_used) stores_.store(line.keys[target.place.slot], sign);
   if (operation == RedoOperation::kUpsert) {
     std::atomic<std::uint64_t>* const words = segment.row(target.place);
-    for (std::size_t i = 0; i < row_words_; ++i) stores_.store(words[i], row[i]);
+    for (std::size_t i = 0, n = row_words_; i < n; ++i) stores_.store(words[i], row[i]);
   }
   stores_.store(segment.ordinal(target.place), ordinal);
   stores_.store(line.header, after);

@@ -81,7 +81,7 @@ void check_found(const Table& table, const Rows& rows) {
 void test_the_same_table_as_by_upserts() {
   for (const RowType type : {RowType::kFloat32, RowType::kFloat16}) {
     for (const std::size_t dim : {1, 2, 3, 8, 16, 17, 32, 48}) {
-      const Rows rows(random_signs(30'000, dim), dim, 0);
+      const Rows rows(random_signs(kBuild == Build::kPlain ? 30'000 : 6'000, dim), dim, 0);
       for (const std::size_t hint : {std::size_t{0}, std::size_t{30'000}, std::size_t{200'000}}) {
         Table expected(dim, type), loaded(dim, type, hint);
         expected.upsert(rows.sign_bytes(), rows.pointers.data(), rows.signs.size(), RowType::kFloat32, 3);
@@ -96,7 +96,7 @@ void test_the_same_table_as_by_upserts() {
 }
 
 void test_many_threads_and_a_table_that_has_to_grow() {
-  constexpr std::size_t kThreads = 4, kRows = 400'000;
+  constexpr std::size_t kThreads = 4, kRows = kBuild == Build::kPlain ? 400'000 : 100'000;
   const Rows rows(random_signs(kRows, 7), 16, 0);
   for (const std::size_t hint : {std::size_t{0}, kRows / 3, kRows}) {
     Table table(16, RowType::kFloat32, hint);
