@@ -18,7 +18,9 @@
 namespace {
 
 using namespace satrap;
+using satrap::testing::Build;
 using satrap::testing::Folder;
+using satrap::testing::kBuild;
 using satrap::testing::some_boot;
 
 // Rows whose values follow from sign and version.
