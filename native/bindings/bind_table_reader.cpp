@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -54,17 +55,25 @@ nb::tuple condition(const TableReader& reader) {
   return nb::make_tuple(name_of(found.state), static_cast<double>(found.silent_ns) / kNanoseconds);
 }
 
+// Throws std::invalid_argument: a number that no table has, however large. TypeError: no number.
+std::size_t dim_of(nb::handle given) {
+  int overflow = 0;
+  const long long dim = PyLong_AsLongLongAndOverflow(given.ptr(), &overflow);
+  if (dim == -1 && PyErr_Occurred()) throw nb::python_error();
+  if (overflow != 0 || dim < 1 || dim > static_cast<long long>(satrap::kMaxDim)) {
+    throw std::invalid_argument("a dim must be 1 to " + std::to_string(satrap::kMaxDim) + ", not " +
+                                nb::cast<std::string>(nb::str(given)));
+  }
+  return static_cast<std::size_t>(dim);
+}
+
 // Rows are written into the bytes objects that are returned: they are copied once, out of the table.
 nb::tuple lookup(const TableReader& reader, const nb::sequence& asked) {
   std::deque<HeldBuffer> buffers;
   std::vector<TableReader::Group> groups;
   for (nb::handle item : asked) {
-    const auto dim = nb::cast<std::size_t>(item[0]);
+    const std::size_t dim = dim_of(item[0]);
     const auto signs = buffers.emplace_back(item[1]).bytes();
-    if (dim < 1 || dim > satrap::kMaxDim) {
-      throw std::invalid_argument("a dim must be 1 to " + std::to_string(satrap::kMaxDim) + ", not " +
-                                  std::to_string(dim));
-    }
     if (signs.size() % kSignBytes != 0) {
       throw std::invalid_argument("signs are packed u64; " + std::to_string(signs.size()) +
                                   " bytes are none");
@@ -72,11 +81,15 @@ nb::tuple lookup(const TableReader& reader, const nb::sequence& asked) {
     groups.push_back({dim, signs.data(), signs.size() / kSignBytes});
   }
 
-  const TableReader::Use use(reader);
+  // It may have to attach a table that the writer has added.
+  const auto use = [&] {
+    const nb::gil_scoped_release unlocked;
+    return std::make_unique<const TableReader::Use>(reader);
+  }();
   nb::list result;
   std::vector<std::byte*> rows;
   for (const TableReader::Group& group : groups) {
-    const RowType type = use.type_of(group.dim);
+    const RowType type = use->type_of(group.dim);
     const auto size = static_cast<Py_ssize_t>(group.n * group.dim * satrap::item_size(type));
     const nb::object bytes = nb::steal(PyBytes_FromStringAndSize(nullptr, size));
     if (!bytes.is_valid()) throw nb::python_error();
@@ -87,7 +100,7 @@ nb::tuple lookup(const TableReader& reader, const nb::sequence& asked) {
   {
     const nb::gil_scoped_release unlocked;
     for (std::size_t i = 0; i < groups.size(); ++i) {
-      const TableReader::Counts counts = use.lookup(groups[i], rows[i]);
+      const TableReader::Counts counts = use->lookup(groups[i], rows[i]);
       sum.missing += counts.missing;
       sum.dim_mismatch += counts.dim_mismatch;
     }

@@ -184,23 +184,30 @@ std::unique_ptr<const Snapshot> TableView::prepare(
 }
 
 void TableView::publish(std::unique_ptr<const Snapshot> snapshot) {
+  std::vector<Retired> unread;
   const std::lock_guard lock(mutex_);
-  install(std::move(snapshot));
+  unread = install(std::move(snapshot));
 }
 
-void TableView::install(std::unique_ptr<const Snapshot> snapshot) const {
+std::vector<TableView::Retired> TableView::install(std::unique_ptr<const Snapshot> snapshot) const {
   std::unique_ptr<const Snapshot> old(snapshot_.exchange(snapshot.release()));
   if (old) retired_.push_back({std::move(old), pins_.advance()});
-  reclaim_locked();
+  return take_unread();
 }
 
 void TableView::reclaim() const {
+  std::vector<Retired> unread;
   const std::lock_guard lock(mutex_);
-  reclaim_locked();
+  unread = take_unread();
 }
 
-void TableView::reclaim_locked() const {
-  std::erase_if(retired_, [this](const Retired& retired) { return !pins_.has_older(retired.epoch); });
+std::vector<TableView::Retired> TableView::take_unread() const {
+  const auto first = std::stable_partition(retired_.begin(), retired_.end(), [this](const Retired& retired) {
+    return pins_.has_older(retired.epoch);
+  });
+  std::vector<Retired> unread(std::make_move_iterator(first), std::make_move_iterator(retired_.end()));
+  retired_.erase(first, retired_.end());
+  return unread;
 }
 
 std::shared_ptr<const Segment> TableView::mapped(std::uint32_t number, const Snapshot* present) const {
@@ -215,6 +222,7 @@ std::shared_ptr<const Segment> TableView::mapped(std::uint32_t number, const Sna
 }
 
 void TableView::refresh() const {
+  std::vector<Retired> unread;
   const std::lock_guard lock(mutex_);
   const Snapshot* const present = snapshot_.load();
   while (!present || is_stale(*present)) {
@@ -238,7 +246,7 @@ void TableView::refresh() const {
     }
     if (entry == kEntries) {
       retired_.reserve(retired_.size() + 1);
-      install(std::move(next));
+      unread = install(std::move(next));
       return;
     }
     // A file goes after its words have changed, and numbers are not used again: a word that still names it is
@@ -276,8 +284,9 @@ void TableView::follow() {
     stale = is_stale(*snapshot_.load());
   }
   if (stale) refresh();
+  std::vector<Retired> unread;
   const std::lock_guard lock(mutex_);
-  reclaim_locked();
+  unread = take_unread();
   followed_ = signal;
 }
 

@@ -126,8 +126,10 @@ class TableView {
   template <class Read>
   auto with_snapshot(Read&& read) const;
   void refresh() const;
-  void install(std::unique_ptr<const Snapshot> snapshot) const;  // holds mutex_
-  void reclaim_locked() const;
+  // Both with mutex_ held. What they return nobody reads any more; it is unmapped, which takes its time,
+  // without the lock.
+  [[nodiscard]] std::vector<Retired> install(std::unique_ptr<const Snapshot> snapshot) const;
+  [[nodiscard]] std::vector<Retired> take_unread() const;
   std::shared_ptr<const Segment> mapped(std::uint32_t number, const Snapshot* present) const;  // holds mutex_
 
   const RowShape shape_;
