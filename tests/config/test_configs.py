@@ -76,6 +76,22 @@ def test_slot_names_are_text_whatever_they_look_like(file):
     assert list(config.slots) == ["on", "no", "0123", "12:30"] == config.feature_groups["g"]
 
 
+@pytest.mark.parametrize(
+    ("text", "servers", "checkpoint"),
+    [
+        ("{servers: ['a:1', 'b:2']}", ["a:1", "b:2"], ""),
+        ("{embedding_checkpoint: /c}", [], "/c"),
+        ("{}", [], ""),
+        ("{servers: ['a:1'], embedding_checkpoint: /c}", ["a:1"], "/c"),
+    ],
+)
+def test_a_file_needs_only_what_differs(file, text, servers, checkpoint):
+    infer = load_global_config(
+        file(f"common_config: {{infer_config: {text}}}"), refuse
+    ).common_config.infer_config
+    assert (infer.servers, infer.embedding_checkpoint) == (servers, checkpoint)
+
+
 def test_an_unknown_key_in_a_persia_section_is_a_warning_with_its_line(file):
     heard: list[str] = []
     path = file("common_config:\n  metrics_config:\n    push_interval_sec: 3\n  job_type: Infer\n")
@@ -108,7 +124,7 @@ def test_an_unknown_key_of_a_slot_is_a_warning(file):
         ("embedding_server:\n  table_directory: here\n", 2, "table_directory", "no absolute path"),
         ("middleware:\n  orphan_grace_seconds: -1\n", 2, "middleware.orphan_grace_seconds", "greater than"),
         ("models:\n  m:\n    defaultversion: newest\n", 3, "models.m.defaultversion", "did you mean"),
-        ("common_config:\n  infer_config:\n    servers: []\n", 2, "embedding_checkpoint", "is required"),
+        ("common_config:\n  infer_config:\n    servers: a:1\n", 3, "infer_config.servers", "valid list"),
         ("common_config:\n  job_type: infer\n", 2, "common_config.job_type", "'Infer'"),
         ("common_config: []\n", 1, "common_config", "valid dictionary"),
         ("- a\n", 1, "", "expected a mapping"),

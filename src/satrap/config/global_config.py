@@ -66,8 +66,8 @@ class MetricsConfig(PersiaSection):
 class InferConfig(PersiaSection):
     """Where the embedding servers are, and which checkpoint they serve."""
 
-    servers: list[str]
-    embedding_checkpoint: str
+    servers: list[str] = Field(default_factory=list)
+    embedding_checkpoint: str = ""
 
 
 class CheckpointingConfig(PersiaSection):
@@ -81,7 +81,7 @@ class CommonConfig(PersiaSection):
 
     metrics_config: MetricsConfig = MetricsConfig()
     job_type: Literal["Train", "Eval", "Infer"] = "Train"
-    infer_config: InferConfig = InferConfig(servers=[], embedding_checkpoint="")
+    infer_config: InferConfig = InferConfig()
     checkpointing_config: CheckpointingConfig = CheckpointingConfig()
 
 
