@@ -11,8 +11,10 @@ import contextlib
 import errno
 import fcntl
 import grp
+import logging
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,10 +47,13 @@ __all__ = [
     "table_errors",
 ]
 
+log = logging.getLogger(__name__)
+
 _LOCK = "lock"
 _FLOCK = struct.Struct("@hhqqi4x")
 """struct flock of fcntl(2): type, whence, start, length, pid."""
 _LOCK_ATTEMPTS = 100
+_IN_MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
 _EVERYBODYS = 0o1777
 """Each user makes a folder of their own in the table directory, and nobody removes another's, as in /tmp."""
 
@@ -97,7 +102,7 @@ class TableDirectory:
 
         Raises:
             TableHeldError: another server of the same identity lives.
-            TableFolderError: the folder cannot be had, or belongs to another user.
+            TableFolderError: the folder cannot be had, belongs to another user, or lies where others could remove it.
             InvalidInputError: there is no such group.
         """
         self.owner = owner
@@ -105,7 +110,9 @@ class TableDirectory:
         self.boot_id = present_boot()
         self._group = _group_id(place.group)
         self._file_mode, self._folder_mode = (0o600, 0o700) if self._group is None else (0o640, 0o750)
-        self._lock = self._acquire(place.directory)
+        self._directory = place.directory.absolute()
+        self._address = ""
+        self._lock = self._acquire()
         self._next = 1 + max((found.number for found in list_generations(self.folder)), default=0)
 
     def take_over(self, wanted: Wanted) -> tuple[TableGeneration, GenerationInfo] | str:
@@ -137,9 +144,13 @@ class TableDirectory:
     def new_generation(self, info: GenerationInfo) -> TableGeneration:
         """A generation without tables, that is loading.
 
+        Somebody may have removed the folder under us (systemd's RemoveIPC does): it is made and locked again.
+
         Raises:
+            TableHeldError: that happened, and another server has begun there.
             NoSpaceError, TableFolderError: it cannot be made; nothing of it is left.
         """
+        self._hold_again()
         folder = self.folder / f"{self._next:08d}"
         self._next += 1
         with table_errors(folder):
@@ -168,6 +179,7 @@ class TableDirectory:
 
     def announce(self, address: str) -> None:
         """Say where the server listens, to whoever asks `holder_of`."""
+        self._address = address
         _write_holder(self._lock, address)
 
     def close(self) -> None:
@@ -186,10 +198,35 @@ class TableDirectory:
         finally:
             self.close()
 
-    def _acquire(self, directory: Path) -> int:
-        """The locked descriptor of the lock file, with our pid in it."""
+    def _hold_again(self) -> None:
+        """Have the lock of the folder that is there now: of a removed one it keeps nobody out."""
+        try:
+            is_ours = os.path.samestat(os.fstat(self._lock), (self.folder / _LOCK).lstat())
+        except (FileNotFoundError, NotADirectoryError):
+            is_ours = False
+        except OSError as error:
+            raise _unusable(error, self.folder) from error
+        if is_ours:
+            return
+        try:
+            lock = self._acquire()
+        except TableHeldError:
+            raise
+        except TableFolderError as error:
+            raise TableFolderError(
+                self.folder,
+                f"was removed while this server ran, and cannot be made again ({error}): restart the server",
+            ) from error
+        os.close(self._lock)
+        self._lock = lock
+        log.warning("%s: was removed while this server ran; it was made and locked again", self.folder)
+
+    def _acquire(self) -> int:
+        """The locked descriptor of the lock file, with our pid and address in it."""
+        directory = self._directory
         try:
             _make_table_directory(directory)
+            _check_table_directory(directory)
         except OSError as error:
             raise _unusable(error, directory) from error
         for attempts_left in reversed(range(_LOCK_ATTEMPTS)):
@@ -205,7 +242,7 @@ class TableDirectory:
                 raise _unusable(error, self.folder) from error
             try:
                 if _lock_of(self.folder, descriptor):
-                    _write_holder(descriptor, "")
+                    _write_holder(descriptor, self._address)
                     return descriptor
             except OSError as error:
                 os.close(descriptor)
@@ -250,6 +287,45 @@ def _make_table_directory(directory: Path) -> None:
         directory.chmod(_EVERYBODYS)
 
 
+def _check_table_directory(directory: Path) -> None:
+    """Who else could take our folder away, and whether it is memory at all.
+
+    Raises:
+        TableFolderError: everybody may rename or remove what lies in it.
+    """
+    status = directory.stat()
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise TableFolderError(
+            directory,
+            "everybody may remove what others keep there: set its sticky bit (chmod +t), or choose another "
+            "--table-directory",
+        )
+    if status.st_uid not in (0, os.geteuid()):
+        log.warning(
+            "%s: belongs to user %d, who can take away the tables that lie there", directory, status.st_uid
+        )
+    kind = _file_system_of(directory)
+    if kind and kind not in _IN_MEMORY:
+        log.warning(
+            "%s: lies on %s, not in memory (tmpfs): rows go through the page cache of a disk", directory, kind
+        )
+
+
+def _file_system_of(directory: Path) -> str:
+    """The type of the mount with this device, as /proc/self/mountinfo names it; empty if it does not say."""
+    device = directory.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    for mount in mounts:
+        fields, _, kind = mount.partition(" - ")
+        if fields.split()[2] == number:
+            return kind.split()[0]
+    return ""
+
+
 def _check_own(folder: Path) -> None:
     """In a directory where everybody may make folders, what is not ours may lead anywhere.
 
@@ -257,12 +333,13 @@ def _check_own(folder: Path) -> None:
         TableFolderError: it is no folder of this user's, or a link.
     """
     status = folder.lstat()
-    if status.st_uid != os.geteuid() or folder.is_symlink():
-        raise TableFolderError(
-            folder,
-            f"belongs to user {status.st_uid}, not to {os.geteuid()}, whose tables would lie there, or is a link: "
-            "have it removed, or choose another --table-directory",
-        )
+    if stat.S_ISLNK(status.st_mode):
+        what = "is a link, which is not followed"
+    elif status.st_uid != os.geteuid():
+        what = f"belongs to user {status.st_uid}, not to {os.geteuid()}, whose tables would lie there"
+    else:
+        return
+    raise TableFolderError(folder, f"{what}: have it removed, or choose another --table-directory")
 
 
 def list_generations(folder: Path) -> list[Found]:
@@ -433,4 +510,5 @@ def _unusable(error: OSError, folder: Path) -> NoSpaceError | TableFolderError:
     path = error.filename or folder
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
         return NoSpaceError(f"{path}: {error.strerror}")
-    return TableFolderError(path, f"{error.strerror}; choose another --table-directory")
+    reason = "is a link, which is not followed" if error.errno == errno.ELOOP else error.strerror
+    return TableFolderError(path, f"{reason}; choose another --table-directory")

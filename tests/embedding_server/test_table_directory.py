@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import stat
 import subprocess
 import sys
@@ -163,9 +164,44 @@ class TestFolders:
 
     def test_a_link_in_its_place(self, place, tmp_path):
         (place.directory / str(os.geteuid())).symlink_to(tmp_path)
-        with pytest.raises(TableFolderError):
+        with pytest.raises(TableFolderError, match="is a link") as caught:
             TableDirectory(place, OWNER)
-        assert list(tmp_path.iterdir()) == []
+        assert list(tmp_path.iterdir()) == [] and "belongs to" not in str(caught.value)
+
+    def test_a_link_in_the_place_of_the_lock(self, place, tmp_path):
+        directory = TableDirectory(place, OWNER)
+        directory.close()
+        (directory.folder / "lock").unlink()
+        (directory.folder / "lock").symlink_to(tmp_path / "precious")
+        with pytest.raises(TableFolderError, match="lock: is a link"):
+            TableDirectory(place, OWNER)
+        assert not (tmp_path / "precious").exists()
+
+    def test_a_directory_where_everybody_may_remove(self, place):
+        place.directory.chmod(0o777)
+        with pytest.raises(TableFolderError, match=r"sticky bit \(chmod \+t\)"):
+            TableDirectory(place, OWNER)
+        assert list(place.directory.iterdir()) == []
+        place.directory.chmod(0o1777)
+        TableDirectory(place, OWNER).close()
+
+    def test_a_directory_of_a_third_user(self, place, caplog):
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder away")
+        os.chown(place.directory, 4321, -1)
+        TableDirectory(place, OWNER).close()
+        assert "belongs to user 4321, who can take away" in caplog.text
+
+    def test_a_disk(self, place, tmp_path, caplog):
+        """/dev/shm is memory; of the test's own folder only what the kernel says of it is known."""
+        with Path("/proc/self/mountinfo").open(encoding="utf-8") as mounts:
+            device = tmp_path.stat().st_dev
+            number = f"{os.major(device)}:{os.minor(device)}"
+            kinds = {line.split(" - ")[1].split()[0] for line in mounts if line.split()[2] == number}
+        if not kinds or kinds & {"tmpfs", "ramfs", "hugetlbfs"}:
+            pytest.skip("the folder for temporary files is not on a disk")
+        TableDirectory(replace(place, directory=tmp_path), OWNER).close()
+        assert "not in memory (tmpfs)" in caplog.text
 
     def test_a_link_in_the_place_of_a_generation_is_not_followed(self, place, wanted, tmp_path):
         directory = TableDirectory(place, OWNER)
@@ -240,6 +276,44 @@ class TestTakeOver:
         generation.close()
         assert f"{folder / 'control'}: its description cannot be read" in examine_generation(folder).damage
         assert isinstance(directory.take_over(wanted), str)
+
+    def test_the_folder_is_removed_under_its_server(self, place, caplog):
+        directory = TableDirectory(place, OWNER)
+        directory.announce("127.0.0.1:1")
+        generation = directory.new_generation(INFO)
+        table = generation.add_table(4, "float32", 10)
+        table.upsert(np.arange(10, dtype=np.uint64), np.ones((10, 4), np.float32))
+        generation.serve()
+        shutil.rmtree(directory.folder.parent.parent)
+        rows = np.zeros((10, 4), np.float32)
+        table.lookup(np.arange(10, dtype=np.uint64), rows)
+        assert rows.sum() == 40  # not harmed
+        again = directory.new_generation(INFO)
+        assert (Path(again.folder) / "control").is_file() and "made and locked again" in caplog.text
+        assert holder_of(directory.folder) == (os.getpid(), "127.0.0.1:1")
+        with pytest.raises(TableHeldError):
+            TableDirectory(place, OWNER)
+        again.close()
+        generation.close()
+        directory.close()
+        TableDirectory(place, OWNER).close()
+
+    def test_the_folder_was_removed_and_another_server_began(self, place):
+        directory = TableDirectory(place, OWNER)
+        shutil.rmtree(directory.folder.parent.parent)
+        other = TableDirectory(place, OWNER)
+        with pytest.raises(TableHeldError):
+            directory.new_generation(INFO)
+        other.close()
+        directory.close()
+
+    def test_the_folder_was_removed_and_cannot_be_made(self, place):
+        directory = TableDirectory(place, OWNER)
+        shutil.rmtree(directory.folder.parent.parent)
+        directory.folder.parent.parent.write_text("")
+        with pytest.raises(TableFolderError, match=r"was removed while this server ran.*restart the server"):
+            directory.new_generation(INFO)
+        directory.close()
 
     def test_no_more_descriptors(self, place, wanted):
         directory = TableDirectory(place, OWNER)

@@ -218,6 +218,21 @@ class TestSwitch:
         assert reader.state == "live"
         reader.close()
 
+    @pytest.mark.parametrize("dim", [-1, 0, 4097, 2**70, -(2**70)])
+    def test_a_reader_refuses_a_dim_that_no_table_has(self, start, ones, dim):
+        status = start(ones).status()
+        reader = TableReader(status.table_path, status.instance_id, status.server_uid)
+        with pytest.raises(ValueError, match=f"a dim must be 1 to 4096, not {dim}"):
+            reader.lookup([(dim, b"")])
+        reader.close()
+
+    def test_a_load_after_the_folder_was_removed(self, start, ones, twos, table_directory):
+        server = start(ones)
+        shutil.rmtree(table_directory / str(os.geteuid()))
+        assert value_of(server) == 1
+        server.load(twos)
+        assert value_of(server) == 2 and len(generations(table_directory)) == 1
+
     def test_a_refused_load_leaves_nothing(self, start, ones, persia_data, table_directory):
         server = start(ones)
         with pytest.raises(grpc.RpcError):
