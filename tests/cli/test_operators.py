@@ -141,6 +141,26 @@ class TestInspect:
         assert "x rows x (8 + row bytes)" in text and "whole: every header was read and is valid" in text
 
     @pytest.mark.slow
+    @pytest.mark.parametrize(
+        ("name", "kind", "rows"),
+        [
+            ("control", "generation", 434),
+            ("8-float32/directory", "table", 138),
+            ("8-float32/segment-00000001", "table", 138),
+        ],
+    )
+    def test_a_file_of_one(self, kept, name, kind, rows):
+        """What it is a part of is shown and checked, and which file was meant."""
+        found = facts("inspect", kept / name)
+        assert (found["kind"], found["rows"], found["file"]) == (kind, rows, Path(name).name)
+        assert found["path"] == str((kept / name).parent) and not found["damage"]
+        data = bytearray((kept / name).read_bytes())
+        data[20] ^= 1
+        (kept / name).write_bytes(data)
+        result = run("inspect", kept / name)
+        assert result.exit_code == 1 and f"damaged: {kept / name}: " in result.output
+
+    @pytest.mark.slow
     def test_a_served_one(self, server, table_directory):
         running = server()
         generation = facts("inspect", table_directory / str(os.geteuid()) / "default" / "0-of-1" / "00000001")
@@ -155,7 +175,7 @@ class TestInspect:
         result = run("inspect", kept)
         assert result.exit_code == 1 and f"damaged: {kept / name}: " in result.output
 
-    def test_a_checkpoint_and_its_file(self, persia_data):
+    def test_a_checkpoint_and_its_file(self, persia_data, tmp_path):
         checkpoint = facts("inspect", persia_data / "ckpt_2x4")
         assert (checkpoint["kind"], checkpoint["shards"], checkpoint["files"]) == ("PERSIA checkpoint", 2, 8)
         assert checkpoint["rows_by_dim"] == {"8": 138, "16": 153, "32": 143} and checkpoint["rows"] == 434
@@ -166,6 +186,10 @@ class TestInspect:
             60,
             path.stat().st_size,
         )
+        renamed = shutil.copy(path, tmp_path / "renamed")
+        assert facts("inspect", renamed)["rows"] == 60
+        os.truncate(shutil.copy(path, tmp_path / "cut.emb"), 100)
+        assert "damaged: " in run("inspect", tmp_path / "cut.emb").output
         assert "434" in run("inspect", persia_data / "ckpt_2x4").output
 
     @pytest.mark.parametrize(
@@ -183,8 +207,19 @@ class TestInspect:
     @pytest.mark.slow
     def test_what_is_nothing_of_ours(self, tmp_path):
         (tmp_path / "file").write_text("hello")
-        assert run("inspect", tmp_path / "file").exit_code == 1
-        for path, words in ((tmp_path, "neither a table"), (tmp_path / "nowhere", "no such file")):
+        (tmp_path / "empty").write_text("")
+        (tmp_path / "segment").write_bytes(b"SATRAPSG" + bytes(88))
+        for path, words in (
+            (tmp_path, "neither a table"),
+            (tmp_path / "nowhere", "no such file"),
+            (
+                tmp_path / "file",
+                "is none of satrap's or PERSIA's files (its first bytes are 68 65 6c 6c 6f)",
+            ),
+            (tmp_path / "empty", "(its first bytes are none)"),
+            (tmp_path / "segment", "a table's segment, away from the folder"),
+            (Path("/dev/null"), "neither a file nor a directory"),
+        ):
             result = process("inspect", path)
             assert result.returncode == 1 and words in result.stderr and "Traceback" not in result.stderr
 

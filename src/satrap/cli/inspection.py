@@ -1,6 +1,7 @@
 """What a path is, what its headers say, and whether it is whole."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,13 @@ __all__ = ["Facts", "examine", "show"]
 
 Facts = dict[str, Any]
 
+_PARTS = {
+    b"SATRAPCT": ("control file", "control", "generation"),
+    b"SATRAPDR": ("table's directory file", "directory", "table"),
+    b"SATRAPSG": ("table's segment", r"segment-\d+", "table"),
+}
+"""By the magic of a file: what it is, the name it has, and what it is a part of, which is what can be checked."""
+
 
 def examine(path: Path) -> Facts:
     """What there is at `path`; `kind` says what, `damage` why it cannot be used (a sentence, or empty).
@@ -30,10 +38,10 @@ def examine(path: Path) -> Facts:
     Raises:
         InvalidInputError: nothing that satrap knows.
     """
-    if path.is_file():
-        return _embedding_file(path)
-    if not path.is_dir():
+    if not path.exists():
         raise InvalidInputError(f"{path}: there is no such file or directory")
+    if not path.is_dir():
+        return _file(path)
     if (path / "control").exists():
         return _generation(inspect_generation(path))
     if (path / "directory").exists():
@@ -46,6 +54,32 @@ def examine(path: Path) -> Facts:
         f"{path}: neither a table, a generation of tables (it has no 'control'), nor a PERSIA checkpoint (it has no "
         f"'{MARKER}')"
     )
+
+
+def _file(path: Path) -> Facts:
+    """A file, told by its first bytes. PERSIA's have no magic: a damaged one is told by its name."""
+    if not path.is_file():
+        raise InvalidInputError(f"{path}: neither a file nor a directory")
+    try:
+        with path.open("rb") as file:
+            magic = file.read(8)
+    except OSError as error:
+        raise InvalidInputError(f"{path}: {error.strerror}") from error
+    part = _PARTS.get(magic)
+    if part is None:
+        facts = _embedding_file(path)
+        if path.suffix == ".emb" or not facts["damage"]:
+            return facts
+        raise InvalidInputError(
+            f"{path}: is none of satrap's or PERSIA's files (its first bytes are {magic.hex(' ') or 'none'})"
+        )
+    kind, name, whole = part
+    folder = path.absolute().parent
+    if not re.fullmatch(name, path.name):
+        raise InvalidInputError(f"{path}: a {kind}, away from the folder it belongs to or under another name")
+    if whole == "generation":
+        return {"file": path.name, **_generation(inspect_generation(folder))}
+    return {"file": path.name, **_table(inspect_table_folder(folder))}
 
 
 def _table(table: FoundTable) -> Facts:

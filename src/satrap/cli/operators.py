@@ -58,8 +58,8 @@ def inspect(
     path: Annotated[
         Path,
         typer.Argument(
-            help="A generation of tables, one of its tables, a shard's folder of them, a PERSIA checkpoint, or an "
-            ".emb file."
+            help="A generation of tables, one of its tables, a shard's folder of them, a file of those, a PERSIA "
+            "checkpoint, or an .emb file."
         ),
     ],
     as_json: options.AsJson = False,
