@@ -5,10 +5,7 @@ from typing import Any
 
 from satrap.serving.handler_metrics import HandlerMetrics
 
-__all__ = ["STALE_HEADER", "Context", "RequestProcessor"]
-
-STALE_HEADER = "satrap-stale"
-"""The response header, over gRPC the trailing metadata, of an answer made from embeddings that may be out of date."""
+__all__ = ["Context", "RequestProcessor"]
 
 SERVER_NAME = "MMS"
 """What TorchServe calls itself here; some handlers compare it."""
@@ -127,7 +124,7 @@ class Context:
         return self.request_processor[idx].get_response_header("content-type")
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
-        """Set a header of the answer at `idx` (REST only, as in TorchServe, except `STALE_HEADER`)."""
+        """Set a header of the answer at `idx` (REST only, as in TorchServe, except `satrap-stale`)."""
         self.request_processor[idx].add_response_property(key, value)
 
     def get_response_headers(self, idx: int) -> dict[str, str]:

@@ -37,7 +37,20 @@ import struct
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Bytes", "Frame", "FrameError", "FrameParser", "Kind", "encode", "read_into", "receive_head"]
+__all__ = [
+    "Bytes",
+    "Frame",
+    "FrameError",
+    "FrameParser",
+    "Kind",
+    "STALE_HEADER",
+    "encode",
+    "read_into",
+    "receive_head",
+]
+
+STALE_HEADER = "satrap-stale"
+"""The response header, over gRPC the trailing metadata, of an answer made from embeddings that may be out of date."""
 
 Bytes = bytes | bytearray | memoryview
 

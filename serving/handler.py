@@ -12,7 +12,8 @@ import torch
 from satrap.batch import DecodedBatch, decode
 from satrap.errors import ArchiveError, BatchError, SatrapError
 from satrap.middleware import LOCAL_ADDRESS, Embedding, EmbeddingLookup, Embeddings, open_lookup
-from satrap.serving.context import STALE_HEADER, Context
+from satrap.serving.context import Context
+from satrap.serving.frames import STALE_HEADER
 from satrap.serving.prediction import PredictionException
 from satrap.serving.tensors import embedding_tensor, tensor_of
 from satrap.serving.torch_handler.base_handler import BaseHandler

@@ -10,7 +10,7 @@ from google.protobuf import empty_pb2
 
 from satrap.errors import SatrapError
 from satrap.protos import inference_pb2, inference_pb2_grpc
-from satrap.serving.context import STALE_HEADER
+from satrap.serving.frames import STALE_HEADER
 from satrap.serving.model_service import ModelService
 from satrap.serving.status import inference_status, status_of_code
 

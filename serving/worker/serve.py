@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from satrap import __version__
-from satrap.serving.context import STALE_HEADER, Context, RequestProcessor
-from satrap.serving.frames import Bytes, Kind, encode, read_into, receive_head
+from satrap.serving.context import Context, RequestProcessor
+from satrap.serving.frames import STALE_HEADER, Bytes, Kind, encode, read_into, receive_head
 from satrap.serving.prediction import PredictionException
 from satrap.serving.worker import surroundings
 from satrap.serving.worker.assignment import Assignment

@@ -13,7 +13,8 @@ from satrap.client import IDTypeFeature, IDTypeFeatureWithSingleID, NonIDTypeFea
 from satrap.errors import ArchiveError, BatchError, ShardUnavailableError, UnknownFeatureError
 from satrap.middleware import Embedding, Embeddings, RawEmbedding, SumEmbedding
 from satrap.serving import handler as handler_module
-from satrap.serving.context import STALE_HEADER, Context, RequestProcessor
+from satrap.serving.context import Context, RequestProcessor
+from satrap.serving.frames import STALE_HEADER
 from satrap.serving.handler import EmbeddingHandler
 from satrap.serving.prediction import PredictionException
 
