@@ -13,28 +13,13 @@
 #include <utility>
 #include <vector>
 
+#include "table_segment.h"
+
 namespace satrap {
 
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr const char* kDirectoryName = "directory";
-
-std::string table_name(std::size_t dim, RowType type) {
-  return std::to_string(dim) + (type == RowType::kFloat32 ? "-float32" : "-float16");
-}
-
-// The dim and type that a table's folder is named after; nothing if it is none.
-std::optional<RowShape> shape_of(const std::string& name) {
-  std::size_t dim = 0;
-  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), dim);
-  if (error != std::errc() || dim < 1 || dim > kMaxDim) return std::nullopt;
-  for (const RowType type : {RowType::kFloat32, RowType::kFloat16}) {
-    if (name == table_name(dim, type)) return RowShape{dim, type};
-  }
-  return std::nullopt;
-}
 
 std::string hex(std::span<const std::byte> bytes) {
   constexpr const char* kDigits = "0123456789abcdef";
@@ -103,9 +88,9 @@ std::map<std::size_t, std::shared_ptr<Table>> recover_tables(const std::string& 
   std::map<std::size_t, std::shared_ptr<Table>> tables;
   std::vector<fs::path> unfinished;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder)) {
-    const auto shape = shape_of(entry.path().filename().string());
+    const auto shape = shape_of_folder(entry.path().filename().string());
     if (!shape || entry.is_symlink() || !entry.is_directory()) continue;
-    if (!fs::exists(entry.path() / kDirectoryName)) {
+    if (!fs::exists(entry.path() / kDirectoryFile)) {
       unfinished.push_back(entry.path());
       continue;
     }
@@ -113,7 +98,7 @@ std::map<std::size_t, std::shared_ptr<Table>> recover_tables(const std::string& 
                                 {boot, control.header().instance});
     if (table->dim() != shape->dim || table->type() != shape->type) {
       throw TableError(entry.path().string() +
-                       ": holds a table of another shape: " + table_name(table->dim(), table->type()));
+                       ": holds a table of another shape: " + table_folder({table->dim(), table->type()}));
     }
     if (!tables.emplace(shape->dim, std::move(table)).second) {
       throw TableError(folder + ": has two tables of dim " + std::to_string(shape->dim));
@@ -209,7 +194,7 @@ std::shared_ptr<Table> TableGeneration::add_table(std::size_t dim, RowType type,
     }
     return control().modes();
   }();
-  const std::string path = folder_ + "/" + table_name(dim, type);
+  const std::string path = folder_ + "/" + table_folder({dim, type});
   check_room(path, rows, {dim, type});
   try {
     auto table = Table::create(dim, type, rows, folder_memory(path, modes), {boot_, instance_}, threads);

@@ -7,12 +7,10 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <charconv>
 #include <chrono>
 #include <csignal>
 #include <cstring>
 #include <exception>
-#include <string_view>
 #include <system_error>
 #include <thread>
 #include <utility>
@@ -29,17 +27,6 @@ constexpr std::uint32_t kClosed = std::uint32_t{1} << 31;
 constexpr std::chrono::milliseconds kFollowEvery{1000};
 // After an error that may pass (no descriptor left): lookups meet it too, and say so.
 constexpr std::chrono::milliseconds kAfterError{100};
-
-// A folder of a table: "<dim>-float32" or "<dim>-float16".
-bool is_table_name(std::string_view name) {
-  const std::size_t dash = name.find('-');
-  if (dash == std::string_view::npos) return false;
-  const std::string_view type = name.substr(dash + 1);
-  std::size_t dim = 0;
-  const auto [end, error] = std::from_chars(name.data(), name.data() + dash, dim);
-  return error == std::errc() && end == name.data() + dash && dim >= 1 && dim <= kMaxDim &&
-         (type == "float32" || type == "float16");
-}
 
 // Throws TableError unless `path` is a directory (no link to one) that `owner` or root owns: nobody else can
 // then have put anything into it.
@@ -65,7 +52,7 @@ std::vector<std::string> table_names(const std::string& folder) {
   }
   std::vector<std::string> names;
   while (const dirent* entry = ::readdir(listing.get())) {
-    if (is_table_name(entry->d_name)) names.emplace_back(entry->d_name);
+    if (shape_of_folder(entry->d_name)) names.emplace_back(entry->d_name);
   }
   return names;
 }

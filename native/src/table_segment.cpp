@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <limits>
@@ -154,6 +155,20 @@ void wake_followers(const Directory& directory) {
 
 RowShape shape_of(const DirectoryHeader& header) {
   return {header.dim, static_cast<RowType>(header.row_type)};
+}
+
+std::string table_folder(RowShape shape) {
+  return std::to_string(shape.dim) + (shape.type == RowType::kFloat32 ? "-float32" : "-float16");
+}
+
+std::optional<RowShape> shape_of_folder(const std::string& name) {
+  std::size_t dim = 0;
+  const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), dim);
+  if (error != std::errc() || dim < 1 || dim > kMaxDim) return std::nullopt;
+  for (const RowType type : {RowType::kFloat32, RowType::kFloat16}) {
+    if (name == table_folder({dim, type})) return RowShape{dim, type};
+  }
+  return std::nullopt;
 }
 
 }  // namespace satrap

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -79,6 +80,11 @@ RowShape shape_of(const DirectoryHeader& header);
 void wake_followers(const Directory& directory);
 
 constexpr const char* kSegmentPrefix = "segment-";  // of segments' file names
+// The folder of a table in its generation: "16-float32".
+std::string table_folder(RowShape shape);
+// The shape that a table's folder is named after; nothing if it is none.
+std::optional<RowShape> shape_of_folder(const std::string& name);
+
 constexpr const char* kDirectoryFile = "directory";
 constexpr const char* kNewDirectoryFile = "directory.new";  // before it is whole
 
