@@ -49,6 +49,16 @@ class EmbeddingServiceStub:
                 request_serializer=satrap_dot_protos_dot_embedding__pb2.StatusRequest.SerializeToString,
                 response_deserializer=satrap_dot_protos_dot_embedding__pb2.StatusResponse.FromString,
                 _registered_method=True)
+        self.FollowNow = channel.unary_unary(
+                '/satrap.embedding.v1.EmbeddingService/FollowNow',
+                request_serializer=satrap_dot_protos_dot_embedding__pb2.FollowNowRequest.SerializeToString,
+                response_deserializer=satrap_dot_protos_dot_embedding__pb2.FollowNowResponse.FromString,
+                _registered_method=True)
+        self.Quarantine = channel.unary_unary(
+                '/satrap.embedding.v1.EmbeddingService/Quarantine',
+                request_serializer=satrap_dot_protos_dot_embedding__pb2.QuarantineRequest.SerializeToString,
+                response_deserializer=satrap_dot_protos_dot_embedding__pb2.QuarantineResponse.FromString,
+                _registered_method=True)
 
 
 class EmbeddingServiceServicer:
@@ -74,6 +84,21 @@ class EmbeddingServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FollowNow(self, request, context):
+        """Looks for packets, checkpoints and decisions now, obeys them, and answers when nothing more can be applied, or when
+        the call's deadline is near.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Quarantine(self, request, context):
+        """Packets that were refused: lists them, or decides what becomes of one.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EmbeddingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -91,6 +116,16 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=satrap_dot_protos_dot_embedding__pb2.StatusRequest.FromString,
                     response_serializer=satrap_dot_protos_dot_embedding__pb2.StatusResponse.SerializeToString,
+            ),
+            'FollowNow': grpc.unary_unary_rpc_method_handler(
+                    servicer.FollowNow,
+                    request_deserializer=satrap_dot_protos_dot_embedding__pb2.FollowNowRequest.FromString,
+                    response_serializer=satrap_dot_protos_dot_embedding__pb2.FollowNowResponse.SerializeToString,
+            ),
+            'Quarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.Quarantine,
+                    request_deserializer=satrap_dot_protos_dot_embedding__pb2.QuarantineRequest.FromString,
+                    response_serializer=satrap_dot_protos_dot_embedding__pb2.QuarantineResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -174,6 +209,60 @@ class EmbeddingService:
             '/satrap.embedding.v1.EmbeddingService/Status',
             satrap_dot_protos_dot_embedding__pb2.StatusRequest.SerializeToString,
             satrap_dot_protos_dot_embedding__pb2.StatusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowNow(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/satrap.embedding.v1.EmbeddingService/FollowNow',
+            satrap_dot_protos_dot_embedding__pb2.FollowNowRequest.SerializeToString,
+            satrap_dot_protos_dot_embedding__pb2.FollowNowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Quarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/satrap.embedding.v1.EmbeddingService/Quarantine',
+            satrap_dot_protos_dot_embedding__pb2.QuarantineRequest.SerializeToString,
+            satrap_dot_protos_dot_embedding__pb2.QuarantineResponse.FromString,
             options,
             channel_credentials,
             insecure,

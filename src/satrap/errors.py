@@ -8,9 +8,25 @@
     │   │   ├── UnsupportedBatchError  a batch that inference cannot answer (gradients, remote references)
     │   │   └── UnknownFeatureError    a feature that the embedding config lacks
     │   ├── ArchiveError               a model archive: archive, reason
-    │   └── CheckpointError            a checkpoint: path, reason
-    │       ├── CheckpointIncompleteError   a marker or a file is missing
-    │       └── CheckpointCorruptError      a file is not what it says: offset
+    │   ├── CheckpointError            a checkpoint: path, reason
+    │   │   ├── CheckpointIncompleteError   a marker or a file is missing
+    │   │   └── CheckpointCorruptError      a file is not what it says: offset
+    │   └── UpdateError                a packet or a manifest: code, path, reason
+    │       ├── ManifestError          bad_manifest: the manifest is not what the format says
+    │       ├── FormatVersionError     format_version: written by a later format
+    │       ├── PathEscapeError        path_escape: a file outside the manifest's directory
+    │       ├── MissingFileError       missing_file: a file that the manifest names is not there
+    │       ├── TruncatedFileError     truncated_file: a file is shorter or longer than the manifest says
+    │       ├── ChecksumError          bad_checksum: a file has other bytes than the manifest says
+    │       ├── RowFileError           bad_row_file: a file is not the Arrow file that the format describes
+    │       ├── RowCountError          wrong_row_count: a file has other rows than the manifest says
+    │       ├── MisroutedSignError     misrouted_sign: a row of another shard than the file says
+    │       ├── OrdinalRangeError      ordinal_range: 2^32 or more
+    │       ├── ForkedStreamError      forked_stream: two manifests of one sequence
+    │       ├── ForeignStreamError     foreign_stream: a packet of another stream than the tables'
+    │       ├── ForeignConfigError     foreign_config: a packet of another embedding config, or of a dim it lacks
+    │       ├── GuardrailError         guardrail: rows that the guardrails refuse
+    │       └── PersiaPacketError      bad_persia_packet: a .inc file does not parse: offset
     ├── NotFoundError                  NOT_FOUND            404
     │   ├── ModelNotFoundError         model
     │   ├── ModelVersionNotFoundError  model, version
@@ -25,6 +41,7 @@
     │   └── NoWorkerError              model, version
     ├── OverloadedError                RESOURCE_EXHAUSTED   503: what, limit
     ├── NoSpaceError                   RESOURCE_EXHAUSTED   507: reason
+    ├── StorageError                   UNAVAILABLE          503: url, reason
     ├── DeadlineError                  DEADLINE_EXCEEDED    504
     ├── WorkerError                    INTERNAL             500
     │   ├── WorkerStartError           model, version, reason
@@ -54,29 +71,46 @@ __all__ = [
     "CheckpointCorruptError",
     "CheckpointError",
     "CheckpointIncompleteError",
+    "ChecksumError",
     "ConfigError",
     "ConflictError",
     "DeadlineError",
     "DefaultVersionError",
+    "ForeignConfigError",
+    "ForeignStreamError",
+    "ForkedStreamError",
+    "FormatVersionError",
+    "GuardrailError",
     "InvalidInputError",
+    "ManifestError",
     "MiddlewareUnavailableError",
+    "MisroutedSignError",
+    "MissingFileError",
     "ModelNotFoundError",
     "ModelVersionNotFoundError",
     "NoSpaceError",
     "NoWorkerError",
     "NotFoundError",
+    "OrdinalRangeError",
     "OverloadedError",
+    "PathEscapeError",
+    "PersiaPacketError",
     "RemoteError",
+    "RowCountError",
+    "RowFileError",
     "SatrapError",
     "ShardMismatchError",
     "ShardUnavailableError",
+    "StorageError",
     "TableFolderError",
     "TableHeldError",
+    "TruncatedFileError",
     "UnavailableError",
     "UnexpectedAnswerError",
     "UnknownFeatureError",
     "UnregisterTimeoutError",
     "UnsupportedBatchError",
+    "UpdateError",
     "VersionRegisteredError",
     "WorkerDiedError",
     "WorkerError",
@@ -155,6 +189,115 @@ class CheckpointIncompleteError(CheckpointError):
 
 class CheckpointCorruptError(CheckpointError):
     """A file is not what it says it is; `offset` is the byte where that was seen."""
+
+    def __init__(self, path: Path | str, reason: str, offset: int) -> None:
+        """Build the sentence `path: reason (at byte offset)`."""
+        super().__init__(path, f"{reason} (at byte {offset})")
+        self.offset = offset
+
+
+class UpdateError(InvalidInputError):
+    """A packet, a checkpoint in our format, or a manifest is refused; no row was changed.
+
+    `code` is the word that status, metrics, alarms and quarantine records use for it.
+    """
+
+    code: ClassVar[str] = "bad_update"
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        """Build the sentence `path: reason`. `path` may be a URL."""
+        self.path, self.reason = str(path), reason
+        super().__init__(f"{path}: {reason}")
+
+
+class ManifestError(UpdateError):
+    """The manifest is not what the format says."""
+
+    code = "bad_manifest"
+
+
+class FormatVersionError(UpdateError):
+    """Written by a later version of the format than this one reads."""
+
+    code = "format_version"
+
+
+class PathEscapeError(UpdateError):
+    """A manifest names a file outside its own directory, by its path or by a symbolic link."""
+
+    code = "path_escape"
+
+
+class MissingFileError(UpdateError):
+    """A file that the manifest names is not there."""
+
+    code = "missing_file"
+
+
+class TruncatedFileError(UpdateError):
+    """A file has fewer or more bytes than the manifest says."""
+
+    code = "truncated_file"
+
+
+class ChecksumError(UpdateError):
+    """A file has other bytes than the manifest says."""
+
+    code = "bad_checksum"
+
+
+class RowFileError(UpdateError):
+    """A file is not the Arrow file that the format describes."""
+
+    code = "bad_row_file"
+
+
+class RowCountError(UpdateError):
+    """A file has more or fewer rows than the manifest says."""
+
+    code = "wrong_row_count"
+
+
+class MisroutedSignError(UpdateError):
+    """A file has a row of another shard than it says."""
+
+    code = "misrouted_sign"
+
+
+class OrdinalRangeError(UpdateError):
+    """A sequence, or a time in seconds, that does not fit into a row's ordinal (2^32 or more)."""
+
+    code = "ordinal_range"
+
+
+class ForkedStreamError(UpdateError):
+    """Two manifests have the same sequence: two trainers write one stream."""
+
+    code = "forked_stream"
+
+
+class ForeignStreamError(UpdateError):
+    """A packet of another stream than the one that feeds the tables."""
+
+    code = "foreign_stream"
+
+
+class ForeignConfigError(UpdateError):
+    """A packet of another embedding config, or with rows of a dim that the embedding config lacks."""
+
+    code = "foreign_config"
+
+
+class GuardrailError(UpdateError):
+    """Rows that the guardrails refuse: not finite, too large, or too many."""
+
+    code = "guardrail"
+
+
+class PersiaPacketError(UpdateError):
+    """One of PERSIA's .inc files does not parse; `offset` is the byte where that was seen."""
+
+    code = "bad_persia_packet"
 
     def __init__(self, path: Path | str, reason: str, offset: int) -> None:
         """Build the sentence `path: reason (at byte offset)`."""
@@ -302,6 +445,18 @@ class NoSpaceError(SatrapError):
         """The reason names what was short, where, and the way out."""
         self.reason = reason
         super().__init__(reason)
+
+
+class StorageError(SatrapError):
+    """A directory of packets or checkpoints cannot be listed, read or written at the moment."""
+
+    grpc_status = grpc.StatusCode.UNAVAILABLE
+    http_status = 503
+
+    def __init__(self, url: Path | str, reason: str) -> None:
+        """Build the sentence `url: reason`."""
+        self.url, self.reason = str(url), reason
+        super().__init__(f"{url}: {reason}")
 
 
 class DeadlineError(SatrapError):

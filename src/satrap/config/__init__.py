@@ -10,9 +10,12 @@ from satrap.config.embedding_config import (
 from satrap.config.global_config import (
     EmbeddingServerConfig,
     GlobalConfig,
+    GuardrailsConfig,
     MiddlewareConfig,
     ModelConfig,
     ServingConfig,
+    TrainerConfig,
+    UpdatesConfig,
     load_global_config,
 )
 
@@ -20,11 +23,14 @@ __all__ = [
     "EmbeddingConfig",
     "EmbeddingServerConfig",
     "GlobalConfig",
+    "GuardrailsConfig",
     "HashStackConfig",
     "MiddlewareConfig",
     "ModelConfig",
     "ServingConfig",
     "SlotConfig",
+    "TrainerConfig",
+    "UpdatesConfig",
     "contradictions",
     "load_embedding_config",
     "load_global_config",

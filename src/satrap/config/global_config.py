@@ -19,18 +19,24 @@ __all__ = [
     "EmbeddingServerConfig",
     "EmbeddingWorkerConfig",
     "GlobalConfig",
+    "GuardrailsConfig",
     "InferConfig",
     "MetricsConfig",
     "MiddlewareConfig",
     "ModelConfig",
     "ParameterServerConfig",
     "ServingConfig",
+    "TrainerConfig",
+    "UpdatesConfig",
     "load_global_config",
 ]
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
+Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(gt=0)]
+PositiveNumber = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, le=1)]
 NonNegativeSeconds = Annotated[float, Field(ge=0)]
 
 
@@ -100,6 +106,7 @@ class ParameterServerConfig(PersiaSection):
     enable_incremental_update: bool = False
     incremental_buffer_size: Count = 1_000_000
     incremental_dir: str = "/workspace/incremental_dir/"
+    storage: Literal["local", "ceph", "hdfs"] = "local"
     incremental_channel_capacity: Count = 1000
 
 
@@ -110,8 +117,43 @@ class EmbeddingServerConfig(Section):
     table_directory: AbsolutePath = "/dev/shm/satrap"  # noqa: S108  shared on purpose; each user has a folder there
     namespace: FolderName = "default"
     table_group: str | None = None
+    metrics_port: Port | None = None
     load_threads: Positive = 2
     rpc_threads: Positive = 4
+
+
+class GuardrailsConfig(Section):
+    """What a packet's rows must be like before they become visible. `None`: not looked at."""
+
+    max_norm: PositiveNumber | None = None
+    max_norm_over_checkpoint: PositiveNumber | None = None
+    max_changed_share: Share | None = None
+
+
+class UpdatesConfig(Section):
+    """How an embedding server follows a trainer."""
+
+    directory: str = ""
+    poll_seconds: Seconds = 1.0
+    checkpoint_switch: Literal["beside", "in_place"] = "beside"
+    quarantine: Literal["hold", "skip"] = "hold"
+    guardrails: GuardrailsConfig = GuardrailsConfig()
+    gap_alarm_seconds: NonNegativeSeconds = 5.0
+    ready_with_gap: bool = True
+    max_staleness_seconds: Seconds | None = None
+    undo_packets: Count = 16
+    persia_replay_margin_seconds: Count = 600
+    persia_unmarked_seconds: NonNegativeSeconds = 60.0
+
+
+class TrainerConfig(Section):
+    """How a training job publishes."""
+
+    stream: FolderName = "default"
+    num_shards: Positive | None = None
+    row_dtype: Literal["float32", "float16"] = "float32"
+    incremental_flush_seconds: Seconds = 10.0
+    waiting_packets: Positive = 4
 
 
 class MiddlewareConfig(Section):
@@ -158,6 +200,8 @@ class GlobalConfig(PersiaSection):
     embedding_worker_config: EmbeddingWorkerConfig = EmbeddingWorkerConfig()
     embedding_parameter_server_config: ParameterServerConfig = ParameterServerConfig()
     embedding_server: EmbeddingServerConfig = EmbeddingServerConfig()
+    updates: UpdatesConfig = UpdatesConfig()
+    trainer: TrainerConfig = TrainerConfig()
     middleware: MiddlewareConfig = MiddlewareConfig()
     serving: ServingConfig = ServingConfig()
     models: dict[str, ModelConfig] = Field(default_factory=dict)
