@@ -18,6 +18,7 @@ from satrap.config.global_config import (
     UpdatesConfig,
     load_global_config,
 )
+from satrap.config.index_prefixes import index_prefixes
 
 __all__ = [
     "EmbeddingConfig",
@@ -32,6 +33,7 @@ __all__ = [
     "TrainerConfig",
     "UpdatesConfig",
     "contradictions",
+    "index_prefixes",
     "load_embedding_config",
     "load_global_config",
 ]
