@@ -13,8 +13,10 @@
 #include <utility>
 #include <vector>
 
+#include "decoded_batch.h"
 #include "owned_array.h"
 #include "satrap/embedding_file.h"
+#include "satrap/embedding_packet.h"
 
 namespace nb = nanobind;
 
@@ -98,6 +100,22 @@ nb::tuple read_entries(const nb::object& given) {
                         array_of(std::move(entries.inner_lens)), array_of(std::move(entries.values)));
 }
 
+nb::tuple read_packet(nb::handle data, std::uint32_t replica_index, std::uint32_t replica_size) {
+  const ShardRoute route = checked_route(replica_index, replica_size);
+  const HeldBuffer buffer(data);
+  satrap::EmbeddingPacket packet = [&] {
+    const nb::gil_scoped_release unlocked;
+    return satrap::read_embedding_packet(buffer.bytes(), route);
+  }();
+  nb::dict rows;
+  for (auto& [dim, of_dim] : packet.rows_by_dim) {
+    const std::size_t n = of_dim.signs.size();
+    rows[nb::int_(dim)] =
+        nb::make_tuple(array_of(std::move(of_dim.signs)), array_of(std::move(of_dim.values), {n, dim}));
+  }
+  return nb::make_tuple(packet.unix_seconds, rows, packet.entries_by_dim);
+}
+
 }  // namespace
 
 void register_embedding_file(nb::module_& m) {
@@ -145,6 +163,17 @@ void register_embedding_file(nb::module_& m) {
         "Raises DecodeError, MissingDimError (a ValueError), OSError, TableSpaceError: some of the rows are "
         "in the\n"
         "tables then, and the file may be loaded again. The GIL is released.");
+  m.def(
+      "read_packet", &read_packet, "data"_a, "replica_index"_a = 0, "replica_size"_a = 1,
+      nb::sig("def read_packet(data: bytes | bytearray | memoryview | mmap.mmap, replica_index: int = 0, "
+              "replica_size: int = 1) "
+              "-> tuple[int, dict[int, tuple[numpy.typing.NDArray[numpy.uint64], "
+              "numpy.typing.NDArray[numpy.float32]]], dict[int, int]]"),
+      "Read a whole .inc file: (unix_seconds, {dim: (signs u64 [n], rows f32 [n, dim])}, {dim: entries}).\n\n"
+      "Rows are those of one shard, in the order of the file, without the optimizer's floats; entries are "
+      "counted of\n"
+      "every shard. A file that does not end with its time is refused.\n\n"
+      "Raises DecodeError. The GIL is released.");
   m.def("read", &read_entries, "file"_a,
         nb::sig("def read(file: int | bytes | mmap.mmap) -> tuple[numpy.typing.NDArray[numpy.uint64], "
                 "numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.uint32], "

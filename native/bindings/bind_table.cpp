@@ -19,9 +19,12 @@ namespace nb = nanobind;
 namespace {
 
 using satrap::RowType;
+using satrap::SignState;
 using satrap::Table;
 
 using Signs = nb::ndarray<const std::uint64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using States = nb::ndarray<const std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ordinals = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Found = nb::ndarray<std::uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Rows = nb::ndarray<nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using ConstRows = nb::ndarray<nb::ro, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -96,18 +99,57 @@ std::size_t erase(Table& table, const Signs& signs, std::uint32_t ordinal) {
   return table.erase(bytes_of(signs), signs.shape(0), ordinal);
 }
 
+constexpr nb::dlpack::dtype values_of(RowType type) {
+  return {static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float),
+          static_cast<std::uint8_t>(satrap::item_size(type) * 8), 1};
+}
+
+nb::tuple capture(const Table& table, const Signs& signs) {
+  const std::size_t n = signs.shape(0);
+  std::vector<std::uint8_t> states(n);
+  std::vector<std::uint32_t> ordinals(n);
+  auto rows = std::make_unique_for_overwrite<std::byte[]>(n * table.row_bytes());
+  {
+    const nb::gil_scoped_release unlocked;
+    table.capture(bytes_of(signs), n, reinterpret_cast<SignState*>(states.data()), ordinals.data(),
+                  rows.get());
+  }
+  return nb::make_tuple(array_of(std::move(states)), array_of(std::move(ordinals)),
+                        array_of(std::move(rows), {n, table.dim()}, values_of(table.type())));
+}
+
+void check_one_of_each(std::size_t got, std::size_t n, const char* name) {
+  if (got != n) {
+    throw std::invalid_argument(std::string(name) + " must have one for each of " + std::to_string(n) +
+                                " signs, not " + std::to_string(got));
+  }
+}
+
+std::size_t restore(Table& table, const Signs& signs, const States& states, const Ordinals& ordinals,
+                    const ConstRows& rows) {
+  const std::size_t n = signs.shape(0);
+  check_one_of_each(states.shape(0), n, "states");
+  check_one_of_each(ordinals.shape(0), n, "ordinals");
+  if (checked_rows(table, rows, n, "rows") != table.type()) {
+    throw std::invalid_argument(std::string("rows must be ") + name_of(table.type()) + ", as the table is");
+  }
+  const auto* state = reinterpret_cast<const SignState*>(states.data());
+  const auto* ordinal = reinterpret_cast<const std::byte*>(ordinals.data());
+  const auto* values = static_cast<const std::byte*>(rows.data());
+  const nb::gil_scoped_release unlocked;
+  return table.restore(bytes_of(signs), state, ordinal, values, n);
+}
+
 nb::tuple scan(const Table& table, std::uint64_t start, std::size_t limit) {
   satrap::TablePage page = [&] {
     const nb::gil_scoped_release unlocked;
     return table.scan(start, limit);
   }();
   const std::size_t n = page.signs.size();
-  const auto bits = static_cast<std::uint8_t>(satrap::item_size(table.type()) * 8);
-  const nb::dlpack::dtype values{static_cast<std::uint8_t>(nb::dlpack::dtype_code::Float), bits, 1};
   const nb::object next =
       page.next == satrap::TablePage::kEnd ? nb::object(nb::none()) : nb::object(nb::int_(page.next));
   return nb::make_tuple(array_of(std::move(page.signs)),
-                        array_of(std::move(page.rows), {n, table.dim()}, values),
+                        array_of(std::move(page.rows), {n, table.dim()}, values_of(table.type())),
                         array_of(std::move(page.ordinals)), next);
 }
 
@@ -152,6 +194,30 @@ void register_table(nb::module_& m) {
            "Remove the rows of signs (u64 [n]), except where a greater ordinal is stored. Returns how many "
            "went.\n\n"
            "A tombstone with the ordinal stays, so that an older upsert does not bring a row back.")
+      .def("capture", &capture, "signs"_a.noconvert(),
+           nb::sig("def capture(self, signs: numpy.typing.NDArray[numpy.uint64]) -> "
+                   "tuple[numpy.typing.NDArray[numpy.uint8], "
+                   "numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[typing.Any]]"),
+           "What the table knows of signs (u64 [n]), to restore it later: (states u8 [n], ordinals u32 [n], "
+           "rows [n, dim]).\n\n"
+           "A state is 0 absent (ordinal 0), 1 present, 2 tombstone; rows that are not present are zeros. "
+           "Takes turns with writers.")
+      .def(
+          "restore", &restore, "signs"_a.noconvert(), "states"_a.noconvert(), "ordinals"_a.noconvert(),
+          "rows"_a.noconvert(),
+          nb::sig(
+              "def restore(self, signs: numpy.typing.NDArray[numpy.uint64], states: "
+              "numpy.typing.NDArray[numpy.uint8], "
+              "ordinals: numpy.typing.NDArray[numpy.uint32], rows: numpy.typing.NDArray[typing.Any]) -> int"),
+          "Put signs back into what capture() returned for them, whatever ordinals they have now.\n\n"
+          "Rows (of the table's dtype) and tombstones get the ordinals given. A sign that was absent becomes "
+          "a tombstone\n"
+          "of ordinal 0, behind which any row may come again. Sent again it ends in the same table; later "
+          "entries win.\n"
+          "Returns how many signs were written. Raises ValueError: an array of another length, shape or "
+          "dtype, or a\n"
+          "state above 2, nothing is written; MemoryError: the signs before are restored, the table is "
+          "whole.")
       .def("forget_tombstones", &Table::forget_tombstones, "horizon"_a,
            nb::call_guard<nb::gil_scoped_release>(),
            "Let rebuilds drop tombstones with an ordinal below `horizon`: nothing older will come.")

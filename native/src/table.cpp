@@ -105,6 +105,21 @@ std::size_t Table::erase(const std::byte* signs, std::size_t n, std::uint32_t or
   return parts_->writer->erase(signs, n, ordinal);
 }
 
+void Table::capture(const std::byte* signs, std::size_t n, SignState* states, std::uint32_t* ordinals,
+                    std::byte* rows) const {
+  const std::lock_guard turn(parts_->turn);
+  parts_->writer->capture(signs, n, states, ordinals, rows);
+}
+
+std::size_t Table::restore(const std::byte* signs, const SignState* states, const std::byte* ordinals,
+                           const std::byte* rows, std::size_t n) {
+  if (std::any_of(states, states + n, [](SignState state) { return state > SignState::kTombstone; })) {
+    throw std::invalid_argument("a state is 0 (absent), 1 (present) or 2 (tombstone)");
+  }
+  const std::lock_guard turn(parts_->turn);
+  return parts_->writer->restore(signs, states, ordinals, rows, n);
+}
+
 void Table::forget_tombstones(std::uint32_t horizon) {
   const std::lock_guard turn(parts_->turn);
   parts_->writer->forget_tombstones(horizon);

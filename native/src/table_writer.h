@@ -25,7 +25,9 @@
 #include <utility>
 #include <vector>
 
+#include "bucket_reader.h"
 #include "row_pack.h"
+#include "satrap/table.h"
 #include "satrap/table_layout.h"
 #include "satrap/table_memory.h"
 #include "table_bulk.h"
@@ -69,6 +71,10 @@ class TableWriter {
   std::size_t upsert(const std::byte* signs, const std::byte* const* rows, std::size_t n, RowType source,
                      std::uint32_t ordinal);
   std::size_t erase(const std::byte* signs, std::size_t n, std::uint32_t ordinal);
+  void capture(const std::byte* signs, std::size_t n, SignState* states, std::uint32_t* ordinals,
+               std::byte* rows);
+  std::size_t restore(const std::byte* signs, const SignState* states, const std::byte* ordinals,
+                      const std::byte* rows, std::size_t n);
   void forget_tombstones(std::uint32_t horizon) { stores_.store(directory().horizon, horizon); }
   void reserve(std::size_t rows);
 
@@ -120,6 +126,8 @@ class TableWriter {
   void for_each_sign(const std::byte* signs, std::size_t n, Apply&& apply);
   void start(Search& search) const;
   static bool may_write(const Search& search, std::uint32_t ordinal);
+  void put(Search& search, std::uint32_t ordinal, const std::uint64_t* row);
+  bool leave_tombstone(Search& search, std::uint32_t ordinal);
   void make_room(Search& search);
   static Target find(const Segment& segment, std::uint64_t sign, std::uint64_t hash);
   static void mark_overflow(Stores& stores, const Segment& segment, std::uint64_t hash, std::size_t until);
@@ -388,13 +396,8 @@ std::size_t TableWriter<Stores>::upsert(const std::byte* signs, const std::byte*
   std::size_t written = 0;
   run_batch(signs, n, [&](Search& search, std::size_t i) {
     if (!may_write(search, ordinal)) return;
-    if (!search.target.is_used) make_room(search);
     pack_row(rows[i], source, shape_, words.data());
-    operate(*search.owned->segment, search.target, RedoOperation::kUpsert, search.sign, ordinal,
-            words.data());
-    search.owned->used += !search.target.is_used;
-    search.owned->rows += !search.target.is_row;
-    rows_.store(size() + !search.target.is_row, std::memory_order_relaxed);
+    put(search, ordinal, words.data());
     ++written;
   });
   return written;
@@ -405,18 +408,81 @@ std::size_t TableWriter<Stores>::erase(const std::byte* signs, std::size_t n, st
   std::size_t erased = 0;
   run_batch(signs, n, [&](Search& search, std::size_t) {
     if (!may_write(search, ordinal)) return;
-    if (!search.target.is_used) {
-      // Nothing older can come that a tombstone would have to stop.
-      if (ordinal < directory().horizon.load(std::memory_order_relaxed)) return;
-      make_room(search);
-    }
-    operate(*search.owned->segment, search.target, RedoOperation::kErase, search.sign, ordinal, nullptr);
-    search.owned->used += !search.target.is_used;
-    search.owned->rows -= search.target.is_row;
-    rows_.store(size() - search.target.is_row, std::memory_order_relaxed);
-    erased += search.target.is_row;
+    const bool is_row = search.target.is_row;
+    erased += leave_tombstone(search, ordinal) && is_row;
   });
   return erased;
+}
+
+template <class Stores>
+std::size_t TableWriter<Stores>::restore(const std::byte* signs, const SignState* states,
+                                         const std::byte* ordinals, const std::byte* rows, std::size_t n) {
+  std::array<std::uint64_t, kMaxRowWords> words;
+  std::size_t written = 0;
+  run_batch(signs, n, [&](Search& search, std::size_t i) {
+    std::uint32_t ordinal;
+    std::memcpy(&ordinal, ordinals + i * sizeof(ordinal), sizeof(ordinal));
+    switch (states[i]) {
+      case SignState::kAbsent:
+        written += search.target.is_used && leave_tombstone(search, 0);
+        break;
+      case SignState::kPresent:
+        pack_row(rows + i * shape_.bytes(), shape_.type, shape_, words.data());
+        put(search, ordinal, words.data());
+        ++written;
+        break;
+      case SignState::kTombstone:
+        written += leave_tombstone(search, ordinal);
+        break;
+    }
+  });
+  return written;
+}
+
+// Only this writer changes what it reads here, so it reads as its own operations do.
+template <class Stores>
+void TableWriter<Stores>::capture(const std::byte* signs, std::size_t n, SignState* states,
+                                  std::uint32_t* ordinals, std::byte* rows) {
+  const std::size_t row_bytes = shape_.bytes();
+  for_each_sign(signs, n, [&](const Search& search, std::size_t i) {
+    const Target& target = search.target;
+    std::byte* const row = rows + i * row_bytes;
+    states[i] = target.is_row    ? SignState::kPresent
+                : target.is_used ? SignState::kTombstone
+                                 : SignState::kAbsent;
+    ordinals[i] =
+        target.is_used ? search.owned->segment->ordinal(target.place).load(std::memory_order_relaxed) : 0;
+    if (target.is_row) {
+      copy_words(search.owned->segment->row(target.place), row_bytes, row);
+    } else {
+      std::memset(row, 0, row_bytes);
+    }
+  });
+}
+
+// The row of a sign, whatever was there.
+template <class Stores>
+void TableWriter<Stores>::put(Search& search, std::uint32_t ordinal, const std::uint64_t* row) {
+  if (!search.target.is_used) make_room(search);
+  operate(*search.owned->segment, search.target, RedoOperation::kUpsert, search.sign, ordinal, row);
+  search.owned->used += !search.target.is_used;
+  search.owned->rows += !search.target.is_row;
+  rows_.store(size() + !search.target.is_row, std::memory_order_relaxed);
+}
+
+// The tombstone of a sign, whatever was there. False: none is needed, and nothing was there.
+template <class Stores>
+bool TableWriter<Stores>::leave_tombstone(Search& search, std::uint32_t ordinal) {
+  if (!search.target.is_used) {
+    // Nothing older can come that a tombstone would have to stop.
+    if (ordinal < directory().horizon.load(std::memory_order_relaxed)) return false;
+    make_room(search);
+  }
+  operate(*search.owned->segment, search.target, RedoOperation::kErase, search.sign, ordinal, nullptr);
+  search.owned->used += !search.target.is_used;
+  search.owned->rows -= search.target.is_row;
+  rows_.store(size() - search.target.is_row, std::memory_order_relaxed);
+  return true;
 }
 
 template <class Stores>

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import lookup_twin
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -37,6 +38,27 @@ def twin_read(data: bytes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarr
         np.array(dims, np.uint32),
         np.array(inner_lens, np.uint32),
         np.concatenate([*values, np.empty(0, np.float32)]),
+    )
+
+
+def twin_read_packet(data: bytes, replica_index: int = 0, replica_size: int = 1):
+    (n,) = struct.unpack_from("<I", data)
+    at, signs, rows, entries = 4, {}, {}, {}
+    for _ in range(n):
+        (inner_len,) = struct.unpack_from("<I", data, at)
+        inner = np.frombuffer(data, np.float32, inner_len, at + 4)
+        dim, sign = struct.unpack_from("<QQ", data, at + 4 + 4 * inner_len)
+        at += 20 + 4 * inner_len
+        entries[dim] = entries.get(dim, 0) + 1
+        if lookup_twin.farmhash64(np.array([sign], np.uint64))[0] % np.uint64(replica_size) == replica_index:
+            signs.setdefault(dim, []).append(sign)
+            rows.setdefault(dim, []).append(inner[:dim])
+    (unix_seconds,) = struct.unpack_from("<Q", data, at)
+    assert at + 8 == len(data)
+    return (
+        unix_seconds,
+        {dim: (np.array(signs[dim], np.uint64), np.array(rows[dim])) for dim in signs},
+        entries,
     )
 
 
@@ -306,3 +328,136 @@ def test_decoder_equals_the_twin_on_whole_and_damaged_files(data, flips, cut):
 
 def tables_of(dims: Iterable[int]) -> list[Table]:
     return [Table(dim, "float32") for dim in dims]
+
+
+def packet_of(entries: Iterable[tuple[int, np.ndarray, int]], unix_seconds: int = 1_700_000_000) -> bytes:
+    """A .inc file of (sign, floats, dim)."""
+    body = [
+        struct.pack("<I", len(inner)) + inner.astype(np.float32).tobytes() + struct.pack("<QQ", dim, sign)
+        for sign, inner, dim in entries
+    ]
+    return struct.pack("<I", len(body)) + b"".join(body) + struct.pack("<Q", unix_seconds)
+
+
+SMALL_PACKET = packet_of(
+    [
+        (5, np.arange(4), 2),
+        (2**64 - 1, np.array([np.nan, np.inf, -0.0]), 3),
+        (5, np.arange(4) + 10, 2),  # again: both are kept, in order
+        (0, np.arange(2) - 1, 2),
+    ]
+)
+
+
+class PacketTests:
+    read: Callable
+
+    def test_packets_of_persia_bit_for_bit(self, persia_data):
+        for second in ("00", "10", "20"):
+            contents = np.load(persia_data / f"inc_202601010000{second}_contents.npz")
+            got = {}
+            for file in sorted((persia_data / "inc_dir").glob(f"s*/inc_202601010000{second}/*.inc")):
+                unix_seconds, rows, entries = type(self).read(file.read_bytes())
+                assert {dim: len(signs) for dim, (signs, _) in rows.items()} == entries
+                assert 1_700_000_000 < unix_seconds < 2**32
+                for dim, (signs, values) in rows.items():
+                    assert signs.dtype == np.uint64 and values.dtype == np.float32 and values.shape[1] == dim
+                    got |= {sign: row.tobytes() for sign, row in zip(signs.tolist(), values, strict=True)}
+            values = np.split(contents["values"], contents["offsets"][1:-1])
+            expected = {int(sign): row.tobytes() for sign, row in zip(contents["sign"], values, strict=True)}
+            assert got == expected
+
+    def test_order_and_repeated_signs_are_the_files(self):
+        unix_seconds, rows, entries = type(self).read(SMALL_PACKET)
+        assert unix_seconds == 1_700_000_000 and entries == {2: 3, 3: 1}
+        signs, values = rows[2]
+        assert signs.tolist() == [5, 5, 0] and values.tolist() == [[0, 1], [10, 11], [-1, 0]]
+        assert rows[3][1].tobytes() == np.array([[np.nan, np.inf, -0.0]], np.float32).tobytes()
+
+    def test_every_row_belongs_to_one_shard(self):
+        packet = packet_of((sign, np.array([sign]), 1) for sign in range(100))
+        parts = [type(self).read(packet, index, 3) for index in range(3)]
+        signs = np.concatenate([rows[1][0] for _, rows, _ in parts])
+        assert sorted(signs.tolist()) == list(range(100))
+        assert all(entries == {1: 100} and len(rows[1][0]) < 60 for _, rows, entries in parts)
+
+    def test_a_packet_without_entries(self):
+        assert type(self).read(packet_of([], 7)) == (7, {}, {})
+
+
+class TestTwinPacket(PacketTests):
+    read = twin_read_packet
+
+
+class TestReadPacket(PacketTests):
+    read = embedding_file.read_packet
+
+    @pytest.mark.parametrize("wrap", [bytearray, memoryview])
+    def test_buffers(self, wrap):
+        assert embedding_file.read_packet(wrap(SMALL_PACKET))[2] == {2: 3, 3: 1}
+
+    def test_a_shard_that_cannot_be(self):
+        with pytest.raises(ValueError, match="replica_index must be below replica_size: 2 of 2"):
+            embedding_file.read_packet(SMALL_PACKET, 2, 2)
+
+    @given(
+        st.lists(
+            st.tuples(st.integers(0, 2**64 - 1), st.integers(1, 9), st.integers(0, 9)),
+            max_size=20,
+        ),
+        st.sampled_from([(0, 1), (1, 2), (2, 3)]),
+    )
+    @settings(deadline=None)
+    def test_same_as_its_twin(self, entries, shard):
+        packet = packet_of(
+            (sign, np.random.default_rng(sign).standard_normal(dim + more), dim)
+            for sign, dim, more in entries
+        )
+        native, twin = embedding_file.read_packet(packet, *shard), twin_read_packet(packet, *shard)
+        assert native[0] == twin[0] and native[2] == twin[2] and native[1].keys() == twin[1].keys()
+        for dim, (signs, rows) in native[1].items():
+            assert signs.tolist() == twin[1][dim][0].tolist() and rows.tobytes() == twin[1][dim][1].tobytes()
+
+
+class TestBadPackets:
+    def test_cut_at_any_length(self):
+        for size in range(len(SMALL_PACKET)):
+            with pytest.raises(DecodeError) as caught:
+                embedding_file.read_packet(SMALL_PACKET[:size])
+            assert 0 <= caught.value.offset <= size and caught.value.message and caught.value.field
+
+    def test_the_one_that_persia_cut(self, persia_data):
+        data = (persia_data / "inc_dir/s0/inc_20260101000040/0_0.inc").read_bytes()
+        with pytest.raises(DecodeError):
+            embedding_file.read_packet(data)
+
+    def test_longer_than_its_time(self):
+        with pytest.raises(DecodeError, match="3 bytes follow the time") as caught:
+            embedding_file.read_packet(SMALL_PACKET + b"abc")
+        assert caught.value.offset == len(SMALL_PACKET)
+
+    @pytest.mark.parametrize(
+        ("at", "value", "message"),
+        [
+            (0, b"\xff" * 4, "entries says 4294967295 items"),
+            (0, b"\x03\0\0\0", "bytes follow the time"),
+            (4, b"\xff" * 4, "entry 0 promises 4294967295 floats"),
+            (24, b"\0" * 8, "entry 0 has an embedding of dim 0 in 4 floats"),
+            (24, b"\x05" + b"\0" * 7, "dim 5 in 4 floats"),
+            (24, b"\xff" * 8, "dim 18446744073709551615"),
+        ],
+    )
+    def test_lies_about_counts(self, at, value, message):
+        data = SMALL_PACKET[:at] + value + SMALL_PACKET[at + len(value) :]
+        with pytest.raises(DecodeError, match=message):
+            embedding_file.read_packet(data)
+
+    @given(st.integers(0, len(SMALL_PACKET) * 8 - 1))
+    def test_a_flipped_bit_is_an_error_or_another_packet(self, bit):
+        data = bytearray(SMALL_PACKET)
+        data[bit // 8] ^= 1 << bit % 8
+        try:
+            _, rows, entries = embedding_file.read_packet(bytes(data))
+        except DecodeError:
+            return
+        assert sum(len(signs) for signs, _ in rows.values()) == sum(entries.values()) == 4

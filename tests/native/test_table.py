@@ -66,6 +66,27 @@ class DictTable:
                 gone += row is not None
         return gone
 
+    def capture(self, signs):
+        known = [self._rows.get(sign) for sign in signs.tolist()]
+        states = [0 if one is None else 2 if one[1] is None else 1 for one in known]
+        rows = [np.zeros(self.dim, self.dtype) if one is None or one[1] is None else one[1] for one in known]
+        return (
+            np.array(states, np.uint8),
+            np.array([0 if one is None else one[0] for one in known], np.uint32),
+            np.array(rows, self.dtype).reshape(len(known), self.dim),
+        )
+
+    def restore(self, signs, states, ordinals, rows) -> int:
+        written = 0
+        for sign, state, ordinal, row in zip(
+            signs.tolist(), states.tolist(), ordinals.tolist(), rows, strict=True
+        ):
+            if state == 0 and sign not in self._rows:
+                continue
+            self._rows[sign] = (ordinal if state else 0, row.copy() if state == 1 else None)
+            written += 1
+        return written
+
     def forget_tombstones(self, horizon) -> None:
         """Nothing older will come: what is kept does no harm."""
 
@@ -196,6 +217,54 @@ class TableTests:
             ends.append(everything(table))
         assert len(ends[0]) == len(SIGNS) and all(end == ends[0] for end in ends)
 
+    def test_capture_tells_rows_tombstones_and_what_was_never_there(self):
+        table = self.make(3, "float16")
+        rows = rows_of(SIGNS, 3)
+        table.upsert(SIGNS[:3], rows[:3], 7)
+        table.erase(SIGNS[2:4], 9)
+        states, ordinals, got = table.capture(SIGNS)
+        assert (states.dtype, ordinals.dtype, got.dtype) == (np.uint8, np.uint32, np.float16)
+        assert states.tolist() == [1, 1, 2, 2, 0] and ordinals.tolist() == [7, 7, 9, 9, 0]
+        assert got[:2].tobytes() == rows[:2].astype(np.float16).tobytes() and not got[2:].any()
+        states, _, got = table.capture(SIGNS[:0])
+        assert len(states) == 0 and got.shape == (0, 3)
+
+    def test_restore_takes_an_update_back(self):
+        """Whatever the ordinals; and what comes again later finds the table as it was."""
+        table = self.make(2, "float32")
+        rows = rows_of(SIGNS, 2)
+        table.upsert(SIGNS[:3], rows[:3], 7)
+        table.erase(SIGNS[2:4], 9)
+        before, captured = everything(table), table.capture(SIGNS)
+        for update in (lambda: table.upsert(SIGNS, rows + 1, 20), lambda: table.erase(SIGNS, 21)):
+            update()
+            for _ in range(2):  # again: as after a crash
+                assert table.restore(SIGNS, *captured) == 5
+                assert everything(table) == before and len(table) == 2
+            again = table.capture(SIGNS)
+            assert again[0].tolist() == [1, 1, 2, 2, 2] and again[1].tolist() == [7, 7, 9, 9, 0]
+        assert table.upsert(SIGNS, rows + 2, 8) == 3  # 2 rows of 7, and the one that was absent
+        assert table.upsert(SIGNS[4:], rows[4:], 0) == 0  # its ordinal is 8 now
+
+    def test_restore_makes_rows_and_tombstones(self):
+        """In a table that knows nothing of them: each of its own ordinal, absent ones not at all."""
+        table = self.make(1, "float32")
+        states, ordinals = np.array([1, 2, 0, 1, 2], np.uint8), np.array([5, 6, 0, 2**32 - 1, 0], np.uint32)
+        rows = np.arange(5, dtype=np.float32)[:, None]
+        assert table.restore(SIGNS, states, ordinals, rows) == 4
+        assert {sign: ordinal for sign, (ordinal, _) in everything(table).items()} == {
+            int(SIGNS[0]): 5,
+            int(SIGNS[3]): 2**32 - 1,
+        }
+        assert table.capture(SIGNS)[0].tolist() == [1, 2, 0, 1, 2]
+        assert table.upsert(SIGNS[1:2], rows[:1], 5) == 0 and table.upsert(SIGNS[1:2], rows[:1], 6) == 1
+
+    def test_restore_of_a_sign_twice(self):
+        table = self.make(1, "float32")
+        signs, rows = np.array([7, 7, 7], np.uint64), np.array([[1], [2], [3]], np.float32)
+        assert table.restore(signs, np.array([1, 2, 1], np.uint8), np.array([9, 8, 1], np.uint32), rows) == 3
+        assert everything(table) == {7: (1, rows[2].tobytes())}
+
     def test_signs_of_one_bucket(self):
         """They go on in the next ones, and are found, erased and revived there."""
         table = self.make(2, "float32")
@@ -273,7 +342,7 @@ class TestTable(TableTests):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from(["upsert", "upsert", "erase", "reserve", "forget"]),
+                st.sampled_from(["upsert", "upsert", "erase", "reserve", "forget", "capture", "restore"]),
                 st.lists(
                     st.integers(0, 40) | st.sampled_from([2**64 - 1, 2**63, *ONE_BUCKET.tolist()]),
                     max_size=30,
@@ -288,7 +357,7 @@ class TestTable(TableTests):
     def test_same_as_its_twin(self, operations, shape):
         dim, dtype = shape
         table, twin = Table(dim, dtype), DictTable(dim, dtype)
-        horizon = 0
+        horizon, captured = 0, (np.empty(0, np.uint64), *twin.capture(np.empty(0, np.uint64)))
         for step, (operation, signs, ordinal) in enumerate(operations):
             signs, ordinal = np.array(signs, np.uint64), max(ordinal, horizon)
             if operation == "upsert":
@@ -299,6 +368,14 @@ class TestTable(TableTests):
             elif operation == "forget":
                 horizon = ordinal
                 table.forget_tombstones(horizon)
+            elif operation == "capture":
+                captured = (signs, *twin.capture(signs))
+                if horizon == 0:  # else a tombstone may be gone
+                    for array, twins in zip(table.capture(signs), captured[1:], strict=True):
+                        assert array.dtype == twins.dtype and array.tobytes() == twins.tobytes()
+            elif operation == "restore":
+                written = twin.restore(*captured)
+                assert table.restore(*captured) == written or horizon > 0
             else:
                 table.reserve(len(signs) * 10)
             assert len(table) == len(twin)
@@ -389,6 +466,24 @@ class TestBadArguments:
             Table(2, "float32").upsert(SIGNS, np.zeros((5, 2), np.float32), ordinal)
         with pytest.raises(TypeError):
             Table(2, "float32").erase(SIGNS, ordinal)
+
+    def test_what_restore_refuses_changes_nothing(self):
+        table = Table(2, "float32")
+        table.upsert(SIGNS, rows_of(SIGNS, 2), 5)
+        before = everything(table)
+        states, ordinals, rows = table.capture(SIGNS)
+        for bad, message in (
+            ((states[:4], ordinals, rows), "states must have one for each of 5 signs, not 4"),
+            ((states, ordinals[:4], rows), "ordinals must have one for each of 5 signs, not 4"),
+            ((states, ordinals, rows[:4]), r"rows must have the shape \[5, 2\]"),
+            ((states, ordinals, rows.astype(np.float16)), "rows must be float32, as the table is"),
+            ((states + np.uint8(2), ordinals, rows), "a state is 0"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                table.restore(SIGNS, *bad)
+        with pytest.raises(TypeError):
+            table.restore(SIGNS, states.astype(np.int64), ordinals, rows)
+        assert everything(table) == before
 
     def test_an_erasure_needs_an_ordinal(self):
         with pytest.raises(TypeError):

@@ -22,10 +22,14 @@ struct TablePage {
   static constexpr std::uint64_t kEnd = ~std::uint64_t{0};
 };
 
+// What a table knows of a sign.
+enum class SignState : std::uint8_t { kAbsent = 0, kPresent = 1, kTombstone = 2 };
+
 // A table with its writer.
 //
 // Threads: any number may look up, scan and ask at any time; they take no lock and never wait. Writers
-// (upsert, erase, reserve, forget_tombstones) take turns. A row is atomic, a batch is not.
+// (upsert, erase, restore, reserve, forget_tombstones) and capture take turns. A row is atomic, a batch is
+// not.
 class Table {
  public:
   // A table in private memory for `capacity_hint` rows; it grows beyond that by itself. Throws
@@ -76,6 +80,20 @@ class Table {
   // Leaves tombstones of `signs`, except where a greater ordinal is stored. Returns how many rows went.
   // Throws TableSpaceError.
   std::size_t erase(const std::byte* signs, std::size_t n, std::uint32_t ordinal);
+
+  // What the table knows of signs[0..n): states[i], ordinals[i] (0 if absent) and, at rows + i * row_bytes(),
+  // its row (zeros unless present).
+  void capture(const std::byte* signs, std::size_t n, SignState* states, std::uint32_t* ordinals,
+               std::byte* rows) const;
+
+  // Puts signs[0..n) back into what capture() said, whatever ordinals they have now: the row (of the table's
+  // type, any alignment) with its ordinal, or the tombstone with its own. One that was absent and is known
+  // now becomes a tombstone of ordinal 0, behind which everything may come again. Sent again it ends in the
+  // same table; of a sign that is named twice the last entry wins. Returns how many signs were written.
+  // Throws std::invalid_argument for a state that is none (nothing is written then), TableSpaceError as
+  // upsert does.
+  std::size_t restore(const std::byte* signs, const SignState* states, const std::byte* ordinals,
+                      const std::byte* rows, std::size_t n);
 
   // Nothing with an ordinal below `horizon` will come any more: rebuilds may drop such tombstones.
   void forget_tombstones(std::uint32_t horizon);

@@ -5,6 +5,7 @@ from satrap._core import (
     embedding_file as embedding_file,
     ids as ids,
     plan as plan,
+    rows as rows,
     table as table
 )
 

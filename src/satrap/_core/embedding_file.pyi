@@ -1,4 +1,4 @@
-"""PERSIA's checkpoint files."""
+"""PERSIA's checkpoint files and packets."""
 
 from collections.abc import Sequence
 import mmap
@@ -60,6 +60,16 @@ def load(file: int | bytes | mmap.mmap, tables: Sequence[satrap._core.table.Tabl
 
     Raises DecodeError, MissingDimError (a ValueError), OSError, TableSpaceError: some of the rows are in the
     tables then, and the file may be loaded again. The GIL is released.
+    """
+
+def read_packet(data: bytes | bytearray | memoryview | mmap.mmap, replica_index: int = 0, replica_size: int = 1) -> tuple[int, dict[int, tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.float32]]], dict[int, int]]:
+    """
+    Read a whole .inc file: (unix_seconds, {dim: (signs u64 [n], rows f32 [n, dim])}, {dim: entries}).
+
+    Rows are those of one shard, in the order of the file, without the optimizer's floats; entries are counted of
+    every shard. A file that does not end with its time is refused.
+
+    Raises DecodeError. The GIL is released.
     """
 
 def read(file: int | bytes | mmap.mmap) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[numpy.float32]]:

@@ -59,6 +59,23 @@ class Table:
         A tombstone with the ordinal stays, so that an older upsert does not bring a row back.
         """
 
+    def capture(self, signs: numpy.typing.NDArray[numpy.uint64]) -> tuple[numpy.typing.NDArray[numpy.uint8], numpy.typing.NDArray[numpy.uint32], numpy.typing.NDArray[Any]]:
+        """
+        What the table knows of signs (u64 [n]), to restore it later: (states u8 [n], ordinals u32 [n], rows [n, dim]).
+
+        A state is 0 absent (ordinal 0), 1 present, 2 tombstone; rows that are not present are zeros. Takes turns with writers.
+        """
+
+    def restore(self, signs: numpy.typing.NDArray[numpy.uint64], states: numpy.typing.NDArray[numpy.uint8], ordinals: numpy.typing.NDArray[numpy.uint32], rows: numpy.typing.NDArray[Any]) -> int:
+        """
+        Put signs back into what capture() returned for them, whatever ordinals they have now.
+
+        Rows (of the table's dtype) and tombstones get the ordinals given. A sign that was absent becomes a tombstone
+        of ordinal 0, behind which any row may come again. Sent again it ends in the same table; later entries win.
+        Returns how many signs were written. Raises ValueError: an array of another length, shape or dtype, or a
+        state above 2, nothing is written; MemoryError: the signs before are restored, the table is whole.
+        """
+
     def forget_tombstones(self, horizon: int) -> None:
         """
         Let rebuilds drop tombstones with an ordinal below `horizon`: nothing older will come.
