@@ -8,15 +8,18 @@ from satrap.middleware.assemble import Embedding, Embeddings, RawEmbedding, SumE
 from satrap.middleware.client import MiddlewareClient
 from satrap.middleware.library import Middleware
 from satrap.middleware.lookup import LOCAL_ADDRESS, EmbeddingLookup, open_lookup
+from satrap.middleware.marks import Marks, hear
 
 __all__ = [
     "Embedding",
     "EmbeddingLookup",
     "Embeddings",
     "LOCAL_ADDRESS",
+    "Marks",
     "Middleware",
     "MiddlewareClient",
     "RawEmbedding",
     "SumEmbedding",
+    "hear",
     "open_lookup",
 ]

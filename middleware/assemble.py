@@ -58,17 +58,28 @@ class Embeddings(list[Embedding]):
     Attributes:
         is_stale: Whether some rows may be out of date: their embedding server is gone, and its table, which is on this
             machine, answered (for `orphan_grace_seconds`, after which lookups fail).
+        staleness_ms: Milliseconds since the newest training event in the rows, the greatest over the shards that were
+            asked; None: no shard knows (what it serves has no times).
     """
 
-    __slots__ = ("is_stale",)
+    __slots__ = ("is_stale", "staleness_ms")
 
-    def __init__(self, embeddings: Iterable[Embedding] = (), *, is_stale: bool = False) -> None:
+    def __init__(
+        self,
+        embeddings: Iterable[Embedding] = (),
+        *,
+        is_stale: bool = False,
+        staleness_ms: int | None = None,
+    ) -> None:
         """Hold these."""
         super().__init__(embeddings)
         self.is_stale = is_stale
+        self.staleness_ms = staleness_ms
 
     @classmethod
-    def from_tensors(cls, tensors: Iterable[tuple[Any, ...]], *, is_stale: bool) -> Self:
+    def from_tensors(
+        cls, tensors: Iterable[tuple[Any, ...]], *, is_stale: bool, staleness_ms: int | None = None
+    ) -> Self:
         """Name the parts of what the native plan assembled for one batch."""
         return cls(
             (
@@ -76,4 +87,5 @@ class Embeddings(list[Embedding]):
                 for tensor in tensors
             ),
             is_stale=is_stale,
+            staleness_ms=staleness_ms,
         )

@@ -120,10 +120,11 @@ class AttachedShard:
         for reader in given_up:
             reader.close()
 
-    def looked_up(self, reader: TableReader, groups: Sequence[Group]) -> list[Rows] | None:
-        """The rows from the table; None if it cannot be used any more."""
+    def looked_up(self, reader: TableReader, groups: Sequence[Group]) -> tuple[list[Rows], int] | None:
+        """The rows from the table, and the time of its newest event; None if it cannot be used any more."""
         rows: list[Rows]
         try:
+            newest_event_ns = reader.applied[1]  # before the rows, which may be newer then, but not older
             rows, missing, dim_mismatch = reader.lookup(groups)
         except (TableError, TableSpaceError) as error:
             self._give_up(reader, str(error), failed=True)
@@ -134,11 +135,11 @@ class AttachedShard:
             self._totals = LookupTotals(
                 before.lookups + signs, before.missing + missing, before.dim_mismatch + dim_mismatch
             )
-        return rows
+        return rows, newest_event_ns
 
-    def asked_by_rpc(self, groups: Sequence[Group]) -> list[Rows]:
-        """The rows from the fallback. Raises `SatrapError`."""
-        return self._fallback.ask(groups).result()
+    def ask_by_rpc(self, groups: Sequence[Group]) -> Answer:
+        """Ask the fallback. Raises `SatrapError`."""
+        return self._fallback.ask(groups)
 
     def _way_into(self, reader: TableReader) -> Way:
         try:
@@ -232,19 +233,23 @@ class AttachedShard:
 class _AttachedAnswer:
     """A lookup in the table, made by the thread that waits for it: shards asked by RPC work meanwhile."""
 
-    __slots__ = ("_groups", "_reader", "_shard", "is_stale")
+    __slots__ = ("_groups", "_reader", "_shard", "is_stale", "newest_event_ns")
 
     def __init__(
         self, shard: AttachedShard, reader: TableReader, groups: Sequence[Group], is_stale: bool
     ) -> None:
         self._shard, self._reader, self._groups, self.is_stale = shard, reader, groups, is_stale
+        self.newest_event_ns = 0
 
     def result(self) -> list[Rows]:
         """Look up, by RPC if the table fails. Raises `SatrapError`."""
-        rows = self._shard.looked_up(self._reader, self._groups)
-        if rows is None:
-            self.is_stale = False
-            rows = self._shard.asked_by_rpc(self._groups)
+        found = self._shard.looked_up(self._reader, self._groups)
+        if found is None:
+            answer = self._shard.ask_by_rpc(self._groups)
+            rows = answer.result()
+            self.is_stale, self.newest_event_ns = answer.is_stale, answer.newest_event_ns
+            return rows
+        rows, self.newest_event_ns = found
         return rows
 
 

@@ -18,8 +18,9 @@ from satrap.errors import (
 )
 from satrap.middleware.assemble import Embedding, Embeddings, RawEmbedding, SumEmbedding
 from satrap.middleware.error_details import error_of, from_metadata
+from satrap.middleware.marks import tell
 from satrap.middleware.rotation import Rotation
-from satrap.middleware.wire import is_stale, lookup_stub
+from satrap.middleware.wire import lookup_stub, marks_of_metadata
 from satrap.protos import middleware_pb2 as pb
 from satrap.protos import middleware_pb2_grpc as pb_grpc
 
@@ -187,7 +188,10 @@ def _ids(batch: Bytes | DecodedBatch) -> Bytes:
 
 
 def _embeddings(response: pb.LookupResponse, call: grpc.Call) -> Embeddings:
-    return Embeddings(map(_embedding, response.features), is_stale=is_stale(call.trailing_metadata()))
+    is_stale, staleness_ms = marks_of_metadata(call.trailing_metadata())
+    answer = Embeddings(map(_embedding, response.features), is_stale=is_stale, staleness_ms=staleness_ms)
+    tell([answer])
+    return answer
 
 
 def _embedding(feature: pb.FeatureEmbedding) -> Embedding:

@@ -45,6 +45,7 @@ class CoalescedAnswer(Future[list[Rows]]):
     """Rows that come with those of others, from a server that is there."""
 
     is_stale = False
+    newest_event_ns = 0
 
 
 Question = tuple[Sequence[Group], CoalescedAnswer]
@@ -106,5 +107,6 @@ class CoalescingShard:
             return
         start = 0
         for groups, answer in questions:
+            answer.newest_event_ns = call.newest_event_ns
             answer.set_result(rows[start : start + len(groups)])
             start += len(groups)

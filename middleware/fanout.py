@@ -11,10 +11,14 @@ __all__ = ["Gathered", "gather_rows"]
 
 
 class Gathered(NamedTuple):
-    """Rows in the order of the groups asked, and whether a shard's may be out of date."""
+    """Rows in the order of the groups asked, whether a shard's may be out of date, and how far each shard had come.
+
+    `newest_event_ns` is the least over the shards that know theirs, nanoseconds since the epoch; 0: none does.
+    """
 
     rows: list[Rows]
     is_stale: bool
+    newest_event_ns: int = 0
 
 
 def gather_rows(shards: Sequence[Shard], groups: Sequence[tuple[int, int, bytes]]) -> Gathered:
@@ -33,11 +37,15 @@ def gather_rows(shards: Sequence[Shard], groups: Sequence[tuple[int, int, bytes]
     ]
     rows: list[Rows] = []
     is_stale = False
+    newest_event_ns = 0
     failure: Exception | None = None
     for answer in answers:
         try:
             rows += answer.result()
             is_stale |= answer.is_stale
+            event_ns = answer.newest_event_ns
+            if event_ns and (event_ns < newest_event_ns or not newest_event_ns):
+                newest_event_ns = event_ns
         except Exception as error:  # raised below
             failure = failure or error
     if failure is not None:
@@ -45,4 +53,4 @@ def gather_rows(shards: Sequence[Shard], groups: Sequence[tuple[int, int, bytes]
             raise failure
         finally:
             del failure  # its traceback holds this frame
-    return Gathered(rows, is_stale)
+    return Gathered(rows, is_stale, newest_event_ns)

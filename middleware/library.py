@@ -18,6 +18,7 @@ from satrap.middleware.assemble import Embeddings
 from satrap.middleware.attached_shard import AttachedShard, Attacher
 from satrap.middleware.coalescing import CoalescingShard
 from satrap.middleware.fanout import gather_rows
+from satrap.middleware.marks import age_ms, tell
 from satrap.middleware.plan import PlanInput, make_plan
 from satrap.middleware.shards import RpcShard, Shard, ShardState
 from satrap.middleware.slots import resolve_slots
@@ -211,4 +212,10 @@ class Middleware:
             assembled = plan.assemble(gathered.rows)
         except ValueError as error:  # rows that were not asked for
             raise RemoteError(grpc.StatusCode.INTERNAL, str(error)) from error
-        return [Embeddings.from_tensors(tensors, is_stale=gathered.is_stale) for tensors in assembled]
+        staleness_ms = age_ms(gathered.newest_event_ns, time.time_ns())
+        answers = [
+            Embeddings.from_tensors(tensors, is_stale=gathered.is_stale, staleness_ms=staleness_ms)
+            for tensors in assembled
+        ]
+        tell(answers)
+        return answers

@@ -17,7 +17,7 @@ from satrap.errors import SatrapError
 from satrap.middleware.assemble import Embedding, SumEmbedding
 from satrap.middleware.error_details import to_metadata
 from satrap.middleware.library import Middleware
-from satrap.middleware.wire import STALE_METADATA, batch_of_request
+from satrap.middleware.wire import batch_of_request, metadata_of_marks
 from satrap.protos import middleware_pb2 as pb
 
 __all__ = ["MiddlewareService", "MiddlewareSettings", "run"]
@@ -73,8 +73,9 @@ class MiddlewareService:
         except SatrapError as error:
             context.set_trailing_metadata(to_metadata(error))
             context.abort(error.grpc_status, str(error))
-        if embeddings.is_stale:
-            context.set_trailing_metadata(STALE_METADATA)
+        metadata = metadata_of_marks(is_stale=embeddings.is_stale, staleness_ms=embeddings.staleness_ms)
+        if metadata:
+            context.set_trailing_metadata(tuple(metadata))
         return pb.LookupResponse(features=[_message(embedding) for embedding in embeddings])
 
     def status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:

@@ -63,6 +63,10 @@ class Answer(Protocol):
     def is_stale(self) -> bool:
         """Whether the result, once it is there, may be out of date: the shard's server is gone."""
 
+    @property
+    def newest_event_ns(self) -> int:
+        """Time of the newest event that the result, once it is there, has; nanoseconds since the epoch, 0: unknown."""
+
     def result(self) -> list[Rows]:
         """Wait; one element per group asked. Raises `SatrapError`."""
 
@@ -221,11 +225,12 @@ class RpcShard:
 class StreamAnswer:
     """A lookup in flight, which the thread that asked waits for."""
 
-    __slots__ = ("_call", "_groups", "_shard")
+    __slots__ = ("_call", "_groups", "_shard", "newest_event_ns")
     is_stale = False
 
     def __init__(self, shard: RpcShard, call: "grpc.CallIterator[pb.LookupResponse]", groups: int) -> None:
         self._shard, self._call, self._groups = shard, call, groups
+        self.newest_event_ns = 0
 
     def result(self) -> list[Rows]:
         """Wait for the rows.
@@ -239,17 +244,19 @@ class StreamAnswer:
             (response,) = self._call
         except grpc.RpcError as error:
             raise self._shard.error_from(error) from error
+        self.newest_event_ns = response.newest_event_ns
         return self._shard.rows_of(response, self._groups)
 
 
 class FutureAnswer:
     """A lookup in flight, which any thread may wait for."""
 
-    __slots__ = ("_call", "_groups", "_shard")
+    __slots__ = ("_call", "_groups", "_shard", "newest_event_ns")
     is_stale = False
 
     def __init__(self, shard: RpcShard, call: "grpc.CallFuture[pb.LookupResponse]", groups: int) -> None:
         self._shard, self._call, self._groups = shard, call, groups
+        self.newest_event_ns = 0
 
     def result(self) -> list[Rows]:
         """The same as `StreamAnswer.result`."""
@@ -259,6 +266,7 @@ class FutureAnswer:
             raise self._shard.error_from(error) from error
         except grpc.FutureCancelledError as error:
             raise self._shard.unavailable(_CLOSED) from error
+        self.newest_event_ns = response.newest_event_ns
         return self._shard.rows_of(response, self._groups)
 
     def when_done(self, callback: Callable[[], None]) -> None:

@@ -4,6 +4,7 @@ The message is its one field: tag, length, batch. These bytes are protobuf's, so
 nothing; whatever else a client's protobuf may write is left to protobuf to read.
 """
 
+import re
 from collections.abc import Iterable
 
 import grpc
@@ -11,10 +12,23 @@ import grpc
 from satrap.batch import Bytes
 from satrap.protos import middleware_pb2 as pb
 
-__all__ = ["STALE_METADATA", "batch_of_request", "is_stale", "lookup_stub", "request_of_batch"]
+__all__ = [
+    "STALENESS_KEY",
+    "STALE_KEY",
+    "batch_of_request",
+    "lookup_stub",
+    "marks_of_metadata",
+    "metadata_of_marks",
+    "request_of_batch",
+]
 
-STALE_METADATA = (("satrap-stale", "1"),)
-"""Trailing metadata of a lookup some of whose rows may be out of date."""
+STALE_KEY = "satrap-stale"
+"""Trailing metadata, value 1, of an answer some of whose rows may be out of date: their server is gone."""
+
+STALENESS_KEY = "satrap-staleness-ms"
+"""Trailing metadata of an answer: milliseconds since the newest event in its rows, the greatest over its shards."""
+
+_MILLISECONDS = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 _BATCH_TAG = b"\x0a"  # field 1, length-delimited
 _SEVEN_BITS = 0x7F
@@ -48,9 +62,23 @@ def batch_of_request(request: bytes) -> Bytes:
     return pb.LookupRequest.FromString(request).batch
 
 
-def is_stale(metadata: Iterable[tuple[str, str | bytes]] | None) -> bool:
-    """Whether a call's trailing metadata says that its rows may be out of date."""
-    return any(item in STALE_METADATA for item in map(tuple, metadata or ()))
+def metadata_of_marks(*, is_stale: bool, staleness_ms: int | None) -> list[tuple[str, str]]:
+    """The trailing metadata of an answer; empty when there is nothing to say."""
+    metadata = [(STALE_KEY, "1")] if is_stale else []
+    if staleness_ms is not None:
+        metadata.append((STALENESS_KEY, str(staleness_ms)))
+    return metadata
+
+
+def marks_of_metadata(metadata: Iterable[tuple[str, str | bytes]] | None) -> tuple[bool, int | None]:
+    """`is_stale` and `staleness_ms` of a call's trailing metadata; what is no number there counts as unknown."""
+    is_stale, staleness_ms = False, None
+    for key, value in metadata or ():
+        if key == STALE_KEY:
+            is_stale = value == "1"
+        elif key == STALENESS_KEY and isinstance(value, str) and _MILLISECONDS.fullmatch(value):
+            staleness_ms = int(value)
+    return is_stale, staleness_ms
 
 
 def lookup_stub(channel: grpc.Channel) -> "grpc.UnaryUnaryMultiCallable[Bytes, pb.LookupResponse]":

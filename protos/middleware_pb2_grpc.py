@@ -51,6 +51,8 @@ class MiddlewareServiceServicer:
 
     def Lookup(self, request, context):
         """Trailing metadata 'satrap-stale: 1': some rows may be out of date, their embedding server is gone.
+        'satrap-staleness-ms': milliseconds since the newest training event in the rows, the greatest over the shards that
+        were asked; absent: no shard knows.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

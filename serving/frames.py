@@ -16,15 +16,16 @@ A frame is a prefix, a head, and a body, in this order and without padding betwe
     FAILED   worker     {"reason": str}; the worker then ends                       -
     PREDICT  frontend   {"ids": [str], "inputs": [[[key, length, type]]]}           values
     ANSWER   worker     {"answers": [[code, length]], "times": {name: ms},          values
-                         "stale": [place]}
+                         "stale": [place], "staleness_ms": number or null}
     UNPACK   frontend   {"archive", "target", "max_bytes", "max_files"}             -
     UNPACKED unpacker   {"manifest": {}, "config": {}} or {"reason": str}           -
 
 In `PREDICT` a request is a list of inputs, each `[key, bytes in the body, content type]`. In `ANSWER` a code is
 an HTTP status: 200 and the prediction's bytes, or another and the error's sentence; the times are the handler's
 and those that it reported of its parts; stale are the places, from 0, of answers made from embeddings that may be
-out of date. A worker has at most one `PREDICT` unanswered. Bytes from a client are never anything but a value in a
-body: nothing is unpickled.
+out of date, and the staleness is how old the newest training event in the batch's embeddings is, the greatest of all
+that was looked up (null: not known). A worker has at most one `PREDICT` unanswered. Bytes from a client are never
+anything but a value in a body: nothing is unpickled.
 
 The cost of this layout: a head is parsed as JSON, some microseconds per request. What it buys: values of any
 size pass without being touched, and a field can be added to a head without a new format.
@@ -43,6 +44,7 @@ __all__ = [
     "FrameError",
     "FrameParser",
     "Kind",
+    "STALENESS_HEADER",
     "STALE_HEADER",
     "encode",
     "read_into",
@@ -51,6 +53,9 @@ __all__ = [
 
 STALE_HEADER = "satrap-stale"
 """The response header, over gRPC the trailing metadata, of an answer made from embeddings that may be out of date."""
+
+STALENESS_HEADER = "satrap-staleness-ms"
+"""The same for how old the newest training event in those embeddings is, in milliseconds."""
 
 Bytes = bytes | bytearray | memoryview
 

@@ -13,7 +13,6 @@ from satrap.batch import DecodedBatch, decode
 from satrap.errors import ArchiveError, BatchError, SatrapError
 from satrap.middleware import LOCAL_ADDRESS, Embedding, EmbeddingLookup, Embeddings, open_lookup
 from satrap.serving.context import Context
-from satrap.serving.frames import STALE_HEADER
 from satrap.serving.prediction import PredictionException
 from satrap.serving.tensors import embedding_tensor, tensor_of
 from satrap.serving.torch_handler.base_handler import BaseHandler
@@ -53,8 +52,7 @@ class EmbeddingHandler(BaseHandler):
 
     All requests of a TorchServe batch are answered by one lookup and one forward (one per kind, where they differ
     in their features' shapes). Where a request is wrong, its element of the answer is the error; the others
-    are answered. Answers made from embeddings that may be out of date get the header `satrap-stale`. Which embeddings:
-    `EMBEDDING_WORKER_SERVICE`, by default the middleware in this process.
+    are answered. Which embeddings: `EMBEDDING_WORKER_SERVICE`, by default the middleware in this process.
     """
 
     def __init__(self) -> None:
@@ -96,8 +94,6 @@ class EmbeddingHandler(BaseHandler):
             if isinstance(embeddings, SatrapError):
                 prepared[place] = embeddings
                 continue
-            if embeddings.is_stale and self.context is not None:
-                self.context.set_response_header(place, STALE_HEADER, "1")
             try:
                 prepared[place] = self._features(batches[place], embeddings)
             except BatchError as error:

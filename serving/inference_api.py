@@ -10,7 +10,7 @@ from google.protobuf import empty_pb2
 
 from satrap.errors import SatrapError
 from satrap.protos import inference_pb2, inference_pb2_grpc
-from satrap.serving.frames import STALE_HEADER
+from satrap.serving.frames import STALE_HEADER, STALENESS_HEADER
 from satrap.serving.model_service import ModelService
 from satrap.serving.status import inference_status, status_of_code
 
@@ -46,7 +46,8 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
 
         A client that sends the metadata `satrap-timing` gets it back in the trailing metadata: milliseconds by name,
         `server` from here to here, `handler` and its parts as the worker measured them. An answer made from embeddings
-        that may be out of date has `satrap-stale: 1` there, asked for or not.
+        that may be out of date has `satrap-stale: 1` there, asked for or not, and one whose embeddings' age is known
+        `satrap-staleness-ms`.
         """
         started = time.perf_counter()
         try:
@@ -67,6 +68,8 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
             trailing.append((_TIMING, json.dumps(times)))
         if prediction.is_stale:
             trailing.append((STALE_HEADER, "1"))
+        if prediction.staleness_ms is not None:
+            trailing.append((STALENESS_HEADER, str(prediction.staleness_ms)))
         if trailing:
             context.set_trailing_metadata(tuple(trailing))
         return inference_pb2.PredictionResponse(prediction=prediction.value)

@@ -38,13 +38,15 @@ class Prediction:
     """A worker's answer to one request: an HTTP status, and the prediction (200) or an error's sentence.
 
     `times` are milliseconds of its batch: `handler`, and the parts of it that the handler reported. `is_stale`: it was
-    made from embeddings that may be out of date.
+    made from embeddings that may be out of date. `staleness_ms`: the age of the newest training event in its batch's
+    embeddings; None: not known.
     """
 
     code: int
     value: bytes
     times: Mapping[str, float]
     is_stale: bool = False
+    staleness_ms: int | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -188,11 +190,12 @@ class WorkerProcess(asyncio.Protocol):
             case Kind.ANSWER if len(frame.head["answers"]) == len(self._batch) > 0:
                 batch, self._batch = self._batch, ()
                 start, times, stale = 0, frame.head["times"], frame.head["stale"]
+                staleness_ms = frame.head["staleness_ms"]
                 for place, (request, (code, length)) in enumerate(
                     zip(batch, frame.head["answers"], strict=True)
                 ):
                     value = frame.body[start : start + length]
-                    request.succeed(Prediction(code, value, times, place in stale))
+                    request.succeed(Prediction(code, value, times, place in stale, staleness_ms))
                     start += length
                 self._events.worker_answered(self, len(batch))
             case _:

@@ -6,11 +6,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
+
+from satrap import rpc
+from satrap.protos import embedding_pb2, embedding_pb2_grpc
 
 
 @pytest.fixture(scope="session")
@@ -130,3 +135,60 @@ def satrap_module(tmp_path_factory: pytest.TempPathFactory, _session_tables: Pat
     commands = Commands(tmp_path_factory.mktemp("commands"), _session_tables)
     yield commands
     commands.close()
+
+
+class FakeShard(embedding_pb2_grpc.EmbeddingServiceServicer):
+    """An embedding server whose rows are zeros, and that is as far with its trainer's packets as the test says."""
+
+    def __init__(self, index: int, size: int) -> None:
+        self.index, self.size = index, size
+        self.age_ms: int | None = None  # of the newest event; None: not known
+        self.sequence: int | None = None  # None: it follows no packets
+        self.state, self.message = embedding_pb2.STATE_READY, ""
+        self.asked = 0  # for its status
+        self._server = rpc.server(2)
+        embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{rpc.listen(self._server, '127.0.0.1:0')}"
+        self._server.start()
+
+    def Lookup(
+        self, request: embedding_pb2.LookupRequest, context: grpc.ServicerContext
+    ) -> embedding_pb2.LookupResponse:
+        return embedding_pb2.LookupResponse(
+            groups=[
+                embedding_pb2.RowGroup(
+                    dim=group.dim, dtype=1, rows=bytes(len(group.signs) // 8 * group.dim * 4)
+                )
+                for group in request.groups
+            ],
+            newest_event_ns=0 if self.age_ms is None else time.time_ns() - self.age_ms * 1_000_000,
+        )
+
+    def Status(
+        self, request: embedding_pb2.StatusRequest, context: grpc.ServicerContext
+    ) -> embedding_pb2.StatusResponse:
+        self.asked += 1
+        status = embedding_pb2.StatusResponse(
+            state=self.state, message=self.message, replica_index=self.index, replica_size=self.size
+        )
+        if self.sequence is not None:
+            status.updates.format = "satrap"
+            status.updates.applied_sequence = self.sequence
+        return status
+
+    def stop(self) -> None:
+        self._server.stop(0).wait()
+
+
+@pytest.fixture
+def fake_shards() -> Iterator[Callable[[int], list[FakeShard]]]:
+    """fake_shards(how many) -> embedding servers on ports of the kernel's choice; they are stopped at the end."""
+    started: list[FakeShard] = []
+
+    def start(size: int) -> list[FakeShard]:
+        started.extend(FakeShard(index, size) for index in range(size))
+        return started[-size:]
+
+    yield start
+    for shard in started:
+        shard.stop()

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from satrap import __version__
+from satrap.middleware import Marks, hear
 from satrap.serving.context import Context, RequestProcessor
 from satrap.serving.frames import STALE_HEADER, Bytes, Kind, encode, read_into, receive_head
 from satrap.serving.prediction import PredictionException
@@ -43,16 +44,14 @@ def run(connection: socket.socket) -> None:
         head, data = batch
         _set_requests(context, head)
         started = time.perf_counter()
-        answers = _predict(entry, data, context, assignment.max_response_bytes)
+        with hear() as marks:
+            answers = _predict(entry, data, context, assignment.max_response_bytes)
         seconds = time.perf_counter() - started
         answered = {
             "answers": [[a.code, len(a.value)] for a in answers],
             "times": {"handler": seconds * 1e3, **_reported_times(context)},
-            "stale": [
-                place
-                for place, processor in enumerate(context.request_processor)
-                if processor.get_response_header(STALE_HEADER)
-            ],
+            "stale": _stale_places(context, marks),
+            "staleness_ms": marks.staleness_ms,
         }
         _send(connection, Kind.ANSWER, answered, [a.value for a in answers])
 
@@ -112,6 +111,15 @@ def _predict(entry: EntryPoint, data: list[Any], context: Context, max_bytes: in
         log.exception("the handler failed on a batch of %d", len(data))
         return [error_answer(error)] * len(data)
     return answers_of(returned, len(data), max_bytes)
+
+
+def _stale_places(context: Context, marks: Marks) -> list[int]:
+    """All, if a lookup of the batch was stale; else those that the handler itself marked."""
+    return [
+        place
+        for place, processor in enumerate(context.request_processor)
+        if marks.is_stale or processor.get_response_header(STALE_HEADER)
+    ]
 
 
 def _reported_times(context: Context) -> dict[str, float]:

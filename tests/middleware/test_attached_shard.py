@@ -241,12 +241,16 @@ class Fake(pb_grpc.EmbeddingServiceServicer):
     def __init__(self) -> None:
         self.address = ""
         self.status = pb.StatusResponse(state=pb.STATE_READY, replica_index=0, replica_size=1)
+        self.newest_event_ns = 0
 
     def Status(self, request, context):
         return self.status
 
     def Lookup(self, request, context):
-        return pb.LookupResponse(groups=[pb.RowGroup(dtype=1, rows=b"rpc") for _ in request.groups])
+        return pb.LookupResponse(
+            groups=[pb.RowGroup(dtype=1, rows=b"rpc") for _ in request.groups],
+            newest_event_ns=self.newest_event_ns,
+        )
 
 
 @pytest.fixture
@@ -289,6 +293,27 @@ class TestRefused:
         fake.status.instance_id = generation.instance_id
         fake.status.server_uid = os.geteuid()
         return connect(fake.address)[0]
+
+    def test_the_time_of_the_newest_event_is_the_tables(self, shard, generation):
+        self.check_recovers(shard)
+        answer = shard.ask(self.SIGN)
+        answer.result()
+        assert answer.newest_event_ns == 0
+        for event_ns in (17, 1_800_000_000_000_000_000):
+            generation.set_applied(event_ns % 1000 + 1, event_ns)
+            answer = shard.ask(self.SIGN)
+            answer.result()
+            assert answer.newest_event_ns == event_ns
+
+    def test_the_time_of_an_answer_by_rpc_is_the_servers(self, shard, fake, generation):
+        self.check_recovers(shard)
+        fake.newest_event_ns = 18
+        generation.set_applied(1, 17)
+        begun = shard.ask(self.SIGN)
+        fake.status.table_path = ""
+        shard._reader.close()
+        assert begun.result() == [(1, b"rpc")]
+        assert begun.newest_event_ns == 18
 
     def check(self, shard, reason: str) -> None:
         for ask in (shard.tend, lambda: shard.state(1.0)):

@@ -56,12 +56,13 @@ class Call:
 
     def __init__(self, groups) -> None:
         self.groups, self.error, self._callback = groups, None, None
+        self.newest_event_ns = 0
 
     def when_done(self, callback) -> None:
         self._callback = callback
 
-    def end(self, error: Exception | None = None) -> None:
-        self.error = error
+    def end(self, error: Exception | None = None, newest_event_ns: int = 0) -> None:
+        self.error, self.newest_event_ns = error, newest_event_ns
         self._callback()
 
     def result(self):
@@ -102,9 +103,10 @@ class TestShard:
         assert first.result(0) == [(1, b"rows of a")]
         assert not second.done()
         assert [call.groups for call in fake.calls[1:]] == [[(4, b"b"), (8, b"c"), (4, b"d")]]
-        fake.calls[1].end()
+        fake.calls[1].end(newest_event_ns=17)
         assert second.result(0) == [(1, b"rows of b"), (1, b"rows of c")]
         assert third.result(0) == [(1, b"rows of d")]
+        assert [answer.newest_event_ns for answer in (first, second, third)] == [0, 17, 17]
 
     def test_error_is_everybodys_who_was_in_the_call(self):
         fake = FakeShard()

@@ -80,6 +80,15 @@ def test_rows(servicer, look_up):
     assert look_up((1, SIGNS), (2, b"")) == [(1, b"abcd"), (2, b"")]
 
 
+def test_time_of_the_newest_event(servicer, shard):
+    servicer.answer = pb.LookupResponse(groups=[pb.RowGroup(dim=1, dtype=1)], newest_event_ns=17)
+    for ask in (shard.ask, shard.ask_from_any_thread):
+        answer = ask([(1, b"")])
+        assert answer.newest_event_ns == 0
+        answer.result()
+        assert answer.newest_event_ns == 17
+
+
 def test_loading_server_tells_how_far_it_is(servicer, look_up, shard):
     servicer.error = (grpc.StatusCode.UNAVAILABLE, str(LOADING))
     with pytest.raises(ShardUnavailableError) as caught:
@@ -160,10 +169,16 @@ class Recorded:
     """A shard that notes when it is asked and when its answer is waited for."""
 
     def __init__(
-        self, index: int, log: list, error: Exception | None = None, *, is_stale: bool = False
+        self,
+        index: int,
+        log: list,
+        error: Exception | None = None,
+        *,
+        is_stale: bool = False,
+        newest_event_ns: int = 0,
     ) -> None:
         self.replica_index, self.address, self._log, self._error = index, "", log, error
-        self.is_stale = is_stale
+        self.is_stale, self.newest_event_ns = is_stale, newest_event_ns
 
     def ask(self, groups):
         self._log.append(("asked", self.replica_index))
@@ -199,6 +214,14 @@ class TestFanout:
         assert not gather_rows(
             [Recorded(index, [], is_stale=index == 1) for index in range(3)], self.GROUPS
         ).is_stale
+
+    @pytest.mark.parametrize(
+        ("times", "least"),
+        [((0, 0, 0), 0), ((5, 1, 9), 5), ((9, 1, 5), 5), ((0, 1, 5), 5), ((5, 1, 0), 5)],
+    )
+    def test_the_shard_that_is_furthest_behind_counts_of_those_asked(self, times, least):
+        shards = [Recorded(index, [], newest_event_ns=each) for index, each in enumerate(times)]
+        assert gather_rows(shards, self.GROUPS).newest_event_ns == least
 
     def test_first_error_is_raised_after_all_have_answered(self):
         log: list = []

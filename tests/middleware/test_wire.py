@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satrap.middleware.wire import batch_of_request, request_of_batch
+from satrap.middleware.wire import batch_of_request, marks_of_metadata, metadata_of_marks, request_of_batch
 from satrap.protos import middleware_pb2 as pb
 
 SIZES = [0, 1, 127, 128, 129, 16_383, 16_384, 2_097_151, 2_097_152]
@@ -49,3 +49,28 @@ def test_anything_is_read_as_protobuf_reads_it(request_bytes):
             batch_of_request(request_bytes)
     else:
         assert batch_of_request(request_bytes) == expected
+
+
+@given(st.booleans(), st.none() | st.integers(0, 10**18 - 1))
+def test_marks_travel(is_stale, staleness_ms):
+    metadata = metadata_of_marks(is_stale=is_stale, staleness_ms=staleness_ms)
+    assert marks_of_metadata(metadata) == (is_stale, staleness_ms)
+    assert marks_of_metadata([("other", b"\xff"), *metadata]) == (is_stale, staleness_ms)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        [("satrap-staleness-ms", "soon")],
+        [("satrap-staleness-ms", "-1")],
+        [("satrap-staleness-ms", "1.5")],
+        [("satrap-staleness-ms", "")],
+        [("satrap-staleness-ms", "9" * 5000)],
+        [("satrap-staleness-ms", "\u0661")],
+        [("satrap-staleness-ms", b"1")],
+        [("satrap-stale", "no")],
+    ],
+)
+def test_marks_that_are_none(metadata):
+    assert marks_of_metadata(metadata) == (False, None)

@@ -13,8 +13,7 @@ from satrap.client import IDTypeFeature, IDTypeFeatureWithSingleID, NonIDTypeFea
 from satrap.errors import ArchiveError, BatchError, ShardUnavailableError, UnknownFeatureError
 from satrap.middleware import Embedding, Embeddings, RawEmbedding, SumEmbedding
 from satrap.serving import handler as handler_module
-from satrap.serving.context import Context, RequestProcessor
-from satrap.serving.frames import STALE_HEADER
+from satrap.serving.context import Context
 from satrap.serving.handler import EmbeddingHandler
 from satrap.serving.prediction import PredictionException
 
@@ -33,7 +32,6 @@ class ArithmeticLookup:
     def __init__(self) -> None:
         self.calls: list[int] = []
         self.error: Exception | None = None
-        self.is_stale = False
 
     def lookup(self, batch: DecodedBatch) -> Embeddings:
         return self.lookup_many([batch])[0]
@@ -42,7 +40,7 @@ class ArithmeticLookup:
         self.calls.append(len(batches))
         if self.error is not None:
             raise self.error
-        return [Embeddings(self._embeddings(batch), is_stale=self.is_stale) for batch in batches]
+        return [Embeddings(self._embeddings(batch)) for batch in batches]
 
     def close(self) -> None:
         pass
@@ -150,18 +148,6 @@ def test_every_request_of_a_batch_by_one_lookup_and_one_forward(
     alone = [answer(handler, request)[0] for request in requests]
     assert together == alone
     assert [len(numbers) for numbers in together] == [3, 1, 2]
-
-
-def test_answers_from_stale_embeddings_are_marked(lookup: ArithmeticLookup, tmp_path: Path) -> None:
-    handler = handler_of(Recommender(), tmp_path)
-    for lookup.is_stale in (False, True):
-        handler.context.request_processor = [RequestProcessor({}) for _ in range(3)]
-        answers = answer(handler, {"batch": batch_of([1])}, {"batch": b"bad"}, {"batch": batch_of([2])})
-        assert answers[0] == [4.0]
-        marks = [
-            processor.get_response_header(STALE_HEADER) for processor in handler.context.request_processor
-        ]
-        assert marks == (["1", None, "1"] if lookup.is_stale else [None] * 3)
 
 
 def test_a_bad_request_alone_gets_its_error(lookup: ArithmeticLookup, tmp_path: Path) -> None:
