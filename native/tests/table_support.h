@@ -5,6 +5,7 @@
 
 #include <stdlib.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -18,6 +19,7 @@
 
 #include "../src/table_view.h"
 #include "check.h"
+#include "satrap/table.h"
 #include "satrap/table_layout.h"
 #include "satrap/table_memory.h"
 
@@ -95,13 +97,22 @@ inline const std::byte* bytes_of(const std::vector<std::uint64_t>& signs) {
   return reinterpret_cast<const std::byte*>(signs.data());
 }
 
+// What a table says about a sign.
+struct Known {
+  bool is_row;  // else a tombstone
+  std::uint32_t ordinal;
+  std::uint64_t version;
+  bool operator==(const Known&) const = default;
+};
+
 // One call of the writer.
 struct Call {
-  enum Kind { kUpsert, kErase, kReserve, kForget } kind;
+  enum Kind { kUpsert, kErase, kReserve, kForget, kRestore } kind;
   std::vector<std::uint64_t> signs;
-  std::uint32_t ordinal = 0;  // kForget: the horizon
-  std::uint64_t version = 0;  // of the rows
-  std::size_t rows = 0;       // kReserve
+  std::uint32_t ordinal = 0;                // kForget: the horizon
+  std::uint64_t version = 0;                // of the rows
+  std::size_t rows = 0;                     // kReserve
+  std::vector<std::optional<Known>> known;  // kRestore: what each sign, named once, shall be again
 };
 
 // Runs a call on a table or its writer.
@@ -126,17 +137,25 @@ std::size_t run(Target& target, const Call& call, RowShape shape) {
     case Call::kForget:
       target.forget_tombstones(call.ordinal);
       return 0;
+    case Call::kRestore: {
+      const std::size_t n = call.signs.size();
+      std::vector<SignState> states(n);
+      std::vector<std::uint32_t> ordinals(n);
+      std::vector<std::byte> rows(n * shape.bytes());
+      for (std::size_t i = 0; i < n; ++i) {
+        const std::optional<Known>& known = call.known[i];
+        if (!known) continue;
+        states[i] = known->is_row ? SignState::kPresent : SignState::kTombstone;
+        ordinals[i] = known->ordinal;
+        if (known->is_row)
+          fill_row(call.signs[i], known->version, shape.bytes(), rows.data() + i * shape.bytes());
+      }
+      return target.restore(bytes_of(call.signs), states.data(),
+                            reinterpret_cast<const std::byte*>(ordinals.data()), rows.data(), n);
+    }
   }
   return 0;
 }
-
-// What a table says about a sign.
-struct Known {
-  bool is_row;  // else a tombstone
-  std::uint32_t ordinal;
-  std::uint64_t version;
-  bool operator==(const Known&) const = default;
-};
 
 // A table in the plainest words. Tombstones are kept for ever.
 class Model {
@@ -150,6 +169,13 @@ class Model {
   bool apply(const Call& call, std::uint64_t sign) {
     if (call.kind == Call::kReserve || call.kind == Call::kForget) return false;
     const auto at = known_.find(sign);
+    if (call.kind == Call::kRestore) {
+      const auto position = std::find(call.signs.begin(), call.signs.end(), sign) - call.signs.begin();
+      const std::optional<Known>& wanted = call.known[static_cast<std::size_t>(position)];
+      if (!wanted && at == known_.end()) return false;
+      known_[sign] = wanted.value_or(Known{false, 0, 0});
+      return true;
+    }
     if (at != known_.end() && at->second.ordinal > call.ordinal) return false;
     const bool was_row = at != known_.end() && at->second.is_row;
     known_[sign] = {call.kind == Call::kUpsert, call.ordinal, call.version};

@@ -16,6 +16,7 @@
 namespace {
 
 using satrap::RowType;
+using satrap::SignState;
 using satrap::Table;
 using satrap::TablePage;
 using satrap::TableSpaceError;
@@ -145,6 +146,73 @@ void test_erase_and_insert_for_long() {
     std::uint8_t found;
     CHECK(table.contains(bytes(std::vector<std::uint64_t>{sign}), 1, &found) == model.count(sign));
   }
+}
+
+// Rows by sign, with their ordinals.
+std::map<std::uint64_t, std::pair<std::uint32_t, float>> contents(const Table& table) {
+  std::map<std::uint64_t, std::pair<std::uint32_t, float>> rows;
+  for (std::uint64_t at = 0; at != TablePage::kEnd;) {
+    const TablePage page = table.scan(at, 1000);
+    for (std::size_t i = 0; i < page.signs.size(); ++i) {
+      float value;
+      std::memcpy(&value, page.rows.data() + i * table.row_bytes(), sizeof(value));
+      rows[page.signs[i]] = {page.ordinals[i], value};
+    }
+    at = page.next;
+  }
+  return rows;
+}
+
+// Packets, each captured before it is applied, taken back one by one, while the table has grown on the way.
+void test_packets_are_taken_back() {
+  struct Undo {
+    std::vector<std::uint64_t> signs;
+    std::vector<SignState> states;
+    std::vector<std::uint32_t> ordinals;
+    std::vector<std::byte> rows;
+    std::map<std::uint64_t, std::pair<std::uint32_t, float>> before;
+  };
+  std::mt19937_64 random(11);
+  Table table(3, RowType::kFloat32);
+  std::vector<Undo> undos;
+  for (std::uint32_t packet = 1; packet <= 40; ++packet) {
+    std::set<std::uint64_t> signs;
+    while (signs.size() < 700) signs.insert(random() % 3 ? random() : random() % 500);
+    Undo undo{{signs.begin(), signs.end()}, {}, {}, {}, contents(table)};
+    const std::size_t n = signs.size();
+    undo.states.resize(n);
+    undo.ordinals.resize(n);
+    undo.rows.resize(n * table.row_bytes());
+    table.capture(bytes(undo.signs), n, undo.states.data(), undo.ordinals.data(), undo.rows.data());
+    for (std::size_t i = 0; i < n; ++i) {
+      const auto known = undo.before.find(undo.signs[i]);
+      CHECK((undo.states[i] == SignState::kPresent) == (known != undo.before.end()));
+      if (known != undo.before.end()) CHECK(undo.ordinals[i] == known->second.first);
+    }
+    std::vector<float> rows(n * 3, static_cast<float>(packet));
+    const std::size_t erased = n / 5;
+    upsert(table, undo.signs, rows, packet);
+    table.erase(bytes(undo.signs), erased, packet);
+    undos.push_back(std::move(undo));
+  }
+  while (!undos.empty()) {
+    const Undo& undo = undos.back();
+    for (int time = 0; time < 2; ++time) {  // again, as after a crash
+      table.restore(bytes(undo.signs), undo.states.data(),
+                    reinterpret_cast<const std::byte*>(undo.ordinals.data()), undo.rows.data(),
+                    undo.signs.size());
+      CHECK(table.size() == undo.before.size());
+      CHECK(contents(table) == undo.before);
+    }
+    undos.pop_back();
+  }
+  const std::uint64_t sign = 1;
+  const SignState none{3};
+  const std::uint32_t ordinal = 0;
+  const float row[3]{};
+  CHECK_THROWS(std::invalid_argument, table.restore(reinterpret_cast<const std::byte*>(&sign), &none,
+                                                    reinterpret_cast<const std::byte*>(&ordinal),
+                                                    reinterpret_cast<const std::byte*>(row), 1));
 }
 
 void test_scan_sees_every_row_once() {
@@ -295,6 +363,7 @@ int main() {
   test_ordinals_decide();
   test_tombstones_are_forgotten_below_the_horizon();
   test_erase_and_insert_for_long();
+  test_packets_are_taken_back();
   test_scan_sees_every_row_once();
   test_reserve_prevents_growth_and_keeps_rows();
   test_bad_arguments();

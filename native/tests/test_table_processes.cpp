@@ -39,6 +39,7 @@ constexpr std::size_t kReaders = 3;
 //   writes version k of all hot signs,
 //   writes version k of kPart signs in turn, so that each comes again after kPeriod batches,
 //   erases, of those written kPeriod/2 batches before, every fifth.
+// Two of three do so by upsert and erase, the others by restore, which a kill may not leave half done either.
 constexpr std::uint64_t kHots = 40;
 constexpr std::uint64_t kPart = 50;
 constexpr std::uint64_t kPeriod = 4000;
@@ -81,15 +82,30 @@ void run_batch(Table& table, std::uint64_t k) {
   const std::uint64_t begin = (k - 1) % kPeriod * kPart;
   for (std::uint64_t i = begin; i < begin + kPart; ++i) add(kTurning + i);
   const auto ordinal = static_cast<std::uint32_t>(k);
-  table.upsert(bytes_of(signs), reinterpret_cast<const std::byte*>(rows.data()), signs.size(), kShape.type,
-               ordinal);
+  const auto* const values = reinterpret_cast<const std::byte*>(rows.data());
+  const auto restore = [&](SignState state) {
+    const std::vector<SignState> states(signs.size(), state);
+    const std::vector<std::uint32_t> ordinals(signs.size(), ordinal);
+    table.restore(bytes_of(signs), states.data(), reinterpret_cast<const std::byte*>(ordinals.data()), values,
+                  signs.size());
+  };
+  const bool restores = k % 3 == 0;
+  if (restores) {
+    restore(SignState::kPresent);
+  } else {
+    table.upsert(bytes_of(signs), values, signs.size(), kShape.type, ordinal);
+  }
   signs.clear();
   if (k > kPeriod / 2) {
     const std::uint64_t old = (k - 1 - kPeriod / 2) % kPeriod * kPart;
     for (std::uint64_t i = old; i < old + kPart; ++i) {
       if (is_erased_later(i)) signs.push_back(kTurning + i);
     }
-    table.erase(bytes_of(signs), signs.size(), ordinal);
+    if (restores) {
+      restore(SignState::kTombstone);
+    } else {
+      table.erase(bytes_of(signs), signs.size(), ordinal);
+    }
   }
 }
 

@@ -405,6 +405,18 @@ void step_through_operations(RowShape shape) {
   at("erase", {{Call::kUpsert, extremes, 3, 1}}, {{Call::kErase, {5, 8, 0, 5}, 3}});
   at("revive", {{Call::kUpsert, extremes, 3, 1}, {Call::kErase, {5, 9}, 4}},
      {{Call::kUpsert, {5, 9, 11}, 4, 2}, {Call::kErase, {9}, 5}});
+  // Back to what was before: older rows, tombstones, and signs that were not there.
+  at("restore", {{Call::kUpsert, extremes, 3, 1}, {Call::kErase, {5, 9}, 4}},
+     {{Call::kUpsert, {0, 5, 11}, 6, 2},
+      {Call::kErase, {~std::uint64_t{0}}, 6},
+      {Call::kRestore,
+       {0, 5, 11, ~std::uint64_t{0}, 12},
+       0,
+       0,
+       0,
+       {Known{true, 3, 1}, Known{false, 4, 0}, std::nullopt, Known{true, 3, 1}, std::nullopt}}});
+  at("restore what is not there", {{Call::kUpsert, {1}, 3, 1}},
+     {{Call::kRestore, {5, 6, 7}, 0, 0, 0, {Known{true, 2, 1}, Known{false, 8, 0}, std::nullopt}}});
   if (buckets < 4) return;
   // A chain of three buckets that begins in the last but one, so that it goes on in the first. Call by call
   // and in one batch: there the record of the insertion that fills a bucket is in force when the next one
@@ -444,6 +456,13 @@ void step_through_growth() {
                 {{Call::kErase, {1, 101}, 2, 2}},
                 67,
                 11});
+  step_through(
+      {"grow by a restoration",
+       small,
+       {full},
+       {{Call::kRestore, {1, 100, 2}, 0, 0, 0, {Known{true, 9, 2}, Known{true, 0, 3}, Known{false, 1, 0}}}},
+       67,
+       37});
   step_through({"grow and forget tombstones",
                 small,
                 {full, {Call::kErase, some, 4}, {Call::kForget, {}, 4}, {Call::kErase, {101, 102}, 5}},
