@@ -10,24 +10,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn, cast
+from typing import Any, Final, Literal, cast
 
-from satrap.errors import (
-    FormatVersionError,
-    ManifestError,
-    OrdinalRangeError,
-    PathEscapeError,
-    RowCountError,
-)
+from satrap.errors import OrdinalRangeError, PathEscapeError, RowCountError
+from satrap.formats.strict_json import MAX_INTEGER, JsonObject, shown, strict_json
 
 __all__ = [
-    "MAX_MANIFEST_BYTES",
     "MAX_SEQUENCE",
     "Dense",
     "DimLimits",
     "FileEntry",
     "FileKind",
     "Manifest",
+    "STREAM_PATTERN",
     "RowDType",
     "UpdateKind",
     "after_sequence",
@@ -35,7 +30,6 @@ __all__ = [
     "manifest_name",
     "parse_manifest",
     "parse_manifest_name",
-    "strict_json",
 ]
 
 UpdateKind = Literal["incremental", "full"]
@@ -48,16 +42,12 @@ VERSION: Final = 1
 MAX_SEQUENCE: Final = 2**32 - 1
 """A row's ordinal is its packet's sequence, and has 32 bits."""
 
-MAX_MANIFEST_BYTES: Final = 64 << 20
-"""Larger ones are refused: a reader need not hold more."""
-
 _MAX_DIM: Final = 4096
 _MAX_SHARDS: Final = 65_536
-_MAX_INTEGER: Final = 2**63 - 1
 
 _NAME = re.compile(r"([0-9]{20})-([A-Za-z0-9][A-Za-z0-9_-]{0,63})\.json")
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_STREAM = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+STREAM_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _CHECKSUM = re.compile(r"xxh3_64:[0-9a-f]{16}")
 _DIM = re.compile(r"[1-9][0-9]{0,3}")
 
@@ -191,29 +181,23 @@ def parse_manifest(path: str, data: bytes) -> Manifest:
         PathEscapeError: it names a file outside its own folder.
         RowCountError: a file cannot have as many rows as it is said to have.
     """
-    root = _Reader(path, "", strict_json(path, data))
-    if root.content.get("format") != FORMAT:
-        root.refuse(f'"format" is not "{FORMAT}": this is not a manifest')
-    version = root.integer("version", 1, _MAX_INTEGER)
-    if version > VERSION:
-        raise FormatVersionError(
-            path, f"it is of format version {version}, and this satrap reads {VERSION}: update satrap first"
-        )
+    root = strict_json(path, data)
+    root.check_format(FORMAT, VERSION)
     kind = cast(UpdateKind, root.one_of("kind", ("incremental", "full")))
     sequence = _sequence(root, kind)
-    oldest = root.integer("oldest_event_ns", 0, _MAX_INTEGER)
-    newest = root.integer("newest_event_ns", 0, _MAX_INTEGER)
+    oldest = root.integer("oldest_event_ns", 0, MAX_INTEGER)
+    newest = root.integer("newest_event_ns", 0, MAX_INTEGER)
     if oldest > newest:
         root.refuse(f"oldest_event_ns {oldest} is later than newest_event_ns {newest}")
     shards = root.integer("shards", 1, _MAX_SHARDS)
     manifest = Manifest(
         kind=kind,
-        stream=root.matching("stream", _STREAM),
+        stream=root.matching("stream", STREAM_PATTERN),
         writer=root.matching("writer", _WRITER),
         sequence=sequence,
         previous=_previous(root, kind, sequence),
         shards=shards,
-        published_ns=root.integer("published_ns", 0, _MAX_INTEGER),
+        published_ns=root.integer("published_ns", 0, MAX_INTEGER),
         oldest_event_ns=oldest,
         newest_event_ns=newest,
         embedding_config=root.optional_text("embedding_config"),
@@ -227,104 +211,17 @@ def parse_manifest(path: str, data: bytes) -> Manifest:
     return manifest
 
 
-def strict_json(path: str, data: bytes) -> dict[str, Any]:
-    """Read a JSON object in UTF-8, and nothing that some readers would take for one.
-
-    Raises:
-        ManifestError: too large, not UTF-8, not JSON, a key that comes twice, NaN or an infinity, or not an object.
-    """
-    if len(data) > MAX_MANIFEST_BYTES:
-        raise ManifestError(path, f"it has more than {MAX_MANIFEST_BYTES:,} bytes")
-
-    def refuse_constant(word: str) -> NoReturn:
-        raise ManifestError(path, f"{word} is not JSON")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        content = dict(pairs)
-        if len(content) != len(pairs):
-            twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-            raise ManifestError(path, f"the key {twice!r} comes twice")
-        return content
-
-    try:
-        content = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse_constant)
-    except UnicodeDecodeError as error:
-        raise ManifestError(path, f"not UTF-8 (at byte {error.start})") from error
-    except json.JSONDecodeError as error:
-        raise ManifestError(
-            path, f"not JSON: {error.msg} (line {error.lineno}, column {error.colno})"
-        ) from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # a number of thousands of digits, brackets of thousands of levels
-        raise ManifestError(path, f"not JSON that can be read: {error}") from error
-    if not isinstance(content, dict):
-        raise ManifestError(path, "it is not a JSON object")
-    return content
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Typed access to one JSON object; `where` is its place in the manifest, for errors."""
-
-    path: str
-    where: str
-    content: Mapping[str, Any]
-
-    def refuse(self, reason: str) -> NoReturn:
-        raise ManifestError(self.path, f"{self.where}{reason}")
-
-    def value(self, key: str) -> Any:
-        if key not in self.content:
-            self.refuse(f"{key} is missing")
-        return self.content[key]
-
-    def integer(self, key: str, least: int, most: int) -> int:
-        value = self.value(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            self.refuse(f"{key} must be an integer from {least} to {most}, not {_short(value)}")
-        return value
-
-    def one_of(self, key: str, words: Sequence[str]) -> str:
-        value = self.value(key)
-        if not isinstance(value, str) or value not in words:
-            self.refuse(f"{key} must be {' or '.join(words)}, not {_short(value)}")
-        return value
-
-    def text(self, key: str) -> str:
-        value = self.value(key)
-        if not isinstance(value, str) or not value or len(value) > 256 or not value.isprintable():
-            self.refuse(f"{key} must be a text of 1 to 256 printable characters, not {_short(value)}")
-        return value
-
-    def optional_text(self, key: str) -> str | None:
-        return None if self.content.get(key) is None else self.text(key)
-
-    def matching(self, key: str, pattern: re.Pattern[str]) -> str:
-        value = self.text(key)
-        if not pattern.fullmatch(value):
-            self.refuse(f"{key} must match {pattern.pattern}, which {_short(value)} does not")
-        return value
-
-    def object(self, key: str) -> "_Reader":
-        value = self.value(key)
-        if not isinstance(value, dict):
-            self.refuse(f"{key} must be an object, not {_short(value)}")
-        return _Reader(self.path, f"{self.where}{key}.", value)
-
-
-def _sequence(root: _Reader, kind: UpdateKind) -> int:
+def _sequence(root: JsonObject, kind: UpdateKind) -> int:
     value = root.value("sequence")
     if isinstance(value, int) and not isinstance(value, bool) and value > MAX_SEQUENCE:
         raise OrdinalRangeError(
             root.path,
-            f"the sequence {_short(value)} does not fit into 32 bits: begin a new stream with a checkpoint",
+            f"the sequence {shown(value)} does not fit into 32 bits: begin a new stream with a checkpoint",
         )
     return root.integer("sequence", 0 if kind == "full" else 1, MAX_SEQUENCE)
 
 
-def _previous(root: _Reader, kind: UpdateKind, sequence: int) -> int | None:
+def _previous(root: JsonObject, kind: UpdateKind, sequence: int) -> int | None:
     if kind == "full":
         if root.value("previous") is not None:
             root.refuse("previous must be null: a checkpoint stands on its own")
@@ -332,39 +229,34 @@ def _previous(root: _Reader, kind: UpdateKind, sequence: int) -> int | None:
     return root.integer("previous", 0, sequence - 1)
 
 
-def _dense(root: _Reader) -> Dense | None:
+def _dense(root: JsonObject) -> Dense | None:
     if root.content.get("dense") is None:
         return None
     dense = root.object("dense")
     return Dense(dense.text("model"), dense.text("version"))
 
 
-def _limits(root: _Reader) -> dict[int, DimLimits]:
+def _limits(root: JsonObject) -> dict[int, DimLimits]:
     limits = {}
     content = root.object("limits")
     for key in content.content:
         if not _DIM.fullmatch(key) or int(key) > _MAX_DIM:
-            content.refuse(f"{_short(key)} is not a dim from 1 to {_MAX_DIM}")
+            content.refuse(f"{shown(key)} is not a dim from 1 to {_MAX_DIM}")
         of_dim = content.object(key)
         norm = of_dim.value("norm_p999")
         if not isinstance(norm, (int, float)) or isinstance(norm, bool):
-            of_dim.refuse(f"norm_p999 must be a number, not {_short(norm)}")
+            of_dim.refuse(f"norm_p999 must be a number, not {shown(norm)}")
         if not 0 <= norm <= 1e300 or not math.isfinite(norm):
-            of_dim.refuse(f"norm_p999 must be finite and not negative, not {_short(norm)}")
-        limits[int(key)] = DimLimits(of_dim.integer("rows", 0, _MAX_INTEGER), float(norm))
+            of_dim.refuse(f"norm_p999 must be finite and not negative, not {shown(norm)}")
+        limits[int(key)] = DimLimits(of_dim.integer("rows", 0, MAX_INTEGER), float(norm))
     return limits
 
 
-def _files(root: _Reader, shards: int, kind: UpdateKind) -> tuple[FileEntry, ...]:
-    listed = root.value("files")
-    if not isinstance(listed, list):
-        root.refuse(f"files must be a list, not {_short(listed)}")
+def _files(root: JsonObject, shards: int, kind: UpdateKind) -> tuple[FileEntry, ...]:
     files: list[FileEntry] = []
     names: set[str] = set()
-    for index, content in enumerate(listed):
-        if not isinstance(content, dict):
-            root.refuse(f"files[{index}] must be an object, not {_short(content)}")
-        entry = _file(_Reader(root.path, f"files[{index}].", content), shards)
+    for index, content in enumerate(root.objects("files")):
+        entry = _file(content, shards)
         if entry.name in names:
             root.refuse(f"files[{index}]: {entry.name} is named twice")
         if kind == "full" and entry.kind == "deletes":
@@ -374,7 +266,7 @@ def _files(root: _Reader, shards: int, kind: UpdateKind) -> tuple[FileEntry, ...
     return tuple(files)
 
 
-def _file(reader: _Reader, shards: int) -> FileEntry:
+def _file(reader: JsonObject, shards: int) -> FileEntry:
     kind = cast(FileKind, reader.one_of("kind", ("rows", "deletes")))
     dtype = None
     if kind == "rows":
@@ -387,8 +279,8 @@ def _file(reader: _Reader, shards: int) -> FileEntry:
         dim=reader.integer("dim", 1, _MAX_DIM),
         dtype=dtype,
         shard=reader.integer("shard", 0, shards - 1),
-        rows=reader.integer("rows", 0, _MAX_INTEGER),
-        bytes=reader.integer("bytes", 1, _MAX_INTEGER),
+        rows=reader.integer("rows", 0, MAX_INTEGER),
+        bytes=reader.integer("bytes", 1, MAX_INTEGER),
         checksum=reader.matching("checksum", _CHECKSUM),
     )
     if entry.rows * entry.record_bytes > entry.bytes:
@@ -399,18 +291,10 @@ def _file(reader: _Reader, shards: int) -> FileEntry:
     return entry
 
 
-def _file_name(reader: _Reader) -> str:
+def _file_name(reader: JsonObject) -> str:
     name = reader.text("name")
     if "/" in name or "\\" in name or name in (".", ".."):
         raise PathEscapeError(reader.path, f"it names the file {name!r}, which is not one of its own folder")
     if name.startswith(".") or parse_manifest_name(name) is not None:
-        reader.refuse(f"name {_short(name)} is that of an unfinished file or of a manifest")
+        reader.refuse(f"name {shown(name)} is that of an unfinished file or of a manifest")
     return name
-
-
-def _short(value: object) -> str:
-    try:
-        text = repr(value)
-    except (ValueError, RecursionError):  # an integer of thousands of digits
-        text = f"a {type(value).__name__} that is too long to show"
-    return text if len(text) <= 80 else f"{text[:77]}..."

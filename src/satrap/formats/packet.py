@@ -3,16 +3,16 @@
 import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from satrap._core import ids
+from satrap._core import rows as kernels
 from satrap.errors import InvalidInputError, MisroutedSignError, MissingFileError
 from satrap.formats.manifest import (
-    MAX_MANIFEST_BYTES,
     MAX_SEQUENCE,
     Dense,
     FileEntry,
@@ -24,9 +24,12 @@ from satrap.formats.manifest import (
 )
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.formats.row_file import RowFileWriter, read_row_file
+from satrap.formats.strict_json import MAX_JSON_BYTES
 from satrap.storage import Storage, Upload
 
 __all__ = [
+    "check_parts",
+    "check_writable",
     "PacketContent",
     "ShardPart",
     "data_file_name",
@@ -34,6 +37,8 @@ __all__ = [
     "publish_packet",
     "read_manifest",
     "read_shard",
+    "select_route",
+    "split_by_shard",
 ]
 
 Signs = NDArray[np.uint64]
@@ -90,7 +95,7 @@ def publish_packet(
     files: dict[str, bytes] = {}
     entries: list[FileEntry] = []
     for part in _joined(parts):
-        for shard, signs, rows in _split(part, num_shards):
+        for shard, signs, rows in split_by_shard(part, num_shards):
             kept = None if rows is None else dtype
             repeat = 0
             while (
@@ -111,20 +116,21 @@ def publish_packet(
         sequence=sequence,
         previous=previous,
         shards=num_shards,
-        published_ns=time.time_ns() if published_ns is None else published_ns,
+        published_ns=0,
         oldest_event_ns=oldest_event_ns,
         newest_event_ns=newest_event_ns,
         files=tuple(entries),
         embedding_config=embedding_config,
         dense=dense,
     )
-    data = check_writable(storage, manifest)
+    check_writable(storage, manifest)
     if storage.exists(manifest.name):
         raise FileExistsError(f"{storage.path_of(manifest.name)} is published already")
     _publish_together(storage, files)
     if before_manifest is not None:
         before_manifest()
-    storage.publish(manifest.name, data)
+    manifest = replace(manifest, published_ns=time.time_ns() if published_ns is None else published_ns)
+    storage.publish(manifest.name, format_manifest(manifest))
     return manifest
 
 
@@ -136,7 +142,7 @@ def read_manifest(storage: Storage, name: str) -> Manifest:
         UpdateError: as `parse_manifest`; or PathEscapeError: it is a link out of its folder.
         StorageError: it cannot be read at the moment.
     """
-    return parse_manifest(storage.path_of(name), storage.read(name, limit=MAX_MANIFEST_BYTES))
+    return parse_manifest(storage.path_of(name), storage.read(name, limit=MAX_JSON_BYTES))
 
 
 def entries_of(manifest: Manifest, route: ShardRoute) -> list[FileEntry]:
@@ -174,19 +180,18 @@ def select_route(
     """
     if shards == 1 and route.replica_size == 1:
         return signs, rows
-    hashes = ids.farmhash64(signs)
-    wrong = hashes % np.uint64(shards) != entry.shard
-    if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
+    misrouted = kernels.inspect(signs, None, entry.shard, shards)[0]
+    if misrouted:
+        owners = ids.farmhash64(signs) % np.uint64(shards)
+        first = int(np.flatnonzero(owners != entry.shard)[0])
         raise MisroutedSignError(
             path,
-            f"the sign {signs[first]} belongs to shard {int(hashes[first]) % shards} of {shards}, and the file says "
-            f"that its records are of shard {entry.shard}",
+            f"the sign {signs[first]} and {misrouted - 1} others belong to other shards (it to {owners[first]} of "
+            f"{shards}), and the file says that its records are of shard {entry.shard}",
         )
     if shards == route.replica_size:
         return signs, rows
-    own = hashes % np.uint64(route.replica_size) == route.replica_index
-    return signs[own], None if rows is None else rows[own]
+    return kernels.select(signs, rows, route.replica_index, route.replica_size)
 
 
 def check_parts(parts: Sequence[PacketContent]) -> None:
@@ -210,16 +215,14 @@ def check_parts(parts: Sequence[PacketContent]) -> None:
             )
 
 
-def check_writable(storage: Storage, manifest: Manifest) -> bytes:
-    """The bytes of a manifest that readers will take.
+def check_writable(storage: Storage, manifest: Manifest) -> None:
+    """Refuse to write a manifest that readers will refuse.
 
     Raises:
-        InvalidInputError: readers would refuse it, as OrdinalRangeError and its siblings.
+        InvalidInputError: as `parse_manifest`.
     """
-    data = format_manifest(manifest)
     name = manifest.name if 0 <= manifest.sequence <= MAX_SEQUENCE else f"sequence {manifest.sequence}"
-    parse_manifest(storage.path_of(name), data)
-    return data
+    parse_manifest(storage.path_of(name), format_manifest(manifest))
 
 
 def _joined(parts: Sequence[PacketContent]) -> Iterator[PacketContent]:
@@ -245,7 +248,7 @@ def _concatenated(parts: Sequence[PacketContent]) -> PacketContent:
     )
 
 
-def _split(part: PacketContent, num_shards: int) -> Iterator[tuple[int, Signs, NDArray[Any] | None]]:
+def split_by_shard(part: PacketContent, num_shards: int) -> Iterator[tuple[int, Signs, NDArray[Any] | None]]:
     """The records of each shard that has any, in their order."""
     if num_shards == 1:
         yield 0, np.ascontiguousarray(part.signs), part.rows
