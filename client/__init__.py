@@ -5,7 +5,7 @@
 No torch. Errors are those of `satrap.errors`.
 """
 
-from satrap.client.descriptions import ModelDescription, ModelEntry, ModelPage, WorkerDescription
+from satrap.client.descriptions import ModelDescription, ModelEntry, ModelPage, SparseNeed, WorkerDescription
 from satrap.client.features import (
     MAX_BATCH_SIZE,
     IDTypeFeature,
@@ -35,5 +35,6 @@ __all__ = [
     "NonIDTypeFeature",
     "PersiaBatch",
     "Retry",
+    "SparseNeed",
     "WorkerDescription",
 ]

@@ -11,6 +11,7 @@ __all__ = [
     "ModelDescription",
     "ModelEntry",
     "ModelPage",
+    "SparseNeed",
     "WorkerDescription",
     "parse_descriptions",
     "parse_page",
@@ -49,6 +50,9 @@ class WorkerDescription:
 class ModelDescription:
     """A version of a model. `max_batch_delay` is in milliseconds, `response_timeout` in seconds.
 
+    `sparse_sequence` is the sequence of its embeddings that the version needs, None if none; it answers once every
+    embedding server had applied it, and `is_waiting` until then. Satrap only.
+
     `document` has all that the server said, under its own keys.
     """
 
@@ -62,6 +66,8 @@ class ModelDescription:
     max_batch_delay: int
     response_timeout: int
     loaded_at_startup: bool
+    sparse_sequence: int | None
+    is_waiting: bool
     workers: tuple[WorkerDescription, ...]
     document: Mapping[str, Any] = field(repr=False)
 
@@ -69,6 +75,15 @@ class ModelDescription:
     def ready_workers(self) -> int:
         """How many workers can take a request."""
         return sum(worker.status == "READY" for worker in self.workers)
+
+
+@dataclass(frozen=True, slots=True)
+class SparseNeed:
+    """A version that answers, and the sequence that its embeddings must not be taken back below."""
+
+    model: str
+    version: str
+    sequence: int
 
 
 def parse_page(text: str) -> ModelPage:
@@ -114,9 +129,17 @@ def _description(document: Mapping[str, Any]) -> ModelDescription:
         max_batch_delay=document.get("maxBatchDelay", 0),
         response_timeout=document.get("responseTimeout", 0),
         loaded_at_startup=document.get("loadedAtStartup", False),
+        sparse_sequence=_sequence(document.get("sparseSequence")),
+        is_waiting=document.get("sparseReached") is False,
         workers=tuple(_worker(worker) for worker in document.get("workers", ())),
         document=document,
     )
+
+
+def _sequence(value: object) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise TypeError(f"sparseSequence is {value!r}")
 
 
 def _worker(document: Mapping[str, Any]) -> WorkerDescription:

@@ -4,8 +4,15 @@ from typing import Any
 
 from satrap.client.call import Metadata
 from satrap.client.connected import ConnectedClient
-from satrap.client.descriptions import ModelDescription, ModelPage, parse_descriptions, parse_page
+from satrap.client.descriptions import (
+    ModelDescription,
+    ModelPage,
+    SparseNeed,
+    parse_descriptions,
+    parse_page,
+)
 from satrap.client.retry import DEFAULT_RETRY, NO_RETRY, Retry
+from satrap.errors import NotFoundError
 from satrap.protos import management_pb2, management_pb2_grpc
 
 __all__ = ["ManagementClient"]
@@ -139,6 +146,28 @@ class ManagementClient(ConnectedClient):
         """Models by name, `limit` of them (100 at most), beginning at a token of the page before."""
         request = management_pb2.ListModelsRequest(limit=limit, next_page_token=next_page_token)
         return parse_page(self._ask(self._stub.ListModels, request))
+
+    def sparse_needs(self) -> tuple[SparseNeed, ...]:
+        """Which versions answer that need a sequence of their embeddings, of all models by name.
+
+        A model that is unregistered meanwhile is left out. Those that still wait need nothing yet.
+        """
+        needs: list[SparseNeed] = []
+        token: int | None = 0
+        while token is not None:
+            page = self.list_models(next_page_token=token)
+            for entry in page.models:
+                try:
+                    versions = self.describe(entry.name, "all")
+                except NotFoundError:
+                    continue
+                needs += [
+                    SparseNeed(version.name, version.version, version.sparse_sequence)
+                    for version in versions
+                    if version.sparse_sequence is not None and not version.is_waiting
+                ]
+            token = page.next_page_token
+        return tuple(needs)
 
     def _ask(self, method: Any, request: Any, retry: Retry | None = None) -> str:
         return str(self._call(method, request, retry=retry).msg)

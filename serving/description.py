@@ -2,10 +2,12 @@
 
 import datetime
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from satrap.serving.roster import WorkerState, WorkerStatus
+from satrap.serving.sparse_gate import ShardProgress, describe
 from satrap.serving.version import Version
 
 __all__ = ["describe_version"]
@@ -13,9 +15,22 @@ __all__ = ["describe_version"]
 DEFAULT_CLIENT_TIMEOUT_MS = 0
 
 
-def describe_version(version: Version) -> dict[str, Any]:
-    """The document; a worker whose process is being started again is UNLOADING, TorchServe's other word."""
+def describe_version(
+    version: Version,
+    shards: Sequence[ShardProgress] = (),
+    *,
+    is_waiting: bool = False,
+    becomes_default: bool = False,
+) -> dict[str, Any]:
+    """The document; a worker whose process is being started again is UNLOADING, TorchServe's other word.
+
+    A version that needs a sequence of its embeddings has satrap's own keys besides, see `sparse_gate.describe`.
+    """
     spec = version.spec
+    sparse: dict[str, Any] = {}
+    if spec.sparse_sequence:
+        sparse = describe(spec.sparse_sequence, shards, is_waiting=is_waiting)
+        sparse["becomesDefault"] = becomes_default
     return {
         "modelName": spec.model,
         "modelVersion": spec.version,
@@ -46,6 +61,7 @@ def describe_version(version: Version) -> dict[str, Any]:
             "remainingCapacity": spec.batching.capacity - version.pending,
             "pendingRequests": version.pending,
         },
+        **sparse,
     }
 
 

@@ -96,7 +96,7 @@ class ManagementApi(management_pb2_grpc.ManagementAPIsServiceServicer):
     @_answers
     async def DescribeModel(self, request: pb.DescribeModelRequest) -> str:  # noqa: N802
         """A JSON array with a description of each version asked for."""
-        described = self._service.describe(_named(request.model_name), request.model_version)
+        described = await self._service.describe(_named(request.model_name), request.model_version)
         return json.dumps(described, indent=2)
 
     @_answers

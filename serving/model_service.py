@@ -8,11 +8,11 @@ import asyncio
 import itertools
 import logging
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from satrap.config.global_config import ModelConfig
-from satrap.errors import InvalidInputError, UnregisterTimeoutError, WorkerStartError
+from satrap.errors import ArchiveError, InvalidInputError, UnregisterTimeoutError, WorkerStartError
 from satrap.serving.archive.store import ModelStore
 from satrap.serving.archive.unpack import Limits
 from satrap.serving.archive.unpacking import Unpacked, Unpacker
@@ -20,7 +20,10 @@ from satrap.serving.description import describe_version
 from satrap.serving.forks import Template
 from satrap.serving.frames import Bytes
 from satrap.serving.registry import Registry
+from satrap.serving.roster import WorkerState
 from satrap.serving.settings import ServingSettings
+from satrap.serving.shard_watch import ShardWatch
+from satrap.serving.sparse_gate import ShardProgress, everywhere
 from satrap.serving.version import Version
 from satrap.serving.version_spec import RegisterParameters, VersionSpec, check_runtime, resolve
 from satrap.serving.worker.assignment import Assignment
@@ -58,6 +61,7 @@ class ModelService:
         self._registry: Registry[Version] = Registry()
         self._numbers = itertools.count(FIRST_WORKER_NUMBER)
         self._request_ids = _request_ids()
+        self._shards = ShardWatch(settings.shard_addresses, self._shards_said)
         self._draining: set[Version] = set()
         self._changes: set[asyncio.Task[Any]] = set()
 
@@ -80,17 +84,19 @@ class ModelService:
         Raises:
             InvalidInputError: no model was named.
             ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
+            VersionWaitsError: it waits for a sequence of its embeddings.
             SatrapError: what `Version.predict` raises.
         """
         if not model:
             raise InvalidInputError("Parameter model_name is required.")
-        return await self._registry.get(model, version).predict(inputs, patience=patience)
+        return await self._registry.answering(model, version).predict(inputs, patience=patience)
 
     async def register(self, parameters: RegisterParameters, *, at_startup: bool = False) -> str:
         """Register a version and start its workers; return TorchServe's sentence.
 
         A synchronous registration returns when the workers are ready, and takes the version out again when one
-        cannot load its handler. An asynchronous one returns at once, and requests wait for the workers.
+        cannot load its handler. An asynchronous one returns at once, and requests wait for the workers. A version that
+        needs a sequence of its embeddings is registered like any other and answers when every shard is there.
 
         Raises:
             InvalidInputError, ArchiveNotFoundError, ArchiveError: the archive cannot be had, or is refused.
@@ -109,12 +115,18 @@ class ModelService:
         return await self._carry_through(self._unregister(model, version))
 
     def set_default(self, model: str, version: str) -> str:
-        """Make a version the default; return TorchServe's sentence.
+        """Make a version the default; return TorchServe's sentence, or that it will be when it waits no more.
 
         Raises:
             ModelNotFoundError, ModelVersionNotFoundError: nothing was done.
         """
         self._registry.set_default(model, version)
+        if self._registry.is_waiting(model, version):
+            sequence = self._registry.get(model, version).spec.sparse_sequence
+            return (
+                f'Version "{version}" of model "{model}" becomes the default when every embedding server has reached '
+                f"sequence {sequence}"
+            )
         return f'Default version successfully updated for model "{model}" to "{version}"'
 
     async def scale(
@@ -137,15 +149,32 @@ class ModelService:
         named = f", version: {version}" if version else ""
         return f"Workers scaled to {minimum} for model: {model}{named}"
 
-    def describe(self, model: str, version: str = "") -> list[dict[str, Any]]:
+    async def describe(self, model: str, version: str = "") -> list[dict[str, Any]]:
         """TorchServe's description of the named version, the default one, or `all`.
+
+        Of versions that need a sequence of their embeddings it also says how far the shards are, which are asked.
 
         Raises:
             ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
         """
+        progress: Sequence[ShardProgress] = ()
+        if any(each.spec.sparse_sequence for each in self._named(model, version)):
+            progress = await self._shards.ask()
+            self._shards_said(progress)
+        return [
+            describe_version(
+                each,
+                progress,
+                is_waiting=self._registry.is_waiting(model, each.spec.version),
+                becomes_default=self._registry.next_default(model) == each.spec.version,
+            )
+            for each in self._named(model, version)
+        ]
+
+    def _named(self, model: str, version: str) -> list[Version]:
         if version == "all":
-            return [describe_version(v) for v in self._registry.versions(model)]
-        return [describe_version(self._registry.get(model, version))]
+            return self._registry.versions(model)
+        return [self._registry.get(model, version)]
 
     def list_models(self, limit: int, page: int) -> dict[str, Any]:
         """The models by name, `limit` (1 to 100) from place `page` on, with their default versions' urls."""
@@ -172,6 +201,7 @@ class ModelService:
         for change in self._changes:
             change.cancel()
         await asyncio.gather(*self._changes, return_exceptions=True)
+        await self._shards.close()
         await asyncio.gather(*(version.close() for version in {*self._registry, *self._draining}))
         await self._unpacker.close()
 
@@ -190,10 +220,13 @@ class ModelService:
             self._version_ready,
         )
         try:
-            self._registry.add(spec.model, spec.version, version)
+            self._check_shards(spec)
+            self._registry.add(spec.model, spec.version, version, waits_for=spec.sparse_sequence or 0)
         except BaseException:
             await self._unpacker.remove(unpacked.directory)
             raise
+        if spec.sparse_sequence:
+            self._shards.watch()
         registered = f'Model "{spec.model}" Version: {spec.version} registered with'
         log.info("%s %d initial workers", registered, spec.min_workers)
         version.scale(spec.min_workers, spec.max_workers)
@@ -249,6 +282,26 @@ class ModelService:
             ours_first=self._config.compat == "satrap",
             environment=self._settings.worker_environment(),
         )
+
+    def _check_shards(self, spec: VersionSpec) -> None:
+        if spec.sparse_sequence and not self._shards:
+            raise ArchiveError(
+                spec.url,
+                f"it needs sequence {spec.sparse_sequence} of its embeddings, and this server knows no embedding "
+                "servers: give --shards, or infer_config.servers in the global config",
+            )
+
+    def _shards_said(self, progress: Sequence[ShardProgress]) -> bool:
+        """Let versions answer whose sequence is everywhere; returns whether others still wait."""
+        for model, version_name, version, became_default in self._registry.reached(everywhere(progress)):
+            log.info(
+                "model %r: every embedding server has reached sequence %s: version %s answers%s",
+                *(model, version.spec.sparse_sequence, version_name),
+                " and is the default now" if became_default else "",
+            )
+            if version.roster.count(WorkerState.READY):
+                self._version_ready(version)
+        return self._registry.anything_waits()
 
     def _version_ready(self, version: Version) -> None:
         spec = version.spec

@@ -1,7 +1,7 @@
 """What one serving process is told: where it listens, what it serves, and the configuration's part for it."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class ServingSettings:
         global_config: the file, for the middleware in workers.
         embedding_config: the file, for the middleware in workers.
         shards: addresses of the embedding servers, comma-separated; None takes `infer_config.servers`.
+        shard_addresses: the same servers, in order, for the frontend itself.
     """
 
     config: ServingConfig = field(default_factory=ServingConfig)
@@ -40,6 +41,7 @@ class ServingSettings:
     global_config: Path | None = None
     embedding_config: Path | None = None
     shards: str | None = None
+    shard_addresses: Sequence[str] = ()
 
     def worker_environment(self) -> dict[str, str]:
         """The variables that a worker gets on top of this process's own.

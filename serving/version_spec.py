@@ -32,7 +32,10 @@ class RegisterParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class VersionSpec:
-    """One version, with everything decided. Timeouts in seconds."""
+    """One version, with everything decided. Timeouts in seconds.
+
+    `sparse_sequence`: it answers when every embedding server has applied this one; None: at once.
+    """
 
     model: str
     version: str
@@ -47,6 +50,7 @@ class VersionSpec:
     response_timeout: int
     startup_timeout: int
     max_retry_timeout: int
+    sparse_sequence: int | None
     loaded_at_startup: bool
 
 
@@ -109,6 +113,7 @@ def resolve(
             parameters.startup_timeout, options.startup_timeout, serving.default_startup_timeout_seconds
         ),
         max_retry_timeout=_first(options.max_retry_timeout, DEFAULT_MAX_RETRY_TIMEOUT),
+        sparse_sequence=options.sparse_sequence,
         loaded_at_startup=loaded_at_startup,
     )
 

@@ -82,7 +82,10 @@ def _text(model: Mapping[str, Any], key: str) -> str:
 
 @dataclass(frozen=True)
 class ArchiveOptions:
-    """The server's keys of an archive's config file; None where it says nothing. Times in seconds, delay in ms."""
+    """The server's keys of an archive's config file; None where it says nothing. Times in seconds, delay in ms.
+
+    `sparse_sequence` is what `satrap: {sparse_sequence: N}` says: the sequence that its embeddings must have reached.
+    """
 
     min_workers: int | None = None
     max_workers: int | None = None
@@ -92,6 +95,7 @@ class ArchiveOptions:
     startup_timeout: int | None = None
     max_retry_timeout: int | None = None
     job_queue_size: int | None = None
+    sparse_sequence: int | None = None
 
     @classmethod
     def parse(cls, text: bytes, name: str) -> "ArchiveOptions":
@@ -108,7 +112,7 @@ class ArchiveOptions:
             return cls()
         if not isinstance(document, dict):
             raise ManifestError(f"config file {name} is not a mapping")
-        values: dict[str, int] = {}
+        values = _sparse_sequence(document.get("satrap"), name)
         for key, (field, least) in _OPTION_KEYS.items():
             value = document.get(key)
             if value is None:
@@ -119,6 +123,33 @@ class ArchiveOptions:
                 )
             values[field] = value
         return cls(**values)
+
+
+_SEQUENCES = 2**32
+"""Sequences are below it: they are the ordinals of rows."""
+
+
+def _sparse_sequence(section: object, name: str) -> dict[str, int]:
+    """`sparse_sequence` of the section `satrap`, which is satrap's alone: a key that it does not know is a mistake."""
+    if section is None:
+        return {}
+    if not isinstance(section, dict):
+        raise ManifestError(
+            f"config file {name}: satrap is {section!r}, not a mapping like {{sparse_sequence: 12}}"
+        )
+    unknown = [key for key in section if key != "sparse_sequence"]
+    if unknown:
+        raise ManifestError(
+            f"config file {name}: satrap.{unknown[0]} is unknown; it may have sparse_sequence"
+        )
+    value = section.get("sparse_sequence")
+    if value is None:
+        return {}
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _SEQUENCES:
+        raise ManifestError(
+            f"config file {name}: satrap.sparse_sequence is {value!r}, not a whole number from 1 to {_SEQUENCES - 1}"
+        )
+    return {"sparse_sequence": value}
 
 
 _OPTION_KEYS = {

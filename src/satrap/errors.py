@@ -38,7 +38,8 @@
     ├── UnavailableError               UNAVAILABLE          503
     │   ├── ShardUnavailableError      replica_index, address, reason
     │   ├── MiddlewareUnavailableError addresses, reason
-    │   └── NoWorkerError              model, version
+    │   ├── NoWorkerError              model, version
+    │   └── VersionWaitsError          model, version, sequence
     ├── OverloadedError                RESOURCE_EXHAUSTED   503: what, limit
     ├── NoSpaceError                   RESOURCE_EXHAUSTED   507: reason
     ├── StorageError                   UNAVAILABLE          503: url, reason
@@ -112,6 +113,7 @@ __all__ = [
     "UnsupportedBatchError",
     "UpdateError",
     "VersionRegisteredError",
+    "VersionWaitsError",
     "WorkerDiedError",
     "WorkerError",
     "WorkerStartError",
@@ -420,6 +422,18 @@ class NoWorkerError(UnavailableError):
         super().__init__(
             f'Model "{model}" Version {version} has no worker to serve inference request. '
             "Please use scale workers API to add workers."
+        )
+
+
+class VersionWaitsError(UnavailableError):
+    """A version waits until every embedding server has applied the sequence that it needs."""
+
+    def __init__(self, model: str, version: str, sequence: int) -> None:
+        """Build the sentence."""
+        self.model, self.version, self.sequence = model, version, sequence
+        super().__init__(
+            f'Model "{model}" Version {version} is waiting for sequence {sequence} of its embeddings: it answers when '
+            "every embedding server has applied it. DescribeModel and `satrap status` say how far each is"
         )
 
 

@@ -22,6 +22,7 @@ from satrap import errors
 __all__ = [
     "ErrorsAsStatus",
     "address",
+    "aio_channel",
     "aio_server",
     "call_of",
     "channel",
@@ -52,6 +53,19 @@ def _server_options(max_receive: int, max_send: int) -> Options:
     ]
 
 
+def _channel_options(limit: int) -> Options:
+    return [
+        ("grpc.max_receive_message_length", limit),
+        ("grpc.max_send_message_length", limit),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 800),  # gRPC adds up to 20 % at random: within a second
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.keepalive_permit_without_calls", 1),
+        *_keepalive(),
+    ]
+
+
 def channel(address: str, *, limit: int = _UNLIMITED, threadless_streams: bool = False) -> grpc.Channel:
     """A channel to `host:port` or `unix:path`; nothing connects before the first call.
 
@@ -61,17 +75,15 @@ def channel(address: str, *, limit: int = _UNLIMITED, threadless_streams: bool =
     return grpc.insecure_channel(
         address,
         options=[
-            ("grpc.max_receive_message_length", limit),
-            ("grpc.max_send_message_length", limit),
-            ("grpc.initial_reconnect_backoff_ms", 100),
-            ("grpc.min_reconnect_backoff_ms", 100),
-            ("grpc.max_reconnect_backoff_ms", 800),  # gRPC adds up to 20 % at random: within a second
-            ("grpc.enable_http_proxy", 0),
-            ("grpc.keepalive_permit_without_calls", 1),
+            *_channel_options(limit),
             *([(ChannelOptions.SingleThreadedUnaryStream, 1)] if threadless_streams else []),
-            *_keepalive(),
         ],
     )
+
+
+def aio_channel(address: str) -> grpc.aio.Channel:
+    """The same for the running event loop, without a limit."""
+    return grpc.aio.insecure_channel(address, options=_channel_options(_UNLIMITED))
 
 
 def server(threads: int) -> grpc.Server:

@@ -6,7 +6,7 @@ from typing import Any
 import grpc
 import pytest
 
-from satrap.client import ManagementClient, ModelEntry, Retry
+from satrap.client import ManagementClient, ModelEntry, Retry, SparseNeed
 from satrap.errors import ConflictError, NotFoundError, UnavailableError, UnexpectedAnswerError
 
 QUICK = Retry(attempts=3, first_delay=0.01, max_delay=0.01)
@@ -82,6 +82,39 @@ def test_describe(server: Any) -> None:
     assert [worker.pid for worker in described.workers] == [77, 78]
     assert described.ready_workers == 1
     assert described.document["jobQueueStatus"]["remainingCapacity"] == 100
+
+
+def version(name: str, number: int, **sparse: object) -> dict[str, object]:
+    return {"modelName": name, "modelVersion": str(number), "minWorkers": 1, "maxWorkers": 1, **sparse}
+
+
+def test_what_a_rollback_must_not_go_below(server: Any) -> None:
+    server.answers = [
+        '{"nextPageToken": "2", "models": [{"modelName": "a", "modelUrl": ""}, {"modelName": "b", "modelUrl": ""}]}',
+        json.dumps(
+            [
+                version("a", 1),
+                version("a", 2, sparseSequence=12, sparseReached=True),
+                version("a", 3, sparseSequence=15, sparseReached=False),
+            ]
+        ),
+        server.refusal(grpc.StatusCode.NOT_FOUND, "Model not found: b"),
+        '{"models": [{"modelName": "c", "modelUrl": ""}]}',
+        json.dumps([version("c", 7, sparseSequence=9, sparseReached=True)]),
+    ]
+    with ManagementClient(server.address) as management:
+        assert management.sparse_needs() == (SparseNeed("a", "2", 12), SparseNeed("c", "7", 9))
+    assert [request.next_page_token for method, request, _ in server.requests if method == "ListModels"] == [
+        0,
+        2,
+    ]
+
+
+@pytest.mark.parametrize("sequence", ["12", 1.5, True, [12]])
+def test_a_sequence_that_cannot_be_read(server: Any, sequence: object) -> None:
+    server.answers = [json.dumps([version("a", 1, sparseSequence=sequence)])]
+    with ManagementClient(server.address) as management, pytest.raises(UnexpectedAnswerError):
+        management.describe("a")
 
 
 def test_list_models(server: Any) -> None:

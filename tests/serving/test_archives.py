@@ -242,6 +242,15 @@ def test_the_servers_keys_of_a_config_file() -> None:
     options = ArchiveOptions.parse(b"batchSize: 4\nmaxBatchDelay: 0\nminWorkers: 2\nmine: {a: 1}\n", "c.yaml")
     assert options == ArchiveOptions(batch_size=4, max_batch_delay_ms=0, min_workers=2)
     assert ArchiveOptions.parse(b"", "c.yaml") == ArchiveOptions()
+    for text in (
+        b"satrap: {sparse_sequence: 12}\nbatchSize: 4",
+        b"batchSize: 4\nsatrap:\n  sparse_sequence: 12\n",
+    ):
+        assert ArchiveOptions.parse(text, "c.yaml") == ArchiveOptions(batch_size=4, sparse_sequence=12)
+    for text in (b"satrap:", b"satrap: {}", b"satrap: {sparse_sequence: }"):
+        assert ArchiveOptions.parse(text, "c.yaml") == ArchiveOptions()
+    largest = ArchiveOptions.parse(b"satrap: {sparse_sequence: 4294967295}", "c.yaml")
+    assert largest.sparse_sequence == 2**32 - 1
 
 
 @pytest.mark.parametrize(
@@ -250,6 +259,18 @@ def test_the_servers_keys_of_a_config_file() -> None:
         (b"batchSize: 0", "batchSize is 0, not a whole number from 1"),
         (b"batchSize: many", "batchSize is 'many'"),
         (b"minWorkers: true", "minWorkers is True"),
+        (b"satrap: 12", r"satrap is 12, not a mapping like \{sparse_sequence: 12\}"),
+        (b"satrap: []", r"satrap is \[\], not a mapping"),
+        (b"satrap: {sparse_sequnce: 12}", "satrap.sparse_sequnce is unknown"),
+        (
+            b"satrap: {sparse_sequence: 0}",
+            "satrap.sparse_sequence is 0, not a whole number from 1 to 4294967295",
+        ),
+        (b"satrap: {sparse_sequence: -3}", "satrap.sparse_sequence is -3"),
+        (b"satrap: {sparse_sequence: 4294967296}", "satrap.sparse_sequence is 4294967296"),
+        (b"satrap: {sparse_sequence: 1.5}", "satrap.sparse_sequence is 1.5"),
+        (b"satrap: {sparse_sequence: '12'}", "satrap.sparse_sequence is '12'"),
+        (b"satrap: {sparse_sequence: true}", "satrap.sparse_sequence is True"),
         (b"- a", "not a mapping"),
         (b"{", "not YAML"),
     ],

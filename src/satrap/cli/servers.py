@@ -170,6 +170,7 @@ def serving(
             global_config=global_config,
             embedding_config=embedding_config,
             shards=shards,
+            shard_addresses=options.shard_addresses(shards, config),
         ),
         _begin_process(exit_with_parent),
         _announce,
