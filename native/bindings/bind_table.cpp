@@ -140,14 +140,26 @@ std::size_t restore(Table& table, const Signs& signs, const States& states, cons
   return table.restore(bytes_of(signs), state, ordinal, values, n);
 }
 
+nb::object next_of(const satrap::TablePage& page) {
+  return page.next == satrap::TablePage::kEnd ? nb::object(nb::none()) : nb::object(nb::int_(page.next));
+}
+
+nb::tuple tombstones(const Table& table, std::uint64_t start, std::size_t limit) {
+  satrap::TablePage page = [&] {
+    const nb::gil_scoped_release unlocked;
+    return table.tombstones(start, limit);
+  }();
+  const nb::object next = next_of(page);
+  return nb::make_tuple(array_of(std::move(page.signs)), array_of(std::move(page.ordinals)), next);
+}
+
 nb::tuple scan(const Table& table, std::uint64_t start, std::size_t limit) {
   satrap::TablePage page = [&] {
     const nb::gil_scoped_release unlocked;
     return table.scan(start, limit);
   }();
   const std::size_t n = page.signs.size();
-  const nb::object next =
-      page.next == satrap::TablePage::kEnd ? nb::object(nb::none()) : nb::object(nb::int_(page.next));
+  const nb::object next = next_of(page);
   return nb::make_tuple(array_of(std::move(page.signs)),
                         array_of(std::move(page.rows), {n, table.dim()}, values_of(table.type())),
                         array_of(std::move(page.ordinals)), next);
@@ -236,6 +248,13 @@ void register_table(nb::module_& m) {
            "A page holds about `limit` rows. Between pages writes may be seen or not; growth may repeat "
            "rows, but "
            "leaves none out.")
+      .def("tombstones", &tombstones, "start"_a = 0, "limit"_a = 65536,
+           nb::sig(
+               "def tombstones(self, start: int = 0, limit: int = 65536) -> "
+               "tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint32], int | None]"),
+           "One page of signs that are erased: (signs u64 [n], ordinals u32 [n], next_start or None after "
+           "the last).\n\n"
+           "As `scan`. Takes turns with writers.")
       .def("__len__", &Table::size)
       .def_prop_ro("size", &Table::size, "Rows present.")
       .def_prop_ro("bytes", &Table::bytes, "Memory held, everything counted.")

@@ -145,4 +145,9 @@ TablePage Table::scan(std::uint64_t start, std::size_t limit) const {
   return parts_->writer->view().scan(start, limit);
 }
 
+TablePage Table::tombstones(std::uint64_t start, std::size_t limit) const {
+  const std::lock_guard turn(parts_->turn);
+  return parts_->writer->view().scan_tombstones(start, limit);
+}
+
 }  // namespace satrap

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <functional>
 #include <thread>
 #include <utility>
@@ -122,14 +123,12 @@ std::size_t TableView::contains(const std::byte* signs, std::size_t n, std::uint
   });
 }
 
-TablePage TableView::scan(std::uint64_t start, std::size_t limit) const {
+// Appends buckets from cursor `start` on to a page: read(segment, redo, bucket, page).
+template <class Read>
+TablePage TableView::page_of(std::uint64_t start, std::size_t limit, Read&& read) const {
   if (start == TablePage::kEnd) return {{}, {}, {}, TablePage::kEnd};
   return with_snapshot([&](const Snapshot& snapshot) {
     TablePage page{{}, {}, {}, TablePage::kEnd};
-    const std::size_t row_bytes = shape_.bytes();
-    std::uint64_t signs[kSlots];
-    std::uint32_t ordinals[kSlots];
-    std::vector<std::byte> rows(kSlots * row_bytes);
     Cursor cursor = Cursor::from(start);
     while (cursor.entry < kEntries) {
       const Segment& segment = *snapshot.segments[snapshot.segment_of[cursor.entry]];
@@ -142,16 +141,39 @@ TablePage TableView::scan(std::uint64_t start, std::size_t limit) const {
           page.next = cursor.word();
           return page;
         }
-        const std::size_t n =
-            read_bucket(segment, *snapshot.redo, cursor.bucket, row_bytes, signs, rows.data(), ordinals);
-        page.signs.insert(page.signs.end(), signs, signs + n);
-        page.ordinals.insert(page.ordinals.end(), ordinals, ordinals + n);
-        page.rows.insert(page.rows.end(), rows.data(), rows.data() + n * row_bytes);
+        read(segment, *snapshot.redo, cursor.bucket, page);
       }
       cursor = {segment.end_entry(), 0, 0};
     }
     return page;
   });
+}
+
+TablePage TableView::scan(std::uint64_t start, std::size_t limit) const {
+  const std::size_t row_bytes = shape_.bytes();
+  std::uint64_t signs[kSlots];
+  std::uint32_t ordinals[kSlots];
+  std::vector<std::byte> rows(kSlots * row_bytes);
+  return page_of(
+      start, limit, [&](const Segment& segment, const RedoRecord& redo, std::size_t bucket, TablePage& page) {
+        const std::size_t n = read_bucket(segment, redo, bucket, row_bytes, signs, rows.data(), ordinals);
+        page.signs.insert(page.signs.end(), signs, signs + n);
+        page.ordinals.insert(page.ordinals.end(), ordinals, ordinals + n);
+        page.rows.insert(page.rows.end(), rows.data(), rows.data() + n * row_bytes);
+      });
+}
+
+TablePage TableView::scan_tombstones(std::uint64_t start, std::size_t limit) const {
+  return page_of(
+      start, limit, [](const Segment& segment, const RedoRecord&, std::size_t bucket, TablePage& page) {
+        const Bucket& line = segment.bucket(bucket);
+        std::uint64_t left = bucket_header::tombstones(line.header.load(std::memory_order_acquire));
+        for (; left; left &= left - 1) {
+          const Place place{bucket, static_cast<std::size_t>(std::countr_zero(left))};
+          page.signs.push_back(line.keys[place.slot].load(std::memory_order_acquire));
+          page.ordinals.push_back(segment.ordinal(place).load(std::memory_order_acquire));
+        }
+      });
 }
 
 std::size_t TableView::bytes() const {

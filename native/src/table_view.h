@@ -97,6 +97,8 @@ class TableView {
                      CopyForm form) const;
   std::size_t contains(const std::byte* signs, std::size_t n, std::uint8_t* found) const;
   TablePage scan(std::uint64_t start, std::size_t limit) const;
+  // Signs and ordinals only. Nobody may write meanwhile.
+  TablePage scan_tombstones(std::uint64_t start, std::size_t limit) const;
 
   // For the writer, in two steps, of which only the first one can fail: readers that begin after the second
   // see these segments, which divide all entries among them.
@@ -125,6 +127,8 @@ class TableView {
   }
   template <class Read>
   auto with_snapshot(Read&& read) const;
+  template <class Read>
+  TablePage page_of(std::uint64_t start, std::size_t limit, Read&& read) const;
   void refresh() const;
   // Both with mutex_ held. What they return nobody reads any more; it is unmapped, which takes its time,
   // without the lock.

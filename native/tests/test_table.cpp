@@ -215,6 +215,24 @@ void test_packets_are_taken_back() {
                                                     reinterpret_cast<const std::byte*>(row), 1));
 }
 
+void test_tombstones_in_pages() {
+  Table table(3, RowType::kFloat32);
+  std::vector<std::uint64_t> signs(5000);
+  for (std::size_t i = 0; i < signs.size(); ++i) signs[i] = i * i;
+  upsert(table, signs, std::vector<float>(signs.size() * 3), 1);
+  table.erase(bytes(signs), 2000, 7);
+  std::map<std::uint64_t, std::uint32_t> found;
+  for (std::uint64_t at = 0; at != TablePage::kEnd;) {
+    const TablePage page = table.tombstones(at, 100);
+    CHECK(page.signs.size() < 100 + 7 && page.rows.empty());
+    for (std::size_t i = 0; i < page.signs.size(); ++i)
+      CHECK(found.emplace(page.signs[i], page.ordinals[i]).second);
+    at = page.next;
+  }
+  CHECK(found.size() == 2000);
+  for (std::size_t i = 0; i < 2000; ++i) CHECK(found.at(signs[i]) == 7);
+}
+
 void test_scan_sees_every_row_once() {
   Table table(4, RowType::kFloat16);
   std::vector<std::uint64_t> signs;
@@ -364,6 +382,7 @@ int main() {
   test_tombstones_are_forgotten_below_the_horizon();
   test_erase_and_insert_for_long();
   test_packets_are_taken_back();
+  test_tombstones_in_pages();
   test_scan_sees_every_row_once();
   test_reserve_prevents_growth_and_keeps_rows();
   test_bad_arguments();

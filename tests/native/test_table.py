@@ -100,6 +100,17 @@ class DictTable:
         end = start + len(items)
         return signs, rows, ordinals, end * self.CURSOR if end < len(present) else None
 
+    def tombstones(self, start=0, limit=65536):
+        start //= self.CURSOR
+        items = [(sign, ordinal) for sign, (ordinal, row) in self._rows.items() if row is None]
+        page = items[start : start + limit]
+        end = start + len(page)
+        return (
+            np.array([sign for sign, _ in page], np.uint64),
+            np.array([ordinal for _, ordinal in page], np.uint32),
+            end * self.CURSOR if end < len(items) else None,
+        )
+
     def reserve(self, rows) -> None:
         """A dict grows by itself."""
         if rows >> 48:
@@ -137,6 +148,15 @@ def everything(table) -> dict[int, tuple[int, bytes]]:
             assert sign not in contents
             contents[sign] = (ordinal, row.tobytes())
     return contents
+
+
+def all_tombstones(table) -> dict[int, int]:
+    found = {}
+    at = 0
+    while at is not None:
+        signs, ordinals, at = table.tombstones(at, 3)
+        found |= dict(zip(signs.tolist(), ordinals.tolist(), strict=True))
+    return found
 
 
 class TableTests:
@@ -188,6 +208,7 @@ class TableTests:
         table.upsert(SIGNS[:1], one, 3)
         assert table.erase(SIGNS[:2], 5) == 1  # the second one was never there, and is remembered as well
         assert len(table) == 0 and everything(table) == {}
+        assert all_tombstones(table) == dict.fromkeys(SIGNS[:2].tolist(), 5)
         assert table.lookup(SIGNS[:2], out, found) == 2 and not found.any() and not out.any()
         for sign in (SIGNS[:1], SIGNS[1:2]):
             assert table.upsert(sign, one, 4) == 0
@@ -383,6 +404,11 @@ class TestTable(TableTests):
             assert table.contains(signs, found) == twin.contains(signs, twins)
             assert found.tolist() == twins.tolist()
         assert everything(table) == everything(twin)
+        known = all_tombstones(twin)
+        if horizon == 0:
+            assert all_tombstones(table) == known
+        else:
+            assert all_tombstones(table).items() <= known.items()
 
     def test_memory_at_a_usual_size(self):
         rows = 1_000_000

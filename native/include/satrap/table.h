@@ -113,6 +113,9 @@ class Table {
   // out.
   TablePage scan(std::uint64_t start, std::size_t limit) const;
 
+  // The same of tombstones: signs and ordinals, no rows. Takes turns with writers.
+  TablePage tombstones(std::uint64_t start, std::size_t limit) const;
+
  private:
   class Parts;
   Table(RowShape shape, std::unique_ptr<Parts> parts);

@@ -97,6 +97,13 @@ class Table:
         A page holds about `limit` rows. Between pages writes may be seen or not; growth may repeat rows, but leaves none out.
         """
 
+    def tombstones(self, start: int = 0, limit: int = 65536) -> tuple[numpy.typing.NDArray[numpy.uint64], numpy.typing.NDArray[numpy.uint32], int | None]:
+        """
+        One page of signs that are erased: (signs u64 [n], ordinals u32 [n], next_start or None after the last).
+
+        As `scan`. Takes turns with writers.
+        """
+
     def __len__(self) -> int: ...
 
     @property
