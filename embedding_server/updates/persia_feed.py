@@ -1,0 +1,331 @@
+"""PERSIA's packet directory as a server meets it: lists it, reads its files, and keeps the list of those applied.
+
+`persia` decides; this is its shell.
+"""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import xxhash
+
+from satrap._core.table import TableGeneration
+from satrap.embedding_server.updates.decide import Decision
+from satrap.embedding_server.updates.feed import Standing
+from satrap.embedding_server.updates.packet import PacketPart, VerifiedPacket
+from satrap.embedding_server.updates.persia import (
+    PERSIA_STREAM,
+    Look,
+    PersiaDecision,
+    PersiaKnowledge,
+    PersiaSettings,
+    Settled,
+    decide_persia,
+    wait_for_troubles,
+)
+from satrap.embedding_server.updates.persia_ledger import AppliedFiles
+from satrap.embedding_server.updates.trouble import Trouble, after_failure
+from satrap.embedding_server.updates.undo import FilePosition, Position
+from satrap.errors import (
+    MissingFileError,
+    PathEscapeError,
+    PersiaPacketError,
+    SatrapError,
+    TruncatedFileError,
+)
+from satrap.formats.persia_checkpoint import ShardRoute
+from satrap.formats.persia_packet import (
+    PersiaDirectory,
+    PersiaFile,
+    PersiaListing,
+    PersiaPacket,
+    list_packets,
+    parse_packet,
+)
+from satrap.storage import Entry, Storage
+
+__all__ = ["PersiaFeed"]
+
+log = logging.getLogger(__name__)
+
+_CACHE_BYTES = 64 << 20
+"""Packets that are kept between the look that proves them whole and the fetch that follows."""
+
+_LAST = 64
+"""How many marked directories are watched besides those without a marker."""
+
+_CHANGED = (MissingFileError, PathEscapeError, PersiaPacketError, TruncatedFileError)
+
+_NANOS = 1_000_000_000
+
+
+class PersiaFeed:
+    """What one generation of tables takes from a packet directory of PERSIA's. One thread at a time.
+
+    `ledger` is the list of applied files in the generation's folder.
+    """
+
+    format: Literal["persia"] = "persia"
+    gap_detection: Literal["none"] = "none"
+
+    def __init__(
+        self,
+        storage: Storage,
+        route: ShardRoute,
+        settings: PersiaSettings,
+        generation: Path,
+        poll_seconds: float = 1.0,
+    ) -> None:
+        """Read the list of applied files in the folder `generation`; the packet directory is not looked at."""
+        self._storage = storage
+        self.ledger = AppliedFiles(generation)
+        self._route, self._settings = route, settings
+        self._poll_ns = int(poll_seconds * _NANOS)
+        self._listing = PersiaListing()
+        self._looks: dict[str, Look] = {}
+        self._troubles: dict[str, Trouble] = {}
+        self._directories: dict[str, PersiaDirectory] = {}
+        self._quiet_since: dict[str, int] = {}
+        self._refused: dict[str, PersiaFile] = {}
+        self._warned: set[str] = set()
+        self._round = 0
+        self._cache = _PacketCache(_CACHE_BYTES)
+
+    def folders(self) -> Iterable[Path]:
+        """Local folders in which something may appear: a later file of a marked directory is left to the poll, unless
+        the directory is one of the last.
+        """
+        root = self._storage.local
+        if root is None:
+            return ()
+        names = [name for name, directory in self._directories.items() if not directory.marked]
+        by_label = sorted(self._directories, key=lambda name: name.partition("/")[2])
+        shards = {name.partition("/")[0] for name in self._directories}
+        return [root, *(root / name for name in {*shards, *names, *by_label[-_LAST:]})]
+
+    def list(self, applied: int, now_ns: int) -> Sequence[Entry]:
+        """List every directory that there is, marked or not, whatever is applied."""
+        entries = self._storage.list()
+        self._listing = list_packets(self._storage, entries)
+        self._observe(self._listing, now_ns)
+        return entries
+
+    def decide(
+        self, standing: Standing, now_ns: int, stopped: Callable[[], bool] = lambda: False
+    ) -> Decision:
+        """As `decide_persia`, after every file that has to be read was read to its end."""
+        self._remember_refused(standing.verdicts)
+        while True:
+            decision = decide_persia(
+                self._listing,
+                PersiaKnowledge(
+                    self.ledger.settled, self._looks, self._quiet_since, self._refused, self._round
+                ),
+                self._settings,
+                applied=standing.applied,
+                keep_through=standing.holds.get(PERSIA_STREAM),
+                verdicts=standing.verdicts,
+                now_ns=now_ns,
+            )
+            self.ledger.settle((*decision.unchanged, *decision.older))
+            for name in decision.changed:
+                self._refused.pop(name, None)
+            if not decision.read:
+                self._warn_of_unmarked(decision.unmarked)
+                return self._decision(decision, now_ns)
+            for file in decision.read:
+                if stopped():
+                    return replace(self._decision(decision, now_ns), steps=())
+                self._looks[file.name] = self._read(file)
+
+    def fetch(self, name: str) -> VerifiedPacket:
+        """A file that the last look found whole.
+
+        Raises:
+            MissingFileError, TruncatedFileError, PersiaPacketError, StorageError: it is gone or has changed since.
+        """
+        look = self._looks.get(name)
+        if look is None:
+            raise MissingFileError(self._storage.path_of(name), "is gone since it was listed")
+        packet = self._cache.take(look.file)
+        if packet is None:
+            data = self._bytes(look.file)
+            packet = parse_packet(self._storage.path_of(name), data, self._route)
+            if _checksum(data) != look.checksum:
+                raise TruncatedFileError(
+                    self._storage.path_of(name), "changed while it was read; it is looked at again"
+                )
+        directory = self._directories.get(look.file.directory)
+        event_ns = packet.unix_seconds * _NANOS
+        return VerifiedPacket(
+            name=name,
+            stream=PERSIA_STREAM,
+            sequence=packet.unix_seconds,
+            previous=0,
+            ordinal=packet.unix_seconds,
+            parts=[PacketPart(part.dim, part.signs, part.rows) for part in packet.parts],
+            oldest_event_ns=event_ns,
+            newest_event_ns=event_ns,
+            published_ns=max(look.file.modified_ns, directory.marked_ns if directory is not None else 0),
+        )
+
+    def failed(self, name: str, error: SatrapError, now_ns: int) -> bool:
+        """A file that is not what it was at the last look is looked at again; the rest is as for other packets."""
+        self._looks.pop(name, None)
+        if isinstance(error, _CHANGED):
+            return False
+        trouble = after_failure(error, self._troubles.get(name), now_ns, self._poll_ns)
+        if trouble is None:
+            self._troubles.pop(name, None)
+            return True
+        self._troubles[name] = trouble
+        return False
+
+    def applied(self, names: Iterable[str]) -> None:
+        """The rows of these files are in the tables, or, if they are passed over, never will be.
+
+        Raises:
+            TableFolderError: the list of applied files cannot be written.
+        """
+        names = list(names)
+        self.ledger.add([self._settled(name) for name in names])
+        for name in names:
+            self._troubles.pop(name, None)
+
+    def position(self, store: TableGeneration) -> Position:
+        """The list of applied files."""
+        return FilePosition(store, self.ledger)
+
+    def copy(self, name: str, folder: Path) -> None:
+        """Copy a file, as far as it can be read, for quarantine.
+
+        Raises:
+            MissingFileError, StorageError: it cannot be read.
+        """
+        file = self._file(name)
+        if file is not None:
+            (folder / name.rpartition("/")[2]).write_bytes(self._bytes(file, checked=False))
+
+    def _settled(self, name: str) -> Settled:
+        look = self._looks[name]
+        return Settled(look.file, look.unix_seconds, look.checksum)
+
+    def _observe(self, listing: PersiaListing, now_ns: int) -> None:
+        """Remember since when each directory is as it is, and forget what is gone."""
+        self._round += 1
+        quiet_since = {}
+        for name, directory in listing.directories.items():
+            before = self._directories.get(name)
+            if before is None:
+                # How long it has been so before we came, only its files can tell; a time to come says nothing.
+                newest = max((file.modified_ns or now_ns for file in directory.files), default=now_ns)
+                quiet_since[name] = min(newest, now_ns)
+            else:
+                quiet_since[name] = self._quiet_since[name] if before.files == directory.files else now_ns
+        self._quiet_since = quiet_since
+        self._directories = dict(listing.directories)
+        if not listing.directories:
+            return  # rather a mount that is away than a trainer's tidying up
+        self.ledger.forget_all_but(listing.directories)
+        there = {file.name: file for directory in listing.directories.values() for file in directory.files}
+        settled = self.ledger.settled
+        self._refused = {name: file for name, file in self._refused.items() if name in there}
+        self._looks = {
+            name: look
+            for name, look in self._looks.items()
+            if there.get(name) == look.file and not (name in settled and settled[name].file == look.file)
+        }
+
+    def _remember_refused(self, verdicts: Mapping[str, str]) -> None:
+        """What the refused files are like now, so that they are known again; and look anew at those to be retried."""
+        for name in self._refused.keys() - verdicts.keys():
+            del self._refused[name]
+            self._looks.pop(name, None)
+        for name in verdicts.keys() - self._refused.keys():
+            look = self._looks.get(name)
+            file = look.file if look is not None else self._file(name)
+            if file is not None:
+                self._refused[name] = file
+
+    def _file(self, name: str) -> PersiaFile | None:
+        directory = self._directories.get(name.rpartition("/")[0])
+        return next((file for file in directory.files if file.name == name), None) if directory else None
+
+    def _read(self, file: PersiaFile) -> Look:
+        before = self._looks.get(file.name)
+        tries = before.tries + 1 if before is not None and before.file == file else 1
+        try:
+            data = self._bytes(file)
+            packet = parse_packet(self._storage.path_of(file.name), data, self._route)
+        except SatrapError as error:
+            return Look(file, self._round, error=error, tries=tries)
+        self._cache.keep(file, packet, len(data))
+        return Look(file, self._round, packet.unix_seconds, _checksum(data), tries=tries)
+
+    def _bytes(self, file: PersiaFile, *, checked: bool = True) -> bytes:
+        """All of a file, never more than was listed.
+
+        Raises:
+            MissingFileError: it is gone.
+            TruncatedFileError: its size is another than the listing's.
+            PathEscapeError: it is a link that leads out of the directory.
+            StorageError: it cannot be read.
+        """
+        try:
+            data = self._storage.read(file.name, limit=file.size)
+        except FileNotFoundError as error:
+            raise MissingFileError(self._storage.path_of(file.name), "is gone since it was listed") from error
+        if checked and len(data) != file.size:
+            more = "more" if len(data) > file.size else f"{len(data):,}"
+            raise TruncatedFileError(
+                self._storage.path_of(file.name), f"was listed with {file.size:,} bytes, and has {more}"
+            )
+        return data
+
+    def _warn_of_unmarked(self, names: Iterable[str]) -> None:
+        for directory in sorted({name.rpartition("/")[0] for name in names} - self._warned):
+            self._warned.add(directory)
+            log.warning(
+                "%s has no marker; its files are whole and were left alone for %.0f s, so they are applied",
+                self._storage.path_of(directory),
+                self._settings.unmarked_ns / _NANOS,
+            )
+
+    def _decision(self, decision: PersiaDecision, now_ns: int) -> Decision:
+        steps, alarms = wait_for_troubles(decision.steps, self._troubles, now_ns)
+        return Decision(
+            steps=steps,
+            alarms=(*decision.alarms, *alarms),
+            stream=PERSIA_STREAM,
+            behind=decision.behind,
+            newest=decision.newest,
+            unmarked=decision.unmarked,
+            changed=decision.changed,
+        )
+
+
+class _PacketCache:
+    """The packets read last, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._bytes = limit, 0
+        self._packets: OrderedDict[PersiaFile, tuple[PersiaPacket, int]] = OrderedDict()
+
+    def keep(self, file: PersiaFile, packet: PersiaPacket, size: int) -> None:
+        self.take(file)
+        self._packets[file] = packet, size
+        self._bytes += size
+        while self._bytes > self._limit:
+            self._bytes -= self._packets.popitem(last=False)[1][1]
+
+    def take(self, file: PersiaFile) -> PersiaPacket | None:
+        packet, size = self._packets.pop(file, (None, 0))
+        self._bytes -= size
+        return packet
+
+
+def _checksum(data: bytes) -> str:
+    return f"xxh3_64:{xxhash.xxh3_64_hexdigest(data)}"
