@@ -226,6 +226,10 @@ class ModelService:
             await self._unpacker.remove(unpacked.directory)
             raise
         if spec.sparse_sequence:
+            log.info(
+                "model %r: version %s waits for sequence %d of its embeddings",
+                *(spec.model, spec.version, spec.sparse_sequence),
+            )
             self._shards.watch()
         registered = f'Model "{spec.model}" Version: {spec.version} registered with'
         log.info("%s %d initial workers", registered, spec.min_workers)

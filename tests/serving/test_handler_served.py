@@ -19,6 +19,7 @@ from satrap.serving.archive.package import package
 pytestmark = pytest.mark.slow
 
 CASE = "a_sum_prefix8_r1_b7"
+HANDLERS = Path(__file__).parents[1] / "data" / "handlers"
 
 
 class Total(torch.nn.Module):
@@ -26,11 +27,12 @@ class Total(torch.nn.Module):
         return torch.cat(embeddings, 1).sum(1)
 
 
+@pytest.mark.parametrize("handler", [{}, {"handler": str(HANDLERS / "later.py")}], ids=["ours", "persia's"])
 def test_answers_of_a_server_that_is_gone_are_marked_stale(
-    persia_data: Path, tmp_path: Path, satrap: Any
+    persia_data: Path, tmp_path: Path, satrap: Any, handler: dict[str, str]
 ) -> None:
     case = persia_data / "golden" / CASE
-    archive_of_totals(tmp_path)
+    archive_of_totals(tmp_path, **handler)
     shard = satrap("embedding-server", "--port", "0", "--checkpoint", case / "ckpt")
     config = tmp_path / "global_config.yaml"
     config.write_text("middleware:\n  orphan_grace_seconds: 60\n")
@@ -60,11 +62,11 @@ def test_answers_of_a_server_that_is_gone_are_marked_stale(
             assert time.monotonic() < deadline
 
 
-def archive_of_totals(store: Path) -> None:
+def archive_of_totals(store: Path, **handler: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated, not gone
         torch.jit.save(torch.jit.script(Total()), store / "total.pt")
-    package(model_name="total", version="1", serialized_file=store / "total.pt", export_path=store)
+    package(model_name="total", version="1", serialized_file=store / "total.pt", export_path=store, **handler)
 
 
 def test_a_bad_request_of_a_batch_alone_gets_its_error(
