@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from satrap._core.embedding_file import EmbeddingFileSummary
 from satrap._core.table import Table, TableSpaceError
-from satrap.errors import NoSpaceError
+from satrap.embedding_server.origin import MAX_ORDINAL, PERSIA_STREAM, Origin
+from satrap.errors import NoSpaceError, OrdinalRangeError
 from satrap.formats.persia_checkpoint import (
     CheckpointFile,
     MissingDimError,
@@ -23,8 +24,9 @@ from satrap.formats.persia_checkpoint import (
     recovery_warning,
     summarize_file,
 )
+from satrap.formats.persia_marker import MARKER
 
-__all__ = ["LoadCancelled", "LoadProgress", "LoadedCheckpoint", "load_checkpoint"]
+__all__ = ["LoadCancelled", "LoadProgress", "LoadedCheckpoint", "load_checkpoint", "persia_origin"]
 
 T = TypeVar("T")
 
@@ -48,10 +50,11 @@ class LoadProgress:
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """What became of a checkpoint: its path, its tables by dim, and what an operator should know."""
+    """What became of a checkpoint: its path, its tables by dim, where it came from, what an operator should know."""
 
     checkpoint: str
     tables: dict[int, Table]
+    origin: Origin
     warnings: tuple[str, ...]
 
 
@@ -62,8 +65,12 @@ def load_checkpoint(
     add_table: Callable[[int, int], Table],
     on_progress: Callable[[LoadProgress], None],
     cancelled: threading.Event,
+    replay_margin_seconds: int = 600,
 ) -> LoadedCheckpoint:
     """Load the rows of `owner`.
+
+    Rows carry the ordinal of the least time in the markers, `replay_margin_seconds` earlier: PERSIA does not say which
+    packets a checkpoint contains, so those from then on are applied again.
 
     Tables are made once, in their size, before the first row is inserted: it follows from the sizes of files whose
     rows are all alike, and from a pass over the others that counts. Should that mislead, a table grows, gives back
@@ -74,12 +81,14 @@ def load_checkpoint(
 
     Raises:
         CheckpointError: the checkpoint is refused (its subclasses say why).
+        OrdinalRangeError: its time does not fit into an ordinal.
         NoSpaceError: there is no room for a table that has to grow.
         LoadCancelled: `cancelled` was set; seen between two files.
     """
     checkpoint = open_checkpoint(path, owner)
+    origin = persia_origin(checkpoint, replay_margin_seconds)
     with ThreadPoolExecutor(threads, thread_name_prefix="load") as pool, _table_growth():
-        load = _Load(checkpoint, pool, on_progress, cancelled)
+        load = _Load(checkpoint, origin.base_sequence, pool, on_progress, cancelled)
         expected = load.expected_rows()
         tables = {dim: add_table(dim, expected[dim]) for dim in sorted(expected)}
         summaries = load.insert(checkpoint.files, tables)
@@ -94,7 +103,31 @@ def load_checkpoint(
     return LoadedCheckpoint(
         checkpoint=str(path),
         tables=tables,
+        origin=origin,
         warnings=(*checkpoint.warnings, *([recovered] if recovered else [])),
+    )
+
+
+def persia_origin(checkpoint: PersiaCheckpoint, replay_margin_seconds: int) -> Origin:
+    """Where the rows of a PERSIA checkpoint begin, and from when on packets are applied again.
+
+    Raises:
+        OrdinalRangeError: its time does not fit into an ordinal.
+    """
+    ordinal = max(0, checkpoint.written_ns // 1_000_000_000 - replay_margin_seconds)
+    if ordinal > MAX_ORDINAL:
+        raise OrdinalRangeError(
+            checkpoint.path,
+            f"its markers say {checkpoint.written_ns // 1_000_000_000} seconds since the epoch; ordinals end at "
+            f"{MAX_ORDINAL}: the trainer's clock was wrong, correct `datetime` in {MARKER}",
+        )
+    return Origin(
+        format="persia",
+        stream=PERSIA_STREAM,
+        base_sequence=ordinal,
+        base_event_ns=checkpoint.written_ns,
+        published_ns=checkpoint.written_ns,
+        replay_from=ordinal,
     )
 
 
@@ -104,11 +137,13 @@ class _Load:
     def __init__(
         self,
         checkpoint: PersiaCheckpoint,
+        ordinal: int,
         pool: ThreadPoolExecutor,
         on_progress: Callable[[LoadProgress], None],
         cancelled: threading.Event,
     ) -> None:
         self._files, self._route = checkpoint.files, checkpoint.route
+        self._ordinal = ordinal
         self._pool, self._on_progress, self._cancelled = pool, on_progress, cancelled
         self._progress = LoadProgress(files_total=len(checkpoint.files))
         self._bytes_to_read = sum(file.size for file in checkpoint.files)
@@ -139,7 +174,7 @@ class _Load:
 
         def load(file: CheckpointFile) -> EmbeddingFileSummary | None:
             try:
-                return load_file(file, of_dims, self._route)
+                return load_file(file, of_dims, self._route, ordinal=self._ordinal)
             except MissingDimError:
                 return None
 

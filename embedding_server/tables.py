@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from satrap._core.table import Table
+from satrap.embedding_server.origin import NO_ORIGIN, Origin
 
 __all__ = ["Counters", "Generation", "RowDType", "Totals"]
 
@@ -17,8 +18,8 @@ class Generation:
     """The tables of one checkpoint, by dim, where they came from, and where other processes find them.
 
     `folder` and `instance_id` (16 random bytes) lead a process of the same machine to the tables. A server holds one
-    generation at a time and replaces it by a single assignment; a call that has begun goes on with the one that it
-    took, whose memory lives as long as that call.
+    generation at a time and replaces it by a single assignment (also when a packet brings a new dim); a call that has
+    begun goes on with the one that it took, whose memory lives as long as that call.
     """
 
     row_dtype: RowDType
@@ -27,6 +28,7 @@ class Generation:
     instance_id: bytes
     checkpoint: str = ""
     warnings: tuple[str, ...] = ()
+    origin: Origin = NO_ORIGIN
 
     @property
     def rows(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from satrap.embedding_server.origin import NO_ORIGIN, Origin
 from satrap.embedding_server.tables import RowDType
 from satrap.formats.persia_checkpoint import ShardRoute
 
@@ -26,7 +27,7 @@ class GenerationInfo:
 
     `checkpoint` is empty, and `checkpoint_identity` too, if nothing was loaded. `start_identity` is the identity of
     the checkpoint that was named when the server was started that loaded this; empty if none was. `created_ns` is
-    nanoseconds since the epoch.
+    nanoseconds since the epoch. A generation of a version before origins has none: it follows no stream.
     """
 
     row_dtype: RowDType
@@ -37,6 +38,7 @@ class GenerationInfo:
     warnings: tuple[str, ...] = ()
     version: str = ""
     created_ns: int = 0
+    origin: Origin = NO_ORIGIN
 
     def to_bytes(self, limit: int) -> bytes:
         """At most `limit` bytes: as many warnings as fit, and how many there were more."""
@@ -60,8 +62,9 @@ class GenerationInfo:
         if not isinstance(value, dict):
             raise ValueError(f"expected an object, not {type(value).__name__}")
         warnings = value.pop("warnings", ())
+        origin = Origin.from_json(value.pop("origin", {}))
         try:
-            info = GenerationInfo(warnings=tuple(map(str, warnings)), **value)
+            info = GenerationInfo(warnings=tuple(map(str, warnings)), origin=origin, **value)
         except TypeError as error:
             raise ValueError(str(error)) from error
         if info.row_dtype not in ("float32", "float16"):
@@ -140,6 +143,8 @@ def _refusal(found: Found, wanted: Wanted) -> str:
         return f"the table has {info.row_dtype} rows, row_dtype is {wanted.row_dtype}"
     if info.config_digest != wanted.config_digest:
         return "the embedding config is not the one that the table was loaded with"
+    if info.checkpoint and not info.origin.format:
+        return f"the table was loaded by satrap {info.version}, which followed no updates"
     if wanted.checkpoint is None or wanted.checkpoint_identity in (
         info.checkpoint_identity,
         info.start_identity,

@@ -61,10 +61,10 @@ class Gate:
         self.reached, self.opened = threading.Event(), threading.Event()
         real = loading.load_file
 
-        def wait(*arguments: object) -> EmbeddingFileSummary:
+        def wait(*arguments: object, **options: object) -> EmbeddingFileSummary:
             self.reached.set()
             assert self.opened.wait(30)
-            return real(*arguments)
+            return real(*arguments, **options)
 
         monkeypatch.setattr(loading, "load_file", wait)
 

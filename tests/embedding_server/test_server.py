@@ -68,10 +68,10 @@ def test_health_follows_the_load(persia_data, monkeypatch, refused, table_direct
         listening.append(listen(server, address))
         return listening[-1]
 
-    def wait(*arguments: object) -> int:
+    def wait(*arguments: object, **options: object) -> int:
         reached.set()
         assert opened.wait(30)
-        return real(*arguments)
+        return real(*arguments, **options)
 
     monkeypatch.setattr(loading, "load_file", wait)
     monkeypatch.setattr(rpc, "listen", note)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from satrap.embedding_server.origin import DimLimits, Origin
 from satrap.embedding_server.takeover import Found, GenerationInfo, Wanted, choose
 from satrap.formats.persia_checkpoint import ShardRoute
 
@@ -17,6 +18,7 @@ INFO = GenerationInfo(
     start_identity="a",
     version="1",
     created_ns=5,
+    origin=Origin("satrap", "ads", 7, 8, 9, 0, {4: DimLimits(100, 2.5)}, "w"),
 )
 WANTED = Wanted(BOOT, ShardRoute(1, 2), "float32", "config", Path("/data/a"), "a")
 
@@ -63,6 +65,7 @@ class TestChoose:
             ({"info": replace(INFO, row_dtype="float16")}, "float16 rows, row_dtype is float32"),
             ({"info": replace(INFO, config_digest="other")}, "embedding config"),
             ({"info": replace(INFO, config_digest="")}, "embedding config"),
+            ({"info": replace(INFO, origin=Origin())}, "loaded by satrap 1, which followed no updates"),
         ],
     )
     def test_refused_whatever_checkpoint_is_named(self, changes, words):
@@ -99,6 +102,11 @@ class TestInfo:
         info = replace(INFO, warnings=("a", "b"))
         assert GenerationInfo.from_bytes(info.to_bytes(10_000)) == info
 
+    def test_one_of_a_version_before_origins(self):
+        data = b'{"row_dtype": "float32", "checkpoint": "/data/a", "version": "0.2", "warnings": []}'
+        info = GenerationInfo.from_bytes(data)
+        assert (info.checkpoint, info.origin) == ("/data/a", Origin())
+
     def test_warnings_that_do_not_fit_are_counted(self):
         info = replace(INFO, warnings=tuple(f"warning {i}" for i in range(1_000)))
         data = info.to_bytes(1_000)
@@ -117,6 +125,11 @@ class TestInfo:
             b"{}",
             b'{"row_dtype": "int8"}',
             b'{"row_dtype": "float32", "colour": 1}',
+            b'{"row_dtype": "float32", "origin": 5}',
+            b'{"row_dtype": "float32", "origin": {"format": "zip"}}',
+            b'{"row_dtype": "float32", "origin": {"colour": 1}}',
+            b'{"row_dtype": "float32", "origin": {"limits": {"x": {}}}}',
+            b'{"row_dtype": "float32", "origin": {"limits": 5}}',
         ],
     )
     def test_bytes_that_are_no_info(self, data):

@@ -392,7 +392,7 @@ class TestKilled:
         assert generations(table_directory) == ["00000002"]
 
     def test_rows_written_after_the_load_are_there(self, satrap, ones, table_directory):
-        """Whatever wrote last: here a process that takes over, upserts, and is killed in the middle."""
+        """Whatever wrote last: here a process that takes over, upserts, later than the checkpoint, and is killed."""
         satrap(*self.arguments(ones, table_directory)).kill()
         folder = identity_folder(table_directory) / "00000001"
         script = (
@@ -400,7 +400,7 @@ class TestKilled:
             "g = TableGeneration.recover(sys.argv[1], boot_id=present_boot(), replica_index=0, replica_size=1)\n"
             "signs = np.arange(100_000, dtype=np.uint64)\n"
             "for i in range(2, 10**6):\n"
-            "    g.tables[4].upsert(signs, np.full((100_000, 4), i, np.float32), i)\n"
+            "    g.tables[4].upsert(signs, np.full((100_000, 4), i, np.float32), 2**31 + i)\n"
             "    print(i, flush=True)\n"
         )
         with subprocess.Popen(
