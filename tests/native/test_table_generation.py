@@ -15,6 +15,7 @@ from satrap._core.table import (
     MAX_INFO_BYTES,
     TableError,
     TableGeneration,
+    TableReader,
     TableSpaceError,
     discard_generation,
     inspect_table,
@@ -132,6 +133,21 @@ class TestLife:
         before = read_control(str(folder)).heartbeat_age_ns
         time.sleep(0.3)  # nothing to wait for: no beat must come
         assert read_control(str(folder)).heartbeat_age_ns >= before + 250_000_000
+
+    def test_a_reader_that_is_attached_finds_a_table_that_is_added(self, folder):
+        """As when the first packet of a new dim comes to a server whose tables are mapped already."""
+        generation = create(folder)
+        generation.add_table(4, "float32", 10).upsert(SIGNS, ROWS)
+        generation.serve()
+        reader = TableReader(str(folder), ID, os.getuid())
+        signs = SIGNS[:3].tobytes()
+        assert reader.lookup([(8, signs)]) == ([(1, bytes(3 * 8 * 4))], 0, 3)  # they are in the table of 4
+        for dim in (8, 12):
+            rows = np.full((3, dim), dim, np.float32)
+            generation.add_table(dim, "float32", 0).upsert(SIGNS[:3], rows)
+            assert reader.lookup([(dim, signs)]) == ([(1, rows.tobytes())], 0, 0)
+        assert reader.state == "live"
+        reader.close()
 
     def test_modes(self, folder):
         generation = create(folder, file_mode=0o640, folder_mode=0o750, group=os.getegid())
