@@ -12,13 +12,22 @@ pyarrow takes 300 ms to import, so it is when the first file is read or written.
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from satrap.errors import ChecksumError, RowCountError, RowFileError, SatrapError, TruncatedFileError
+from satrap.errors import (
+    ChecksumError,
+    MissingFileError,
+    RowCountError,
+    RowFileError,
+    SatrapError,
+    StorageError,
+    TruncatedFileError,
+)
 from satrap.formats.manifest import FileEntry, RowDType
 
 __all__ = [
@@ -118,9 +127,7 @@ class RowFileWriter:
         pa = self._pa
         columns = [pa.Array.from_buffers(pa.uint64(), len(signs), [None, _buffer(pa, signs)])]
         if rows is not None:
-            with np.errstate(
-                over="ignore"
-            ):  # what float16 cannot hold becomes infinite, which guardrails see
+            with np.errstate(over="ignore"):  # float16's infinities are the guardrails' to see
                 rows = np.ascontiguousarray(rows, dtype=self._dtype)
             of_list = self._schema.field("embedding").type
             values = pa.Array.from_buffers(of_list.value_type, rows.size, [None, _buffer(pa, rows)])
@@ -162,19 +169,23 @@ def iter_row_file(path: str, file: BinaryIO, entry: FileEntry, shards: int) -> I
 
     counted = _CountedFile(path, file, entry)
     stream = pa.PythonFile(counted, mode="r")
-    yield from _pages(pa, path, stream, entry, shards)
+    try:
+        yield from _pages(pa, path, stream, entry, shards)
+    except (RowFileError, RowCountError):
+        counted.finish()  # if its bytes are not the manifest's, that is what is wrong with it
+        raise
     counted.finish()
 
 
 def _pages(pa: Any, path: str, stream: Any, entry: FileEntry, shards: int) -> Iterator[Page]:
     """Every record batch of an Arrow file, from its first byte up to the footer."""
-    with _translated(pa, path):
+    with _translated(path):
         if stream.read(len(_MAGIC)) != _MAGIC:
             raise RowFileError(path, "it does not begin as an Arrow file does")
         schema = _read_schema(pa, path, stream, entry, shards)
     rows = 0
     while True:
-        with _translated(pa, path):
+        with _translated(path):
             page = _read_page(pa, path, stream, schema, entry)
         if page is None:
             break
@@ -199,6 +210,10 @@ def _read_schema(pa: Any, path: str, stream: Any, entry: FileEntry, shards: int)
         not _same_type(pa, one, other) for (_, one), (_, other) in zip(found, wanted, strict=True)
     ):
         raise RowFileError(path, f"its columns are {_columns(found)}, and should be {_columns(wanted)}")
+    if not schema.equals(
+        pa.schema(list(schema))
+    ):  # the same but for the byte order, which has no name in Python
+        raise RowFileError(path, "it is big-endian; write it little-endian, as the format says")
     metadata = schema.metadata or {}
     for key, value in expected.metadata.items():
         if metadata.get(key) != value:
@@ -239,10 +254,7 @@ def _array(path: str, buffer: Any, body: Any, dtype: np.dtype[Any], count: int) 
         raise RowFileError(path, f"a column has fewer than {count} values")
     start = buffer.address - body.address
     if not 0 <= start <= body.size - buffer.size:
-        raise RowFileError(
-            path,
-            "it is compressed or big-endian; write it uncompressed and little-endian, as the format says",
-        )
+        raise RowFileError(path, "it is compressed; write it uncompressed, as the format says")
     return np.frombuffer(buffer, dtype, count)
 
 
@@ -290,7 +302,12 @@ class _CountedFile(io.RawIOBase):
             raise RowFileError(
                 self._path, f"it has a record batch of {size:,} bytes, and {MAX_BATCH_BYTES:,} is the most"
             )
-        data = self._file.read(size)
+        try:
+            data = self._file.read(size)
+        except FileNotFoundError as error:
+            raise MissingFileError(self._path, "it went away while it was read") from error
+        except OSError as error:
+            raise StorageError(self._path, error.strerror or str(error)) from error
         self._bytes += len(data)
         self._hash.update(data)
         self._last = (self._last + data[-len(_END) :])[-len(_END) :]
@@ -310,22 +327,16 @@ class _CountedFile(io.RawIOBase):
         _check_end(self._path, self._last)
 
 
-class _translated:  # noqa: N801 - used as a function
+@contextmanager
+def _translated(path: str) -> Iterator[None]:
     """Make a RowFileError of whatever pyarrow raises at bytes that it cannot read."""
-
-    def __init__(self, pa: Any, path: str) -> None:
-        self._pa, self._path = pa, path
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SatrapError) or error is None:
-            return
-        if isinstance(
-            error, (self._pa.ArrowException, OSError, ValueError, TypeError, MemoryError, EOFError)
-        ):
-            text = str(error).splitlines() or [type(error).__name__]
-            raise RowFileError(self._path, f"not an Arrow file that can be read: {text[0][:200]}") from error
+    try:
+        yield
+    except SatrapError:
+        raise
+    except Exception as error:
+        text = str(error).splitlines() or [type(error).__name__]
+        raise RowFileError(path, f"not an Arrow file that can be read: {text[0][:200]}") from error
 
 
 def _schema(pa: Any, dim: int, dtype: RowDType | None, shard: int, shards: int) -> Any:

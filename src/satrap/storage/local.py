@@ -58,7 +58,8 @@ class LocalStorage(Storage):
     def read(self, name: str, *, limit: int | None = None) -> bytes:
         """As promised. A file that shrinks meanwhile is read as far as it goes."""
         with self.open(name) as file, self._translated(name):
-            return file.read(-1 if limit is None else limit + 1)
+            # Never asked for more than there is: Python would take that much memory first.
+            return file.read(-1 if limit is None else min(limit, os.fstat(file.fileno()).st_size) + 1)
 
     def open(self, name: str) -> BinaryIO:
         """As promised. A pipe or a device is refused, not waited for."""

@@ -80,11 +80,11 @@ class RemoteStorage(Storage):
 
     def read(self, name: str, *, limit: int | None = None) -> bytes:
         """As promised."""
+        place = self._place(name)
         with self._translated(name):
-            if limit is None:
-                return bytes(self._fs.cat_file(self._place(name)))
-            with self.open(name) as file:
-                return file.read(limit + 1)
+            if limit is not None and self._fs.info(place)["size"] > limit:
+                return bytes(self._fs.cat_file(place, start=0, end=limit + 1))
+            return bytes(self._fs.cat_file(place))
 
     def open(self, name: str) -> BinaryIO:
         """As promised."""
