@@ -1,11 +1,16 @@
 """Names, versions and defaults."""
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from satrap.errors import (
     DefaultVersionError,
     ModelNotFoundError,
     ModelVersionNotFoundError,
+    NotFoundError,
     VersionRegisteredError,
     VersionWaitsError,
 )
@@ -205,3 +210,47 @@ class TestWaiting:
     def test_models_wait_apart(self, waiting: Registry[str]) -> None:
         waiting.add("n", "2.0", "other", waits_for=25)
         assert [each.value for each in waiting.reached(26)] == ["two", "other"]
+
+
+VERSIONS = ("1", "2", "3", "4")
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(VERSIONS), st.integers(0, 5)),
+        st.tuples(st.sampled_from(["remove", "discard", "set_default", "ready"]), st.sampled_from(VERSIONS)),
+        st.tuples(st.just("reached"), st.integers(0, 5)),
+    ),
+    max_size=30,
+)
+
+
+@given(STEPS)
+def test_whatever_happens_there_is_one_default_and_it_answers_if_any_ever_did(steps: list[tuple]) -> None:
+    registry = Registry[str]()
+    for step in steps:
+        answered = "m" in registry.models() and not registry.is_waiting("m", registry.default("m"))
+        match step:
+            case "add", version, waits_for:
+                with contextlib.suppress(VersionRegisteredError):
+                    registry.add("m", version, version, waits_for=waits_for)
+            case "remove", version:
+                with contextlib.suppress(NotFoundError, DefaultVersionError):
+                    registry.remove("m", version)
+            case "discard", version:
+                registry.discard("m", version, version)
+                answered = False  # as if it had never been registered
+            case "set_default", version:
+                with contextlib.suppress(NotFoundError):
+                    registry.set_default("m", version)
+            case "ready", version:
+                registry.became_ready("m", version, version)
+            case "reached", sequence:
+                assert all(not registry.is_waiting("m", each.version) for each in registry.reached(sequence))
+        if "m" not in registry.models():
+            continue
+        default, chosen = registry.default("m"), registry.next_default("m")
+        assert default in registry.versions("m")
+        assert not answered or not registry.is_waiting("m", default)
+        assert chosen == "" or (chosen != default and registry.is_waiting("m", chosen))
+    registry.reached(5)
+    assert not registry.anything_waits()
+    assert "m" not in registry.models() or registry.next_default("m") == ""
