@@ -1,0 +1,105 @@
+"""A dense model as an archive that says which sparse state it needs: TorchScript, the archive's files, one call."""
+
+import copy
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from satrap.client import ManagementClient
+from satrap.errors import ArchiveError
+from satrap.serving.archive.package import DEFAULT_HANDLER, package
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["DenseDump", "register_archive", "write_dense_archive"]
+
+_CONFIG_NAME = "satrap-model-config.yaml"
+
+
+@dataclass(frozen=True)
+class DenseDump:
+    """A dense version that was written: where it is, the sequence that it needs (None: none), and, if it was
+    registered, what the server said.
+    """
+
+    archive: Path
+    sparse_sequence: int | None
+    answer: str = ""
+
+
+def write_dense_archive(
+    model: "torch.nn.Module",
+    archive: Path,
+    *,
+    model_name: str,
+    version: str,
+    handler: str | None,
+    extra_files: Sequence[Path | str] | str,
+    config: Mapping[str, Any],
+    sparse_sequence: int | None,
+) -> None:
+    """Write the archive, whole or not at all; one of that name is replaced.
+
+    The model is copied, brought to the CPU and into evaluation mode, and scripted, so training may go on with it.
+
+    Raises:
+        ArchiveError: a name, version or file that cannot be, or a model that TorchScript does not take.
+    """
+    import torch
+
+    if archive.suffix != ".mar":
+        raise ArchiveError(
+            str(archive), "an archive's name ends in .mar: give the path of the archive that is to be written"
+        )
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    settings = dict(config)
+    if sparse_sequence is not None:
+        settings["satrap"] = {**settings.get("satrap", {}), "sparse_sequence": sparse_sequence}
+    # Beside the archive, so that the last step is a rename; hidden, so that no server takes it for an archive.
+    with tempfile.TemporaryDirectory(prefix=f".{archive.name}.", dir=archive.parent) as text:
+        folder = Path(text)
+        weights = folder / f"{model_name}.pt"
+        try:
+            snapshot = copy.deepcopy(model).cpu().eval()
+            scripted = (
+                snapshot if isinstance(snapshot, torch.jit.ScriptModule) else torch.jit.script(snapshot)
+            )
+        except Exception as error:  # TorchScript raises what its compiler happens to raise
+            raise ArchiveError(str(archive), f"TorchScript does not take the model: {error}") from error
+        scripted.save(str(weights))
+        config_file = None
+        if settings:
+            config_file = folder / _CONFIG_NAME
+            config_file.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        written = package(
+            model_name=model_name,
+            version=version,
+            handler=DEFAULT_HANDLER if handler is None else handler,
+            serialized_file=weights,
+            extra_files=extra_files,
+            export_path=folder,
+            config_file=config_file,
+        )
+        written.replace(archive)
+
+
+def register_archive(
+    address: str, archive: Path, *, initial_workers: int, set_default: tuple[str, str] | None
+) -> str:
+    """Register an archive of the server's model store; return what the server said.
+
+    `set_default` is the (model, version) to make the default as well.
+
+    Raises:
+        SatrapError: as `ManagementClient.register`.
+    """
+    with ManagementClient(address) as management:
+        answer = management.register(archive.name, initial_workers=initial_workers)
+        if set_default is not None:
+            management.set_default(*set_default)
+    return answer
