@@ -517,6 +517,6 @@ def test_hostile_bytes_are_read_or_refused(made, data):
             results.append(sum(len(signs) for signs, _ in pages))
             for signs, rows in pages:
                 assert rows is None or rows.shape == (len(signs), entry.dim)
-        except UpdateError as error:
-            results.append(error.code)
+        except UpdateError:
+            results.append("refused")
     assert results[0] == results[1]

@@ -102,7 +102,7 @@ class Storage(ABC):
 
     @abstractmethod
     def remove(self, name: str) -> None:
-        """Remove a file, or an empty folder."""
+        """Remove a file, or an empty folder, which an object store forgets with its last file."""
 
     @abstractmethod
     def stat(self, name: str) -> Entry:

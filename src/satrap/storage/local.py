@@ -63,6 +63,7 @@ class LocalStorage(Storage):
 
     def open(self, name: str) -> BinaryIO:
         """As promised. A pipe or a device is refused, not waited for."""
+        check_name(self.url, name)
         with self._translated(name):
             descriptor = os.open(self._place(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
@@ -80,8 +81,6 @@ class LocalStorage(Storage):
     def upload(self, name: str) -> Upload:
         """A temporary file beside the one to be."""
         with self._translated(name):
-            if not name:
-                check_name(self.url, name)
             place = self._place(name, parent=True)
             place.parent.mkdir(parents=True, exist_ok=True)
             temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
@@ -104,6 +103,7 @@ class LocalStorage(Storage):
 
     def subfolder(self, name: str) -> "LocalStorage":
         """As promised; a symbolic link out of this folder is refused here, and within it below."""
+        check_name(self.url, name)
         with self._translated(name):
             self._place(name)
         return LocalStorage(self._path / name)
@@ -118,7 +118,7 @@ class LocalStorage(Storage):
         link, as it is not followed.
         """
         root = os.path.realpath(self._path)
-        if not name:
+        if not name and not parent:
             return Path(root)
         check_name(self.url, name)
         if parent:

@@ -80,6 +80,7 @@ class RemoteStorage(Storage):
 
     def read(self, name: str, *, limit: int | None = None) -> bytes:
         """As promised."""
+        check_name(self._url, name)
         place = self._place(name)
         with self._translated(name):
             if limit is not None and self._fs.info(place)["size"] > limit:
@@ -88,6 +89,7 @@ class RemoteStorage(Storage):
 
     def open(self, name: str) -> BinaryIO:
         """As promised."""
+        check_name(self._url, name)
         with self._translated(name):
             if self._scheme == "memory":  # its files are one object, with one position, for all who open them
                 return io.BytesIO(self._fs.cat_file(self._place(name)))
