@@ -3,8 +3,10 @@
     <table_directory>/<uid>/<namespace>/<replica_index>-of-<replica_size>/
         lock           held by the one server of this identity, as long as it lives; inside: its pid, its address
         00000001/      a generation (satrap._core.table.TableGeneration)
+        quarantine/    packets that were refused (updates.quarantine)
 
-Nothing is removed but generations of the own identity, by the holder of its lock. `takeover` has the decisions.
+Nothing is removed but generations of the own identity, and in the end its quarantine, by the holder of its lock.
+`takeover` has the decisions.
 """
 
 import contextlib
@@ -14,6 +16,7 @@ import grp
 import logging
 import os
 import re
+import shutil
 import stat
 import struct
 from collections.abc import Iterator
@@ -35,6 +38,7 @@ from satrap.errors import InvalidInputError, NoSpaceError, TableFolderError, Tab
 from satrap.formats.persia_checkpoint import ShardRoute
 
 __all__ = [
+    "QUARANTINE_FOLDER",
     "Holder",
     "Identity",
     "TableDirectory",
@@ -48,6 +52,9 @@ __all__ = [
 ]
 
 log = logging.getLogger(__name__)
+
+QUARANTINE_FOLDER = "quarantine"
+"""Where an identity's folder keeps the packets that its server refused (`updates.quarantine`)."""
 
 _LOCK = "lock"
 _FLOCK = struct.Struct("@hhqqi4x")
@@ -481,6 +488,8 @@ def _read_holder(descriptor: int) -> Holder:
 def _remove_empty(folder: Path) -> None:
     """Remove an identity's folder, whose lock is held and whose generations are gone, and those above if empty."""
     try:
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder / QUARANTINE_FOLDER)
         strangers = [entry.name for entry in folder.iterdir() if entry.name != _LOCK]
         if strangers:
             raise TableFolderError(
