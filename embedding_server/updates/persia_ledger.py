@@ -1,12 +1,14 @@
 """Which of PERSIA's files are applied: the resume point of tables that follow them, beside those tables.
 
-    <generation folder>/applied.json
+    <generation folder>/applied.json            most of them
+    <generation folder>/applied-recent.json     the last ones, so that little is written for each
+
     {"format": "satrap-persia-applied", "version": 1,
      "files": {"s0/inc_20260101000000": {"0_0.inc": [unix_seconds, bytes, modified_ns, "xxh3_64:..."]}}}
 
-It is replaced by rename, after the rows of what it names are in the tables: a server that is killed between the two
-applies a file again, which changes nothing. It dies with the tables. One that cannot be read is none: every file is
-applied again.
+Both are replaced by rename, after the rows of what they name are in the tables: a server that is killed between the two
+applies a file again, which changes nothing. They die with the tables. One that cannot be read names nothing: what it
+named is applied again.
 """
 
 import json
@@ -22,8 +24,10 @@ __all__ = ["AppliedFiles", "format_applied", "parse_applied"]
 
 log = logging.getLogger(__name__)
 
-_NAME = "applied.json"
+_NAME, _RECENT_NAME = "applied.json", "applied-recent.json"
 _FORMAT = {"format": "satrap-persia-applied", "version": 1}
+_RECENT = 256
+"""Names that are written again with each one that comes to them."""
 
 
 def format_applied(settled: Mapping[str, Settled]) -> bytes:
@@ -71,18 +75,15 @@ class AppliedFiles:
 
     def __init__(self, folder: Path) -> None:
         """Read what is in the generation's folder."""
-        self._path = folder / _NAME
-        self._settled: dict[str, Settled] = {}
-        try:
-            self._settled = parse_applied(self._path.read_bytes())
-        except FileNotFoundError:
-            pass
-        except (OSError, ValueError) as error:
-            log.warning("%s: cannot be used, all packets are applied again: %s", self._path, error)
+        self._path, self._recent_path = folder / _NAME, folder / _RECENT_NAME
+        self._recent = _read(self._recent_path)
+        self._settled = _read(self._path) | self._recent
+        self._by_second: dict[int, set[str]] = {}
+        self._index(self._settled.values())
 
     @property
     def settled(self) -> Mapping[str, Settled]:
-        """By name."""
+        """By name. It changes as files are added."""
         return self._settled
 
     @property
@@ -104,16 +105,26 @@ class AppliedFiles:
         Raises:
             TableFolderError: it cannot be written; nothing has changed.
         """
-        new = list(applied)
-        out = outlived_by(self._settled, new)
-        self._replace(
-            {name: done for name, done in self._settled.items() if name not in out}
-            | {done.file.name: done for done in new}
-        )
+        new = {done.file.name: done for done in applied}
+        same_seconds = {
+            name: self._settled[name]
+            for done in new.values()
+            for name in self._by_second.get(done.unix_seconds, ())
+        }
+        out = outlived_by(same_seconds, list(new.values()))
+        recent = self._recent | new
+        if out or len(recent) > _RECENT:
+            self._write_all({name: done for name, done in (self._settled | new).items() if name not in out})
+            return
+        _write(self._recent_path, recent)
+        self._recent = recent
+        self._settle(new)
 
     def settle(self, settled: Iterable[Settled]) -> None:
         """The same of files that bring no rows: nothing has to follow them. On disk with the next `add`."""
-        self._settled |= {done.file.name: done for done in settled}
+        new = {done.file.name: done for done in settled}
+        self._recent |= new
+        self._settle(new)
 
     def discard(self, *names: str) -> None:
         """The rows of these were taken back. Durable on return.
@@ -121,18 +132,51 @@ class AppliedFiles:
         Raises:
             TableFolderError: it cannot be written; nothing has changed.
         """
-        self._replace({name: done for name, done in self._settled.items() if name not in names})
+        if any(name in self._settled for name in names):
+            self._write_all({name: done for name, done in self._settled.items() if name not in names})
 
     def forget_all_but(self, directories: Iterable[str]) -> None:
-        """What was in directories that are gone need not be known any more. On disk with the next `add`."""
+        """What was in directories that are gone need not be known any more. On disk with a later `add`."""
         there = set(directories)
-        self._settled = {name: done for name, done in self._settled.items() if done.file.directory in there}
+        gone = [name for name, done in self._settled.items() if done.file.directory not in there]
+        for name in gone:
+            self._by_second[self._settled.pop(name).unix_seconds].discard(name)
+            self._recent.pop(name, None)
 
-    def _replace(self, settled: dict[str, Settled]) -> None:
-        temporary = self._path.with_name(f".{_NAME}")
-        try:
-            temporary.write_bytes(format_applied(settled))
-            temporary.replace(self._path)
-        except OSError as error:
-            raise TableFolderError(self._path, f"cannot be written: {error.strerror}") from error
-        self._settled = settled
+    def _settle(self, new: Mapping[str, Settled]) -> None:
+        for name in new:
+            if name in self._settled:
+                self._by_second[self._settled[name].unix_seconds].discard(name)
+        self._settled.update(new)
+        self._index(new.values())
+
+    def _index(self, settled: Iterable[Settled]) -> None:
+        for done in settled:
+            self._by_second.setdefault(done.unix_seconds, set()).add(done.file.name)
+
+    def _write_all(self, settled: dict[str, Settled]) -> None:
+        # A kill between the two leaves names in both, or, in the second, names that are applied once more.
+        _write(self._recent_path, {name: done for name, done in self._recent.items() if name in settled})
+        _write(self._path, settled)
+        self._settled, self._recent = settled, {}
+        self._by_second = {}
+        self._index(settled.values())
+
+
+def _read(path: Path) -> dict[str, Settled]:
+    try:
+        return parse_applied(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        log.warning("%s: cannot be used, all packets in it are applied again: %s", path, error)
+        return {}
+
+
+def _write(path: Path, settled: Mapping[str, Settled]) -> None:
+    temporary = path.with_name(f".{path.name}")
+    try:
+        temporary.write_bytes(format_applied(settled))
+        temporary.replace(path)
+    except OSError as error:
+        raise TableFolderError(path, f"cannot be written: {error.strerror}") from error

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from persia_packets import PersiaTrainer, inc_bytes, rows_of
 
+import satrap.embedding_server.updates.persia_ledger as module
 from satrap.embedding_server.updates.decide import Apply, PassOver, Refuse, RollBack
 from satrap.embedding_server.updates.feed import Standing
 from satrap.embedding_server.updates.persia import PersiaSettings, Settled
@@ -34,6 +35,10 @@ def feed_of(tmp_path):
         return PersiaFeed(open_storage(str(root)), route, PersiaSettings(**settings), tmp_path / name)
 
     return feed
+
+
+def settled(name: str, unix_seconds: int) -> Settled:
+    return Settled(PersiaFile(name, 30, 7), unix_seconds, "xxh3_64:00")
 
 
 def look(feed: PersiaFeed, now_ns: int | None = None, **standing: object):
@@ -269,24 +274,75 @@ class TestListOfAppliedFiles:
     def test_one_that_cannot_be_read_is_none(self, tmp_path, data, caplog):
         (tmp_path / "applied.json").write_bytes(data)
         assert len(AppliedFiles(tmp_path)) == 0
-        assert "all packets are applied again" in caplog.text
+        assert "all packets in it are applied again" in caplog.text
 
     def test_its_form(self, tmp_path):
         ledger = AppliedFiles(tmp_path)
-        ledger.add([Settled(PersiaFile("s0/inc_a/0_0.inc", 30, 7), 50, "xxh3_64:00")])
-        assert json.loads((tmp_path / "applied.json").read_bytes()) == {
+        ledger.add([settled("s0/inc_a/0_0.inc", 50)])
+        assert json.loads((tmp_path / "applied-recent.json").read_bytes()) == {
             "format": "satrap-persia-applied",
             "version": 1,
             "files": {"s0/inc_a": {"0_0.inc": [50, 30, 7, "xxh3_64:00"]}},
         }
         assert AppliedFiles(tmp_path).settled == ledger.settled
 
+    def test_many_files_are_written_in_two_parts(self, tmp_path):
+        ledger = AppliedFiles(tmp_path)
+        for number in range(1000):
+            ledger.add([settled(f"s0/inc_{number // 10}/{number}.inc", 50 + number)])
+            assert (tmp_path / "applied-recent.json").stat().st_size < 30_000
+        assert AppliedFiles(tmp_path).settled == ledger.settled and len(ledger) == 1000
+        ledger.discard("s0/inc_0/0.inc", "s0/inc_99/999.inc")
+        again = AppliedFiles(tmp_path)
+        assert len(again) == 998 and "s0/inc_0/0.inc" not in again and "s0/inc_99/999.inc" not in again
+        ledger.add([settled("s0/inc_0/0.inc", 51)])  # before 1.inc, of its second
+        assert "s0/inc_0/1.inc" not in ledger and "s0/inc_0/1.inc" not in AppliedFiles(tmp_path)
+
+    @pytest.mark.parametrize("writes", range(4))
+    def test_killed_between_two_writes(self, tmp_path, monkeypatch, writes):
+        """Nothing is known as applied that is not; what is forgotten is applied again."""
+        ledger = AppliedFiles(tmp_path)
+        ledger.add([settled(f"s0/inc_a/{number:03d}.inc", 50 + number) for number in range(255)])
+        left = iter(range(writes))
+        real = module._write
+
+        def write(path, names):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            real(path, names)
+
+        monkeypatch.setattr(module, "_write", write)
+        with pytest.raises(KeyboardInterrupt):
+            for number in (255, 256, 257):
+                ledger.add([settled(f"s0/inc_a/{number:03d}.inc", 50 + number)])
+        assert len(AppliedFiles(tmp_path)) == 255 + min(writes, 1) + (writes == 3)
+
+    @pytest.mark.parametrize("writes", [0, 1])
+    def test_killed_while_names_are_taken_out(self, tmp_path, monkeypatch, writes):
+        ledger = AppliedFiles(tmp_path)
+        for number in range(300):
+            ledger.add([settled(f"s0/inc_a/{number:03d}.inc", 50 + number)])
+        left = iter(range(writes))
+        real = module._write
+        monkeypatch.setattr(
+            module,
+            "_write",
+            lambda path, names: real(path, names) if next(left, None) is not None else exit(),
+        )
+        with pytest.raises(SystemExit):
+            ledger.discard("s0/inc_a/000.inc")
+        again = AppliedFiles(tmp_path)
+        assert "s0/inc_a/000.inc" in again  # it is taken out once more
+        monkeypatch.setattr(module, "_write", real)
+        again.discard("s0/inc_a/000.inc")
+        assert "s0/inc_a/000.inc" not in AppliedFiles(tmp_path) and len(AppliedFiles(tmp_path)) == 299
+
     def test_nothing_changes_if_it_cannot_be_written(self, tmp_path):
         (tmp_path / "generation").mkdir()
         ledger = AppliedFiles(tmp_path / "generation")
         (tmp_path / "generation").rmdir()
         with pytest.raises(TableFolderError, match="cannot be written"):
-            ledger.add([Settled(PersiaFile("s0/inc_a/0_0.inc", 30, 7), 50, "xxh3_64:00")])
+            ledger.add([settled("s0/inc_a/0_0.inc", 50)])
         assert len(ledger) == 0
 
 
