@@ -148,7 +148,7 @@ def test_a_folder_that_goes_while_it_is_written(storage, folder):
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StorageError, match="the folder went away"):
         upload.publish()
 
 

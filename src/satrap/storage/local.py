@@ -185,6 +185,8 @@ class _LocalUpload(Upload):
                     self._link()
                 if sync_folder:
                     _sync_folder(self._place.parent)
+        except FileNotFoundError as error:
+            raise StorageError(self._url, "the folder went away while it was written to") from error
         finally:
             self.discard()
 

@@ -24,9 +24,12 @@ _OBJECT_STORES = frozenset(
 _PART_BYTES = 16 << 20
 """What an upload holds in memory; S3's limit of 10,000 parts then is 160 GB a file."""
 
+_PAGE = 1000
+"""Names that S3 gives in one answer, at most."""
+
 _OPTIONS: dict[str, dict[str, Any]] = {
-    # botocore would wait for minutes; whoever polls comes again anyway.
-    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30}},
+    # botocore would wait for minutes, and try again what s3fs tries five times; whoever polls comes again anyway.
+    "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"total_max_attempts": 1}}},
 }
 
 
@@ -66,7 +69,12 @@ class RemoteStorage(Storage):
         place = self._place(folder)
         with self._translated(folder):
             if self._scheme in ("s3", "s3a"):
-                found = self._list_s3(place, after)
+                try:
+                    found = self._list_s3(place, after)
+                except FileNotFoundError as error:  # S3 says so of buckets only
+                    raise StorageError(
+                        self.path_of(folder), f"{error}: create it, or correct the URL"
+                    ) from error
             else:
                 try:
                     found = [_entry(info) for info in self._fs.ls(place, detail=True)]
@@ -155,10 +163,10 @@ class RemoteStorage(Storage):
         return f"{root}/{name}" if name else root
 
     def _list_s3(self, place: str, after: str) -> Entries:
-        """The names after `after`, a thousand a call; fsspec would ask for all of them."""
+        """The names after `after`, page by page; fsspec would ask for all of them."""
         bucket, _, key = place.partition("/")
         prefix = f"{key}/" if key else ""
-        request = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/"}
+        request: dict[str, Any] = {"Bucket": bucket, "Prefix": prefix, "Delimiter": "/", "MaxKeys": _PAGE}
         if after:
             request["StartAfter"] = prefix + after
         entries: Entries = []
@@ -235,6 +243,10 @@ class _RemoteUpload(Upload):
                     raise FileExistsError(f"{self._url} exists already")
                 self._finish(replace)
                 self._done = True
+            except FileNotFoundError as error:
+                raise StorageError(
+                    self._url, f"the folder or bucket to write to is not there: {error}"
+                ) from error
             finally:
                 self.discard()
 
