@@ -91,24 +91,6 @@ def publish_packet(
         InvalidInputError: an argument that the format has no place for; nothing was written.
         StorageError: it cannot be written; nothing is visible.
     """
-    check_parts(parts)
-    files: dict[str, bytes] = {}
-    entries: list[FileEntry] = []
-    for part in _joined(parts):
-        for shard, signs, rows in split_by_shard(part, num_shards):
-            kept = None if rows is None else dtype
-            repeat = 0
-            while (
-                name := data_file_name(sequence, writer, part.dim, kept, shard, num_shards, repeat)
-            ) in files:
-                repeat += 1
-            sink = io.BytesIO()
-            file = RowFileWriter(sink, part.dim, kept, shard, num_shards)
-            file.write(signs, rows)
-            written = file.close()
-            files[name] = sink.getvalue()
-            kind: FileKind = "deletes" if rows is None else "rows"
-            entries.append(FileEntry(name, kind, part.dim, kept, shard, *written))
     manifest = Manifest(
         kind="incremental",
         stream=stream,
@@ -119,14 +101,18 @@ def publish_packet(
         published_ns=0,
         oldest_event_ns=oldest_event_ns,
         newest_event_ns=newest_event_ns,
-        files=tuple(entries),
+        files=(),
         embedding_config=embedding_config,
         dense=dense,
     )
     check_writable(storage, manifest)
+    check_parts(parts)
+    files = _row_files(manifest, parts, dtype)
+    manifest = replace(manifest, files=tuple(entry for entry, _ in files))
+    check_writable(storage, manifest)
     if storage.exists(manifest.name):
         raise FileExistsError(f"{storage.path_of(manifest.name)} is published already")
-    _publish_together(storage, files)
+    _publish_together(storage, {entry.name: data for entry, data in files})
     if before_manifest is not None:
         before_manifest()
     manifest = replace(manifest, published_ns=time.time_ns() if published_ns is None else published_ns)
@@ -223,6 +209,27 @@ def check_writable(storage: Storage, manifest: Manifest) -> None:
     """
     name = manifest.name if 0 <= manifest.sequence <= MAX_SEQUENCE else f"sequence {manifest.sequence}"
     parse_manifest(storage.path_of(name), format_manifest(manifest))
+
+
+def _row_files(
+    manifest: Manifest, parts: Sequence[PacketContent], dtype: RowDType
+) -> list[tuple[FileEntry, bytes]]:
+    """The data files of a packet, in the order in which their records count."""
+    files: dict[str, tuple[FileEntry, bytes]] = {}
+    for part in _joined(parts):
+        kind: FileKind = "deletes" if part.rows is None else "rows"
+        kept = None if part.rows is None else dtype
+        for shard, signs, rows in split_by_shard(part, manifest.shards):
+            place = (manifest.sequence, manifest.writer, part.dim, kept, shard, manifest.shards)
+            repeat = 0
+            while (name := data_file_name(*place, repeat)) in files:
+                repeat += 1
+            sink = io.BytesIO()
+            file = RowFileWriter(sink, part.dim, kept, shard, manifest.shards)
+            file.write(signs, rows)
+            entry = FileEntry(name, kind, part.dim, kept, shard, *file.close())
+            files[name] = (entry, sink.getvalue())
+    return list(files.values())
 
 
 def _joined(parts: Sequence[PacketContent]) -> Iterator[PacketContent]:
