@@ -2,7 +2,7 @@
 
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,9 +26,21 @@ from satrap.formats.persia_checkpoint import (
 )
 from satrap.formats.persia_marker import MARKER
 
-__all__ = ["LoadCancelled", "LoadProgress", "LoadedCheckpoint", "load_checkpoint", "persia_origin"]
+__all__ = [
+    "LoadCancelled",
+    "LoadProgress",
+    "LoadedCheckpoint",
+    "MakeTables",
+    "load_checkpoint",
+    "persia_origin",
+    "share_of_rows",
+    "table_growth",
+]
 
 T = TypeVar("T")
+
+MakeTables = Callable[[Mapping[int, int]], dict[int, Table]]
+"""Makes a table for each dim, with room for so many rows."""
 
 
 class LoadCancelled(Exception):  # noqa: N818  a request that was obeyed, not an error
@@ -62,7 +74,7 @@ def load_checkpoint(
     path: Path,
     owner: ShardRoute,
     threads: int,
-    add_table: Callable[[int, int], Table],
+    make_tables: MakeTables,
     on_progress: Callable[[LoadProgress], None],
     cancelled: threading.Event,
     replay_margin_seconds: int = 600,
@@ -76,7 +88,8 @@ def load_checkpoint(
     rows are all alike, and from a pass over the others that counts. Should that mislead, a table grows, gives back
     what is too much, or is made late.
 
-    `add_table(dim, rows)` makes a table; what it raises, this raises. `on_progress` is called on the calling thread
+    `make_tables` is called once with the rows of each dim that are expected, and again if rows of another dim turn up;
+    what it raises, this raises. `on_progress` is called on the calling thread
     after every file of either pass.
 
     Raises:
@@ -87,15 +100,15 @@ def load_checkpoint(
     """
     checkpoint = open_checkpoint(path, owner)
     origin = persia_origin(checkpoint, replay_margin_seconds)
-    with ThreadPoolExecutor(threads, thread_name_prefix="load") as pool, _table_growth():
+    with ThreadPoolExecutor(threads, thread_name_prefix="load") as pool, table_growth():
         load = _Load(checkpoint, origin.base_sequence, pool, on_progress, cancelled)
         expected = load.expected_rows()
-        tables = {dim: add_table(dim, expected[dim]) for dim in sorted(expected)}
+        tables = make_tables(dict(sorted(expected.items())))
         summaries = load.insert(checkpoint.files, tables)
         late = [file for file in checkpoint.files if file not in summaries]
         if late:  # nothing else has rows of a dim that was not expected
             counted = load.count(late)
-            tables |= {dim: add_table(dim, counted[dim]) for dim in sorted(counted.keys() - tables.keys())}
+            tables |= make_tables({dim: counted[dim] for dim in sorted(counted.keys() - tables.keys())})
             summaries |= load.insert(late, tables)
         for table in tables.values():
             table.finish_bulk()
@@ -155,7 +168,7 @@ class _Load:
         estimates = self._each(self._files, estimate_file, lambda file, estimate: None)
         uncertain = [file for file, estimate in zip(self._files, estimates, strict=True) if estimate is None]
         rows = _sum_by_dim(estimate for estimate in estimates if estimate is not None)
-        rows = {dim: _share(count, self._route.replica_size) for dim, count in rows.items()}
+        rows = {dim: share_of_rows(count, self._route.replica_size) for dim, count in rows.items()}
         return _sum_by_dim([*rows.items(), *self.count(uncertain).items()])
 
     def count(self, files: Sequence[CheckpointFile]) -> dict[int, int]:
@@ -230,7 +243,7 @@ def _sum_by_dim(counts: Iterable[tuple[int, int]]) -> dict[int, int]:
     return total
 
 
-def _share(rows: int, replica_size: int) -> int:
+def share_of_rows(rows: int, replica_size: int) -> int:
     """The rows that one of so many shards has: signs are spread by a hash, and four standard deviations are added."""
     if replica_size == 1:
         return rows
@@ -239,7 +252,7 @@ def _share(rows: int, replica_size: int) -> int:
 
 
 @contextmanager
-def _table_growth() -> Iterator[None]:
+def table_growth() -> Iterator[None]:
     """A table that cannot grow is this error of satrap's."""
     try:
         yield

@@ -3,22 +3,42 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import satrap
 from satrap._core.table import Table, TableGeneration
-from satrap.embedding_server.loading import LoadProgress, load_checkpoint
+from satrap.embedding_server.checkpoints import (
+    Candidate,
+    CheckpointFolder,
+    CheckpointSettings,
+    Location,
+    OpenedCheckpoint,
+    Serving,
+    by_preference,
+    is_folder_of_checkpoints,
+    open_checkpoint,
+)
+from satrap.embedding_server.in_place import clear_records, replace_rows, verify
+from satrap.embedding_server.loading import LoadProgress
+from satrap.embedding_server.room import check_room, needed_bytes, present_room
 from satrap.embedding_server.table_directory import TableDirectory, table_errors
 from satrap.embedding_server.tables import Generation, RowDType
-from satrap.embedding_server.takeover import GenerationInfo, Wanted
+from satrap.embedding_server.takeover import GenerationInfo, Replacing, Wanted
 from satrap.embedding_server.target import Target
-from satrap.errors import ConflictError, SatrapError, ShardUnavailableError, TableFolderError
-from satrap.formats.checkpoint_identity import identify_checkpoint
+from satrap.errors import (
+    CheckpointError,
+    ConflictError,
+    SatrapError,
+    ShardUnavailableError,
+    TableFolderError,
+    UpdateError,
+)
 
 __all__ = ["CatchUp", "Phase", "ShardState", "Snapshot"]
 
@@ -44,7 +64,7 @@ class Snapshot:
     """
 
     generation: Generation | None = None
-    loading: Path | None = None
+    loading: str | None = None
     progress: LoadProgress = field(default_factory=LoadProgress)
     failure: str = ""
     started: str = ""
@@ -90,11 +110,12 @@ class ShardState:
         self._directory = directory
         self._load_threads = load_threads
         self._config_digest = config_digest
-        self._persia_replay_margin_seconds = persia_replay_margin_seconds
+        self.checkpoints = CheckpointSettings(directory.owner, persia_replay_margin_seconds, config_digest)
         self.writing = threading.RLock()
         self._loading = threading.Lock()
         self._changing = threading.Lock()  # of `snapshot`, which several threads replace
         self._target: Target | None = None
+        self._half_changed = False
         self._start_identity = ""
 
     def generation(self) -> Generation:
@@ -110,8 +131,18 @@ class ShardState:
         return snapshot.generation
 
     def target(self) -> Target | None:
-        """What updates are applied to; None while nothing is served. Take it inside `writing`."""
-        return self._target
+        """What updates are applied to. Take it inside `writing`.
+
+        None while nothing is served, and while a checkpoint that is put in place is not whole: packets wait.
+        """
+        return None if self._half_changed else self._target
+
+    def serving(self) -> Serving | None:
+        """What is served, as far as it has to be known to choose a checkpoint; None if nothing is."""
+        target = self._target
+        if target is None:
+            return None
+        return Serving(target.origin, self.applied()[0], target.info.checkpoint_identity)
 
     def applied(self) -> tuple[int, int]:
         """Sequence and newest event (nanoseconds since the epoch) of what is served; (0, 0) if nothing is.
@@ -130,37 +161,42 @@ class ShardState:
 
     def start(
         self,
-        checkpoint: Path | None,
+        checkpoint: Location | None,
         on_progress: Callable[[LoadProgress], None],
         cancelled: threading.Event,
         catch_up: CatchUp = lambda target: None,
+        keep_through: Mapping[str, int] = MappingProxyType({}),
     ) -> Generation:
         """Serve what a server before left, if that is what `checkpoint` would bring; otherwise load that, or nothing.
+
+        `checkpoint` may be a folder of checkpoints: then what came of any of them is taken over, and otherwise the
+        newest one is loaded that can be and that is not above the hold of its stream in `keep_through`. None in it:
+        nothing.
 
         What was left is removed when the first table of the load is made, and not if the checkpoint is refused
         before. `catch_up` gets what came of it before lookups do: it applies every packet that there is. A start that
         is cut short in it goes on from there.
 
         Raises:
-            CheckpointError, LoadCancelled, NoSpaceError, TableFolderError: as `load`.
+            CheckpointError, UpdateError, StorageError, LoadCancelled, NoSpaceError, TableFolderError: as `load`.
         """
         with self._one_load(checkpoint):
-            identity = identify_checkpoint(checkpoint, self.owner) if checkpoint is not None else ""
             began = time.monotonic()
-            taken = self._directory.take_over(
-                Wanted(
-                    self._directory.boot_id,
-                    self.owner,
-                    self.row_dtype,
-                    self._config_digest,
-                    checkpoint,
-                    identity,
-                )
+            named = self._named(checkpoint, keep_through)
+            wanted = Wanted(
+                self._directory.boot_id,
+                self.owner,
+                self.row_dtype,
+                self._config_digest,
+                checkpoint,
+                named.identity,
+                named.members,
             )
+            taken = self._directory.take_over(wanted)
             if not isinstance(taken, str):
                 store, info = taken
                 # Whoever names the loaded checkpoint now has decided anew: a later start that names another gets that.
-                info = replace(info, start_identity=identity or info.start_identity)
+                info = replace(info, start_identity=named.identity or info.start_identity)
                 target = Target(store, info, self._changed)
                 target.tell(info)
                 self._start_identity = info.start_identity
@@ -169,21 +205,26 @@ class ShardState:
                 return generation
             started = f"cold: {taken}"
             log.info("%s", started)
-            self._start_identity = identity
+            self._start_identity = named.identity
             self._change(started=started)
-            if checkpoint is None:
-                self._directory.discard_rest()
-                info = self._info("", "")
-                target = Target(self._directory.new_generation(info), info, self._changed)
-                target.store.serve()
-                return self._serve_first(target, catch_up, started)
-            return self._load(
-                checkpoint, identity, self._directory.discard_rest, on_progress, cancelled, catch_up
-            )
+            opened = self._resumed(self._directory.resume) if self._directory.resume else None
+            for choice in [opened] if opened is not None else named.choices():
+                try:
+                    return self._load(choice, self._directory.discard_rest, on_progress, cancelled, catch_up)
+                except (CheckpointError, UpdateError) as error:
+                    if not named.pass_over(choice, error):
+                        raise
+            if checkpoint is not None:
+                log.warning("%s: holds no checkpoint yet; nothing is served until one appears", checkpoint)
+            self._directory.discard_rest()
+            info = self._info("", "")
+            target = Target(self._directory.new_generation(info), info, self._changed)
+            target.store.serve()
+            return self._serve_first(target, catch_up, started)
 
     def load(
         self,
-        path: Path,
+        checkpoint: Location,
         on_progress: Callable[[LoadProgress], None],
         cancelled: threading.Event,
         catch_up: CatchUp = lambda target: None,
@@ -197,13 +238,82 @@ class ShardState:
 
         Raises:
             ConflictError: another load is running.
-            CheckpointError, LoadCancelled: as `load_checkpoint`.
+            CheckpointError, UpdateError: the checkpoint is refused.
+            StorageError: it cannot be read at the moment.
+            LoadCancelled: `cancelled` was set.
             NoSpaceError: there is no memory, no room, or no descriptor for it.
             TableFolderError: its folder cannot be made.
         """
-        with self._one_load(path):
-            identity = identify_checkpoint(path, self.owner)
-            return self._load(path, identity, lambda: None, on_progress, cancelled, catch_up)
+        with self._one_load(checkpoint):
+            opened = open_checkpoint(checkpoint, self.checkpoints)
+            return self._load(opened, lambda: None, on_progress, cancelled, catch_up)
+
+    def load_in_place(
+        self,
+        checkpoint: Location,
+        on_progress: Callable[[LoadProgress], None],
+        cancelled: threading.Event,
+        catch_up: CatchUp = lambda target: None,
+    ) -> Generation:
+        """Put a checkpoint into the tables in use, row by row, as `in_place` says, and apply packets anew from there.
+
+        It is read twice: once to see that it can be used. If that fails nothing has changed. If something fails later
+        the tables are half changed, `target()` is None, and the same call, or `load`, is what helps. A server that
+        ends meanwhile loads the checkpoint anew when it starts.
+
+        Raises:
+            As `load`.
+        """
+        with self._one_load(checkpoint):
+            opened = open_checkpoint(checkpoint, self.checkpoints)
+            target = self._target
+            if target is None:
+                return self._load(opened, lambda: None, on_progress, cancelled, catch_up)
+            rows = verify(opened, self._progressed(on_progress, 0.0), cancelled)
+            held = {dim: len(table) for dim, table in target.tables.items()}
+            more = {dim: count - held.get(dim, 0) for dim, count in rows.items() if count > held.get(dim, 0)}
+            check_room(
+                opened.location, needed_bytes(more, self.row_dtype), present_room(self._directory.folder)
+            )
+            with self.writing:
+                replacing = Replacing(opened.location, opened.identity)
+                target.tell(replace(target.info, replacing=replacing))
+                self._half_changed = True
+                clear_records(target)
+                total = sum(rows.values())
+                replace_rows(target, opened, total, self._progressed(on_progress, 0.5), cancelled)
+                origin = opened.origin
+                target.store.set_applied(origin.base_sequence, origin.base_event_ns)
+                info = replace(self._info(opened.location, opened.identity), origin=origin)
+                # Another target, though of the same tables: what others know of the old one is not true of it.
+                new = Target(target.store, replace(info, created_ns=target.info.created_ns), self._changed)
+                new.tell(new.info)
+                generation = self._switch_to(new)
+                catch_up(new)
+            return generation
+
+    def _named(self, checkpoint: Location | None, keep_through: Mapping[str, int]) -> "_Named":
+        if checkpoint is None:
+            return _Named("", frozenset(), [])
+        if not is_folder_of_checkpoints(checkpoint):
+            opened = open_checkpoint(checkpoint, self.checkpoints)
+            return _Named(opened.identity, frozenset(), [opened])
+        folder = CheckpointFolder(checkpoint, self.checkpoints)
+        found = folder.candidates()
+        return _Named(
+            folder.identity,
+            frozenset(candidate.identity for candidate in found),
+            by_preference(found, keep_through),
+            self.checkpoints,
+        )
+
+    def _resumed(self, location: str) -> OpenedCheckpoint | None:
+        """The checkpoint that the server before was putting in place, if it is still there."""
+        try:
+            return open_checkpoint(location, self.checkpoints)
+        except SatrapError as error:
+            log.warning("what the server before was loading cannot be used any more: %s", error)
+            return None
 
     def close(self) -> None:
         """Wait for the load that is running, and let go of the tables, which stay where they are."""
@@ -213,17 +323,18 @@ class ShardState:
                 self._target = None
 
     @contextmanager
-    def _one_load(self, path: Path | None) -> Iterator[None]:
+    def _one_load(self, checkpoint: Location | None) -> Iterator[None]:
         """Say what is being loaded, and afterwards how that failed."""
         if not self._loading.acquire(blocking=False):
             raise ConflictError(
                 f"a checkpoint is being loaded already ({self.snapshot.message}); ask again when it is done"
             )
         try:
-            self._change(loading=path, progress=LoadProgress(), failure="")
+            loading = None if checkpoint is None else str(checkpoint)
+            self._change(loading=loading, progress=LoadProgress(), failure="")
             yield
         except BaseException as error:
-            failure = str(error) if isinstance(error, SatrapError) else f"{path}: {error!r}"
+            failure = str(error) if isinstance(error, SatrapError) else f"{checkpoint}: {error!r}"
             self._change(loading=None, failure=failure)
             raise
         finally:
@@ -231,30 +342,18 @@ class ShardState:
 
     def _load(
         self,
-        path: Path,
-        identity: str,
+        opened: OpenedCheckpoint,
         make_room: Callable[[], None],
         on_progress: Callable[[LoadProgress], None],
         cancelled: threading.Event,
         catch_up: CatchUp,
     ) -> Generation:
         """`make_room` is called once, before anything is made."""
-
-        def progressed(progress: LoadProgress) -> None:
-            self._change(progress=progress)
-            on_progress(progress)
-
-        info = self._info(str(path), identity)
+        info = self._info(opened.location, opened.identity)
         building = _Building(self._directory, info, self._load_threads, make_room)
         try:
-            loaded = load_checkpoint(
-                path,
-                self.owner,
-                self._load_threads,
-                building.add_table,
-                progressed,
-                cancelled,
-                self._persia_replay_margin_seconds,
+            loaded = opened.load(
+                self._load_threads, building.make_tables, self._progressed(on_progress), cancelled
             )
             new = building.finish(replace(info, origin=loaded.origin, warnings=loaded.warnings))
             before = self._target
@@ -277,6 +376,19 @@ class ShardState:
             log.warning("%s", error)
         return generation
 
+    def _progressed(
+        self, on_progress: Callable[[LoadProgress], None], half: float | None = None
+    ) -> Callable[[LoadProgress], None]:
+        """Tell it, and keep it for Status; `half` is where the second half of the work begins, or the first."""
+
+        def progressed(progress: LoadProgress) -> None:
+            if half is not None:
+                progress = replace(progress, fraction=half + progress.fraction / 2)
+            self._change(progress=progress)
+            on_progress(progress)
+
+        return progressed
+
     def _serve_first(self, target: Target, catch_up: CatchUp, started: str) -> Generation:
         """Serve what nothing was served before; it may be taken over already."""
         try:
@@ -291,6 +403,7 @@ class ShardState:
         generation = _generation(target)
         target.on_change = self._changed
         self._target = target
+        self._half_changed = False
         with self._changing:
             self.snapshot = Snapshot(generation, started=started or self.snapshot.started)
         return generation
@@ -316,6 +429,42 @@ class ShardState:
         )
 
 
+class _Named:
+    """What a start was told to load: one checkpoint, or the candidates of a folder, the best one first."""
+
+    def __init__(
+        self,
+        identity: str,
+        members: frozenset[str],
+        checkpoints: Sequence[OpenedCheckpoint | Candidate],
+        settings: CheckpointSettings | None = None,
+    ) -> None:
+        self.identity, self.members = identity, members
+        self._checkpoints, self._settings = checkpoints, settings
+        self._left = len(checkpoints)
+
+    def choices(self) -> Iterator[OpenedCheckpoint]:
+        """One after another; a candidate is opened when it is its turn."""
+        for checkpoint in self._checkpoints:
+            self._left -= 1
+            if not isinstance(checkpoint, Candidate):
+                yield checkpoint
+                continue
+            assert self._settings is not None
+            try:
+                yield open_checkpoint(checkpoint.location, self._settings)
+            except (CheckpointError, UpdateError) as error:
+                if not self._left:
+                    raise
+                log.warning("this checkpoint is passed over: %s", error)
+
+    def pass_over(self, opened: OpenedCheckpoint, error: Exception) -> bool:
+        """Whether there is another one to try."""
+        if self._left:
+            log.warning("%s cannot be loaded, and is passed over: %s", opened.location, error)
+        return self._left > 0
+
+
 class _Building:
     """A generation that comes to be with its first table: a checkpoint that is refused before leaves no trace."""
 
@@ -325,17 +474,18 @@ class _Building:
         self._directory, self._info, self._threads, self._make_room = directory, info, threads, make_room
         self._target: Target | None = None
 
-    def add_table(self, dim: int, rows: int) -> Table:
-        """A table for `rows` rows.
+    def make_tables(self, rows: Mapping[int, int]) -> dict[int, Table]:
+        """A table of each dim for so many rows.
 
         Raises:
-            NoSpaceError, TableFolderError: it cannot be made.
+            NoSpaceError, TableFolderError: they cannot be made; none is, unless room vanishes meanwhile.
         """
-        return self._begun().add_table(dim, rows, self._threads)
+        target = self._begun(needed_bytes(rows, self._info.row_dtype))
+        return {dim: target.add_table(dim, count, self._threads) for dim, count in rows.items()}
 
     def finish(self, info: GenerationInfo) -> Target:
         """The generation, whole from now on but not served, which says `info`."""
-        target = self._begun()
+        target = self._begun(0)
         target.store.set_applied(info.origin.base_sequence, info.origin.base_event_ns)
         target.tell(info)
         return target
@@ -345,9 +495,11 @@ class _Building:
         if self._target is not None:
             _remove(self._target.store)
 
-    def _begun(self) -> Target:
+    def _begun(self, needed: int) -> Target:
         if self._target is None:
             self._make_room()
+        check_room(self._info.checkpoint, needed, present_room(self._directory.folder))
+        if self._target is None:
             self._target = Target(self._directory.new_generation(self._info), self._info)
         return self._target
 

@@ -119,11 +119,14 @@ class TableDirectory:
         self._file_mode, self._folder_mode = (0o600, 0o700) if self._group is None else (0o640, 0o750)
         self._directory = place.directory.absolute()
         self._address = ""
+        self.resume = ""
         self._lock = self._acquire()
         self._next = 1 + max((found.number for found in list_generations(self.folder)), default=0)
 
     def take_over(self, wanted: Wanted) -> tuple[TableGeneration, GenerationInfo] | str:
         """The generation that a server before left, if it is what is wanted; otherwise the reason why there is none.
+
+        `resume` is set to the checkpoint that the server before was putting in place, if that is the reason.
 
         Everything else of this identity is removed if one is taken over, and nothing otherwise: `discard_rest` does
         that when the load that replaces it is known to be possible.
@@ -132,6 +135,7 @@ class TableDirectory:
             NoSpaceError: no descriptors, or no memory to map it.
         """
         choice = choose(list_generations(self.folder), wanted)
+        self.resume = choice.resume
         if choice.found is None or choice.found.info is None:
             return choice.reason
         try:

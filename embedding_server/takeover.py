@@ -16,9 +16,17 @@ from satrap.embedding_server.origin import NO_ORIGIN, Origin
 from satrap.embedding_server.tables import RowDType
 from satrap.formats.persia_checkpoint import ShardRoute
 
-__all__ = ["Choice", "Found", "GenerationInfo", "GenerationState", "Wanted", "choose"]
+__all__ = ["Choice", "Found", "GenerationInfo", "GenerationState", "Replacing", "Wanted", "choose"]
 
 GenerationState = Literal["loading", "serving", "abandoned"]
+
+
+@dataclass(frozen=True)
+class Replacing:
+    """A checkpoint that is being put into the tables in place: until it is whole they are of no state at all."""
+
+    checkpoint: str
+    identity: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class GenerationInfo:
     `checkpoint` is empty, and `checkpoint_identity` too, if nothing was loaded. `start_identity` is the identity of
     the checkpoint that was named when the server was started that loaded this; empty if none was. `created_ns` is
     nanoseconds since the epoch. A generation of a version before origins has none: it follows no stream.
+    `replacing` is set while another checkpoint is put into the tables in place.
     """
 
     row_dtype: RowDType
@@ -39,6 +48,7 @@ class GenerationInfo:
     version: str = ""
     created_ns: int = 0
     origin: Origin = NO_ORIGIN
+    replacing: Replacing | None = None
 
     def to_bytes(self, limit: int) -> bytes:
         """At most `limit` bytes: as many warnings as fit, and how many there were more."""
@@ -63,8 +73,14 @@ class GenerationInfo:
             raise ValueError(f"expected an object, not {type(value).__name__}")
         warnings = value.pop("warnings", ())
         origin = Origin.from_json(value.pop("origin", {}))
+        replacing = value.pop("replacing", None)
         try:
-            info = GenerationInfo(warnings=tuple(map(str, warnings)), origin=origin, **value)
+            info = GenerationInfo(
+                warnings=tuple(map(str, warnings)),
+                origin=origin,
+                replacing=None if replacing is None else Replacing(**replacing),
+                **value,
+            )
         except TypeError as error:
             raise ValueError(str(error)) from error
         if info.row_dtype not in ("float32", "float16"):
@@ -93,22 +109,31 @@ class Found:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a starting server would load. `checkpoint` is None if none was named: then any will do."""
+    """What a starting server would load. `checkpoint` is None if none was named: then any will do.
+
+    If a folder of checkpoints was named, `checkpoint_identity` is the folder's, and `members` are those of the
+    checkpoints in it, each of which will do: a newer one takes the place of what is taken over while that is served.
+    """
 
     boot_id: bytes
     owner: ShardRoute
     row_dtype: RowDType
     config_digest: str = ""
-    checkpoint: Path | None = None
+    checkpoint: str | Path | None = None
     checkpoint_identity: str = ""
+    members: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The generation to take over, or the reason why there is none."""
+    """The generation to take over, or the reason why there is none.
+
+    `resume` is the checkpoint to load instead of the one that is named: a server was putting it in place when it ended.
+    """
 
     found: Found | None
     reason: str = ""
+    resume: str = ""
 
 
 def choose(generations: Sequence[Found], wanted: Wanted) -> Choice:
@@ -121,7 +146,13 @@ def choose(generations: Sequence[Found], wanted: Wanted) -> Choice:
         if not found.damage and found.state != "serving":
             continue
         reason = found.damage or _refusal(found, wanted)
-        return Choice(None, reason) if reason else Choice(found)
+        if reason:
+            return Choice(None, reason)
+        replacing = found.info.replacing if found.info is not None else None
+        if replacing is not None:
+            reason = f"the server before ended while {replacing.checkpoint} was being put in place"
+            return Choice(None, reason, resume=replacing.checkpoint)
+        return Choice(found)
     if any(found.state == "loading" for found in newest_first):
         return Choice(None, "the server before ended before its checkpoint was loaded")
     return Choice(None, "there is no table of a server before")
@@ -145,9 +176,13 @@ def _refusal(found: Found, wanted: Wanted) -> str:
         return "the embedding config is not the one that the table was loaded with"
     if info.checkpoint and not info.origin.format:
         return f"the table was loaded by satrap {info.version}, which followed no updates"
-    if wanted.checkpoint is None or wanted.checkpoint_identity in (
-        info.checkpoint_identity,
-        info.start_identity,
+    known = {info.checkpoint_identity, info.start_identity}
+    if info.replacing is not None:
+        known.add(info.replacing.identity)
+    if (
+        wanted.checkpoint is None
+        or wanted.checkpoint_identity in known
+        or info.checkpoint_identity in wanted.members
     ):
         return ""
     if not info.checkpoint:

@@ -3,6 +3,7 @@
 import shutil
 import struct
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -34,9 +35,9 @@ def ignore(_: LoadProgress) -> None:
     """Nobody watches."""
 
 
-def private(dim: int, rows: int) -> Table:
-    """A table that belongs to no generation."""
-    return Table(dim, "float32", rows)
+def private(rows: Mapping[int, int]) -> dict[int, Table]:
+    """Tables that belong to no generation."""
+    return {dim: Table(dim, "float32", count) for dim, count in rows.items()}
 
 
 @pytest.fixture
@@ -155,8 +156,8 @@ class TestLoadCheckpoint:
             )
 
     def test_tables_that_do_not_fit(self, persia_data):
-        def no_memory(dim: int, rows: int) -> Table:
-            raise NoSpaceError(f"no room for {rows} rows")
+        def no_memory(rows: Mapping[int, int]) -> dict[int, Table]:
+            raise NoSpaceError(f"no room for {rows[8]} rows")
 
         with pytest.raises(NoSpaceError, match="no room for 138 rows"):
             load_checkpoint(persia_data / "ckpt_2x4", ShardRoute(), 1, no_memory, ignore, NEVER)

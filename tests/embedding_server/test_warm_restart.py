@@ -243,10 +243,10 @@ class TestSwitch:
         server = start(ones)
         real = loading.load_checkpoint
 
-        def greedy(path, owner, threads, add_table, *rest):
-            return real(path, owner, threads, lambda dim, rows: add_table(dim, 10**12), *rest)
+        def greedy(path, owner, threads, make_tables, *rest):
+            return real(path, owner, threads, lambda rows: make_tables(dict.fromkeys(rows, 10**12)), *rest)
 
-        monkeypatch.setattr("satrap.embedding_server.state.load_checkpoint", greedy)
+        monkeypatch.setattr(loading, "load_checkpoint", greedy)
         code, details = refused(lambda: server.load(twos))
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED and "has room for" in details
         assert server.status().state == pb.STATE_READY and "has room for" in server.status().message
@@ -258,7 +258,7 @@ class TestSwitch:
         def none(*arguments: object) -> None:
             raise NoSpaceError("no room")
 
-        monkeypatch.setattr("satrap.embedding_server.state.load_checkpoint", none)
+        monkeypatch.setattr(loading, "load_checkpoint", none)
         failed = start(ones)
         assert isinstance(failed.failure, NoSpaceError)
         assert generations(table_directory) == []

@@ -1,7 +1,8 @@
 """Whether a checkpoint is the one that was loaded: its path, its markers, and its files' names, sizes and times.
 
-Not its contents: reading them takes as long as loading them. A directory that is written again in place has new times,
-hence is another checkpoint; one that is copied elsewhere is another one too.
+Not its contents: reading them takes as long as loading them (of one of ours the manifest says their checksums). A
+directory that is written again in place has new times, hence is another checkpoint; one that is copied elsewhere is
+another one too.
 """
 
 import hashlib
@@ -9,10 +10,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from satrap.errors import CheckpointIncompleteError
+from satrap.formats.checkpoint import UpdateCheckpoint
+from satrap.formats.manifest import format_manifest
 from satrap.formats.persia_checkpoint import PersiaCheckpoint, ShardRoute, open_checkpoint
 from satrap.formats.persia_marker import MARKER
 
-__all__ = ["checkpoint_digest", "identify_checkpoint"]
+__all__ = ["checkpoint_digest", "identify_checkpoint", "update_checkpoint_digest"]
 
 
 def identify_checkpoint(path: Path, owner: ShardRoute) -> str:
@@ -45,6 +48,15 @@ def checkpoint_digest(checkpoint: PersiaCheckpoint) -> str:
     except OSError as error:
         place = error.filename or checkpoint.path
         raise CheckpointIncompleteError(place, f"cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def update_checkpoint_digest(checkpoint: UpdateCheckpoint) -> str:
+    """The same of a checkpoint of ours that was opened: its place and its manifest, which has the files' checksums."""
+    local = checkpoint.storage.local
+    place = str(local.resolve()) if local is not None else checkpoint.path
+    digest = hashlib.sha256()
+    _add(digest, [b"satrap", place.encode(errors="surrogateescape"), format_manifest(checkpoint.manifest)])
     return digest.hexdigest()
 
 

@@ -14,10 +14,13 @@ not mapped: one that shrinks meanwhile is refused, where a mapping would end the
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from satrap._core import DecodeError, embedding_file
 from satrap._core.embedding_file import EmbeddingFileSummary, MissingDimError
@@ -42,6 +45,7 @@ __all__ = [
     "load_file",
     "open_checkpoint",
     "plan_checkpoint",
+    "read_file",
     "recovery_warning",
     "summarize_file",
 ]
@@ -94,7 +98,7 @@ class Folder:
 class PersiaCheckpoint:
     """What one server reads of a checkpoint: `files`, whose rows still have to be filtered by `route`.
 
-    `written_ns` is the least time of the markers read: every change after it is in no row of the checkpoint for sure.
+    `written_ns` is the least time of all markers, also of the shards that are not read, as far as they are there.
     `route` is the whole table (1 of 1) where the files hold nothing but the server's own rows.
     """
 
@@ -129,7 +133,12 @@ def open_checkpoint(path: Path, owner: ShardRoute) -> PersiaCheckpoint:
         if not folder.is_dir():
             break  # the first one that is missing is the one to name, however many the marker claims
         folders[shard] = _list_folder(folder)
-    return plan_checkpoint(path, marker, folders, owner)
+    checkpoint = plan_checkpoint(path, marker, folders, owner)
+    if marker.num_shards != owner.replica_size:
+        return checkpoint
+    # Every server finds the same time, whatever it reads, so that rows carry one ordinal everywhere.
+    times = [_written_ns(path / f"s{shard}") for shard in range(marker.num_shards)]
+    return replace(checkpoint, written_ns=min([checkpoint.written_ns, *(time for time in times if time)]))
 
 
 def plan_checkpoint(
@@ -216,6 +225,22 @@ def load_file(
     )
 
 
+def read_file(file: CheckpointFile) -> Iterator[tuple[int, NDArray[np.uint64], NDArray[np.float32]]]:
+    """All rows of a file, of every shard, by dim: (dim, signs u64 [n], rows f32 [n, dim]). It is held whole.
+
+    Raises:
+        CheckpointIncompleteError: the file is gone or cannot be read.
+        CheckpointCorruptError: it is not what it says.
+    """
+    signs, dims, lengths, values = _decode(file, embedding_file.read)
+    del lengths
+    starts = np.cumsum(dims, dtype=np.int64) - dims
+    for dim in np.unique(dims):
+        of_dim = np.flatnonzero(dims == dim)
+        at = starts[of_dim][:, None] + np.arange(dim, dtype=np.int64)
+        yield int(dim), np.ascontiguousarray(signs[of_dim]), values[at]
+
+
 def recovery_warning(checkpoint: PersiaCheckpoint, summaries: Sequence[EmbeddingFileSummary]) -> str | None:
     """One sentence for the operator if headers and contents disagree, else None. `summaries` are of `files`."""
     damaged = [
@@ -283,6 +308,14 @@ def _marker(path: Path) -> Marker:
         ) from error
     except OSError as error:
         raise CheckpointIncompleteError(path / MARKER, f"cannot be read: {error.strerror}") from error
+
+
+def _written_ns(folder: Path) -> int | None:
+    """The time of a shard's marker; None if it cannot be had, which matters only to the servers that read the shard."""
+    try:
+        return parse_marker(folder / MARKER, (folder / MARKER).read_bytes()).written_ns
+    except (OSError, CheckpointError):
+        return None
 
 
 def _list_folder(folder: Path) -> Folder:
