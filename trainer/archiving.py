@@ -1,7 +1,9 @@
 """A dense model as an archive that says which sparse state it needs: TorchScript, the archive's files, one call."""
 
 import copy
+import io
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +52,6 @@ def write_dense_archive(
     Raises:
         ArchiveError: a name, version or file that cannot be, or a model that TorchScript does not take.
     """
-    import torch
-
     if archive.suffix != ".mar":
         raise ArchiveError(
             str(archive), "an archive's name ends in .mar: give the path of the archive that is to be written"
@@ -63,15 +63,11 @@ def write_dense_archive(
     # Beside the archive, so that the last step is a rename; hidden, so that no server takes it for an archive.
     with tempfile.TemporaryDirectory(prefix=f".{archive.name}.", dir=archive.parent) as text:
         folder = Path(text)
-        weights = folder / f"{model_name}.pt"
+        weights = folder / "model.pt"
         try:
-            snapshot = copy.deepcopy(model).cpu().eval()
-            scripted = (
-                snapshot if isinstance(snapshot, torch.jit.ScriptModule) else torch.jit.script(snapshot)
-            )
-        except Exception as error:  # TorchScript raises what its compiler happens to raise
+            _save_script(model, weights)
+        except Exception as error:  # its compiler raises what it happens to raise
             raise ArchiveError(str(archive), f"TorchScript does not take the model: {error}") from error
-        scripted.save(str(weights))
         config_file = None
         if settings:
             config_file = folder / _CONFIG_NAME
@@ -86,6 +82,22 @@ def write_dense_archive(
             config_file=config_file,
         )
         written.replace(archive)
+
+
+def _save_script(model: "torch.nn.Module", path: Path) -> None:
+    """Save a copy of a model as TorchScript: on the CPU, evaluating."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit as a whole is deprecated, not gone
+        if isinstance(model, torch.jit.ScriptModule):
+            buffer = io.BytesIO()
+            torch.jit.save(model, buffer)
+            buffer.seek(0)
+            snapshot = torch.jit.load(buffer, map_location="cpu")
+        else:
+            snapshot = torch.jit.script(copy.deepcopy(model).cpu())
+        torch.jit.save(snapshot.eval(), path)
 
 
 def register_archive(

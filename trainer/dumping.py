@@ -19,7 +19,7 @@ from satrap.errors import (
 from satrap.formats.checkpoint import CheckpointWriter, find_checkpoint_manifest, open_checkpoint
 from satrap.formats.manifest import Manifest, manifest_name
 from satrap.formats.packet import read_manifest
-from satrap.formats.persia_checkpoint import ShardRoute, load_file
+from satrap.formats.persia_checkpoint import MissingDimError, ShardRoute, load_file
 from satrap.formats.persia_checkpoint import open_checkpoint as open_persia_checkpoint
 from satrap.formats.persia_marker import MARKER
 from satrap.storage import Storage
@@ -282,7 +282,12 @@ def _load_persia(storage: Storage, rows: Rows, dims: Collection[int]) -> tuple[L
     checkpoint = open_persia_checkpoint(storage.local, _EVERYTHING)
     tables = {dim: Table(dim, rows.dtype) for dim in dims}
     for file in checkpoint.files:
-        load_file(file, list(tables.values()), checkpoint.route)
+        try:
+            load_file(file, list(tables.values()), checkpoint.route)
+        except MissingDimError as error:
+            raise ForeignConfigError(
+                file.path, f"{error}: it has rows of a dim that no slot of the embedding config has"
+            ) from error
     for dim, table in tables.items():
         table.finish_bulk()
         rows.adopt(dim, table)

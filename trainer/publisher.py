@@ -56,6 +56,8 @@ class Publisher:
         self._published = 0
         self._failure: SatrapError | None = None
         self._failing_since = 0.0
+        self._failures = 0
+        self._hurry = False
         self._fatal: BaseException | None = None
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -88,9 +90,7 @@ class Publisher:
         Raises:
             SatrapError: as `check`, when it has been failing for so long.
         """
-        self.check()
-        while len(self._jobs) >= self._limit:
-            self.wait_for_change()
+        self._wait_until(lambda: len(self._jobs) < self._limit)
 
     @property
     def has_room(self) -> bool:
@@ -109,10 +109,7 @@ class Publisher:
             SatrapError: as `check`, when it has been failing for so long.
         """
         with self.lock:
-            while self._jobs and self._published < sequence:
-                self.wait_for_change()
-            if self._fatal is not None:
-                raise self._fatal
+            self._wait_until(lambda: not self._jobs or self._published >= sequence)
 
     def wait_until_published(self, sequence: int) -> None:
         """Return when that sequence is published, however long the storage fails meanwhile.
@@ -169,6 +166,22 @@ class Publisher:
         if self._thread is not None:
             self._thread.join()
 
+    def _wait_until(self, reached: Callable[[], bool]) -> None:
+        """Wait for something that publishing brings about. While it fails, a try of now decides, not one of before."""
+        failures = self._failures
+        while True:
+            if self._fatal is not None:
+                raise self._fatal
+            if reached():
+                return
+            if self._failures > failures:
+                self.wait_for_change()
+                continue
+            if self._failure is not None:
+                self._hurry = True
+                self.lock.notify_all()
+            self.lock.wait()
+
     def _run(self) -> None:
         while True:
             with self.lock:
@@ -218,9 +231,11 @@ class Publisher:
                 self._failing_since = time.monotonic()
                 log.warning("publishing sequence %d failed, trying again: %s", job.sequence, error)
             self._failure = error
+            self._failures += 1
+            self._hurry = False
             self.lock.notify_all()
             until = time.monotonic() + retry_delay(failures)
-            while not self._stopping and (left := until - time.monotonic()) > 0:
+            while not (self._stopping or self._hurry) and (left := until - time.monotonic()) > 0:
                 self.lock.wait(left)
             return not self._stopping
 
