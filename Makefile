@@ -30,6 +30,7 @@ test-fast: setup  ## without the tests that start processes
 bench: setup  ## the benchmarks, quickly; see docs/benchmarks.md for the full runs
 	$(BIN)/python benchmarks/serve.py --quick
 	$(BIN)/python benchmarks/table.py --quick
+	$(BIN)/python benchmarks/updates.py --quick
 
 lint: setup  ## layout and lint of Python and C++
 	$(BIN)/ruff check .
@@ -38,7 +39,7 @@ lint: setup  ## layout and lint of Python and C++
 
 types: setup  ## mypy, strict
 	$(BIN)/mypy
-	MYPYPATH=src:benchmarks $(BIN)/mypy benchmarks/serve.py benchmarks/table.py benchmarks/load.py benchmarks/harness
+	MYPYPATH=src:benchmarks $(BIN)/mypy benchmarks/serve.py benchmarks/table.py benchmarks/load.py benchmarks/updates.py benchmarks/harness
 
 contracts: setup  ## who may import whom
 	$(BIN)/lint-imports
