@@ -94,7 +94,7 @@ def _save_script(model: "torch.nn.Module", path: Path) -> None:
             buffer = io.BytesIO()
             torch.jit.save(model, buffer)
             buffer.seek(0)
-            snapshot = torch.jit.load(buffer, map_location="cpu")
+            snapshot = torch.jit.load(buffer, map_location="cpu")  # type: ignore[no-untyped-call]
         else:
             snapshot = torch.jit.script(copy.deepcopy(model).cpu())
         torch.jit.save(snapshot.eval(), path)
