@@ -330,7 +330,7 @@ def usable_entries(entries: Sequence[UndoEntry], applied: int) -> list[UndoEntry
 
 @dataclass(frozen=True)
 class _Group:
-    """What a table knew of signs (u64 [n], each once): states u8 [n], ordinals u32 [n], the rows of those present."""
+    """What a table knew of signs (u64 [n]): states u8 [n], ordinals u32 [n], the rows of those present."""
 
     dim: int
     dtype: str
@@ -342,16 +342,17 @@ class _Group:
     @staticmethod
     def capture(table: Table | None, dim: int, signs: Sequence[NDArray[np.uint64]]) -> "_Group":
         """Ask a table; without one nothing is known of any sign."""
-        distinct = np.unique(np.concatenate(signs))
+        # A sign that comes twice is kept twice, alike: that costs less than finding out.
+        every = signs[0] if len(signs) == 1 else np.concatenate(signs)
         if table is None:
-            n = len(distinct)
+            n = len(every)
             nothing = np.zeros((0, dim), np.float32)
-            return _Group(dim, "float32", distinct, np.zeros(n, np.uint8), np.zeros(n, np.uint32), nothing)
-        states, ordinals, rows = table.capture(distinct)
+            return _Group(dim, "float32", every, np.zeros(n, np.uint8), np.zeros(n, np.uint32), nothing)
+        states, ordinals, rows = table.capture(every)
         present = (
             rows if states.all() and states.max(initial=_PRESENT) == _PRESENT else rows[states == _PRESENT]
         )
-        return _Group(dim, table.dtype, distinct, states, ordinals, np.ascontiguousarray(present))
+        return _Group(dim, table.dtype, every, states, ordinals, np.ascontiguousarray(present))
 
     def restore(self, table: Table) -> None:
         """Put everything back into a table."""
@@ -366,12 +367,11 @@ class _Group:
         return {"dim": self.dim, "dtype": self.dtype, "signs": len(self.signs), "present": len(self.rows)}
 
 
-def _pieces(groups: Sequence[_Group]) -> list[bytes]:
-    pieces = []
+def _pieces(groups: Sequence[_Group]) -> list[memoryview | bytes]:
+    pieces: list[memoryview | bytes] = []
     for group in groups:
         for array in (group.signs, group.ordinals, group.states, group.rows):
-            data = array.tobytes()
-            pieces += [data, bytes(-len(data) % _ALIGN)]
+            pieces += [array.reshape(-1).view(np.uint8).data, bytes(-array.nbytes % _ALIGN)]
     return pieces
 
 
