@@ -12,8 +12,8 @@ from typing import Literal
 
 import xxhash
 
-from satrap._core.table import TableGeneration
-from satrap.embedding_server.updates.decide import Decision
+from satrap._core.table import Table, TableGeneration
+from satrap.embedding_server.updates.decide import Decision, Wait
 from satrap.embedding_server.updates.feed import Standing
 from satrap.embedding_server.updates.packet import PacketPart, VerifiedPacket
 from satrap.embedding_server.updates.persia import (
@@ -26,6 +26,7 @@ from satrap.embedding_server.updates.persia import (
     decide_persia,
     wait_for_troubles,
 )
+from satrap.embedding_server.updates.persia_dims import with_one_dim_per_sign
 from satrap.embedding_server.updates.persia_ledger import AppliedFiles
 from satrap.embedding_server.updates.trouble import Trouble, after_failure
 from satrap.embedding_server.updates.undo import FilePosition, Position
@@ -78,11 +79,15 @@ class PersiaFeed:
         settings: PersiaSettings,
         generation: Path,
         poll_seconds: float = 1.0,
+        tables: Callable[[], Mapping[int, Table]] = dict,
     ) -> None:
-        """Read the list of applied files in the folder `generation`; the packet directory is not looked at."""
+        """Read the list of applied files in the folder `generation`; the packet directory is not looked at.
+
+        `tables` are those of the generation, by dim, as they are at the moment.
+        """
         self._storage = storage
         self.ledger = AppliedFiles(generation)
-        self._route, self._settings = route, settings
+        self._route, self._settings, self._tables = route, settings, tables
         self._poll_ns = int(poll_seconds * _NANOS)
         self._listing = PersiaListing()
         self._looks: dict[str, Look] = {}
@@ -166,7 +171,11 @@ class PersiaFeed:
             sequence=packet.unix_seconds,
             previous=0,
             ordinal=packet.unix_seconds,
-            parts=[PacketPart(part.dim, part.signs, part.rows) for part in packet.parts],
+            parts=with_one_dim_per_sign(
+                [PacketPart(part.dim, part.signs, part.rows) for part in packet.parts],
+                self._tables(),
+                packet.unix_seconds,
+            ),
             oldest_event_ns=event_ns,
             newest_event_ns=event_ns,
             published_ns=max(look.file.modified_ns, directory.marked_ns if directory is not None else 0),
@@ -296,8 +305,9 @@ class PersiaFeed:
 
     def _decision(self, decision: PersiaDecision, now_ns: int) -> Decision:
         steps, alarms = wait_for_troubles(decision.steps, self._troubles, now_ns)
+        to_do = tuple(step for step in steps if not isinstance(step, Wait))
         return Decision(
-            steps=steps,
+            steps=to_do or steps,  # once something was done it is decided anew, before anybody waits
             alarms=(*decision.alarms, *alarms),
             stream=PERSIA_STREAM,
             behind=decision.behind,

@@ -1,0 +1,138 @@
+"""A checkpoint and packets that PERSIA's own code wrote, on any number of servers: exactly the rows of all of them."""
+
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from satrap._core import ids
+from satrap._core.table import TableGeneration, read_control
+from satrap.config import UpdatesConfig
+from satrap.protos import embedding_pb2 as pb
+
+CHECKPOINT_ORDINAL = 1795175200 - 600
+"""The least datetime of the markers, less the margin."""
+
+Row = tuple[int, int, bytes]
+"""dim, ordinal, bytes."""
+
+
+def contents(path: Path) -> dict[int, tuple[int, bytes]]:
+    with np.load(path) as arrays:
+        rows = np.split(arrays["values"], arrays["offsets"][1:-1])
+        return {
+            int(sign): (int(dim), row.tobytes())
+            for sign, dim, row in zip(arrays["sign"], arrays["dim"], rows, strict=True)
+        }
+
+
+@pytest.fixture(scope="session")
+def expected(persia_data) -> dict[int, Row]:
+    """What is in the checkpoint and, later ones winning, in the packets; those at ...30 and ...40 repeat the ones at
+    ...10 and are older than those at ...20.
+    """
+    rows = {
+        sign: (dim, CHECKPOINT_ORDINAL, row)
+        for sign, (dim, row) in contents(persia_data / "ckpt_2x4_contents.npz").items()
+    }
+    for label, unix_seconds in (("00", 1795175300), ("10", 1795175302), ("20", 1795175304)):
+        packet = contents(persia_data / f"inc_202601010000{label}_contents.npz")
+        rows |= {sign: (dim, unix_seconds, row) for sign, (dim, row) in packet.items()}
+    return rows
+
+
+@pytest.fixture
+def packets(persia_data, tmp_path) -> Path:
+    """The packets, written long ago."""
+    copy = tmp_path / "inc_dir"
+    shutil.copytree(persia_data / "inc_dir", copy)
+    for path in copy.rglob("*"):
+        path.chmod(0o755)
+        os.utime(path, (time.time() - 3600,) * 2)
+    return copy
+
+
+def stored(server) -> dict[int, Row]:
+    """Every row of a server that has ended, with its ordinal."""
+    (folder,) = server.settings.table_directory.glob("*/*/*/0*")
+    generation = TableGeneration.recover(
+        str(folder),
+        boot_id=read_control(str(folder)).boot_id,
+        replica_index=server.settings.replica_index,
+        replica_size=server.settings.replica_size,
+    )
+    rows = {}
+    for dim, table in generation.tables.items():
+        start: int | None = 0
+        while start is not None:
+            signs, values, ordinals, start = table.scan(start)
+            for sign, row, ordinal in zip(signs.tolist(), values, ordinals.tolist(), strict=True):
+                rows[sign] = (dim, ordinal, row.tobytes())
+    generation.close()
+    return rows
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+@pytest.mark.parametrize(
+    "begin", ["packets there at the start", "packets come later", "packets come while it is down"]
+)
+def test_checkpoint_and_packets(serve, persia_data, packets, expected, size, begin):
+    found: dict[int, Row] = {}
+    away = packets.with_name("away")
+    for index in range(size):
+        settings = {
+            "checkpoint": persia_data / "ckpt_2x4",
+            "packets": str(packets),
+            "updates": UpdatesConfig(poll_seconds=0.05, persia_unmarked_seconds=60),
+            "replica_index": index,
+            "replica_size": size,
+        }
+        if begin != "packets there at the start":
+            packets.rename(away)
+        server = serve(**settings)
+        if begin == "packets come later":
+            away.rename(packets)
+        elif begin == "packets come while it is down":
+            server.close()
+            away.rename(packets)
+            server = serve(**settings, table_directory=server.settings.table_directory)
+            assert server.status().started == "warm"
+        deadline = time.monotonic() + 20
+        while (updates := follow(server)).quarantined_packets == 0:
+            assert time.monotonic() < deadline
+        assert (updates.applied_packets, updates.unmarked_packets) == (17, 2)
+        assert (updates.format, updates.gap_detection) == ("persia", "none")
+        assert (updates.applied_sequence, updates.newest_event_ns) == (1795175304, 1795175304 * 10**9)
+        assert [alarm.code for alarm in updates.alarms] == ["quarantined"]
+        (record,) = server.stub.Quarantine(pb.QuarantineRequest(), timeout=20).records
+        assert record.name == "s0/inc_20260101000040/0_0.inc"
+        server.close()
+        own = stored(server)
+        signs = np.array(list(own), np.uint64)
+        assert (ids.farmhash64(signs) % np.uint64(size) == index).all()
+        found |= own
+    assert found == expected
+
+
+def follow(server) -> pb.UpdateStatus:
+    """Its status when nothing more can be applied."""
+    server.stub.FollowNow(pb.FollowNowRequest(), timeout=30)
+    return server.status().updates
+
+
+def test_the_margin_decides_what_is_replayed(serve, persia_data, packets, expected):
+    """Without one, and packets from before the checkpoint: they are not applied."""
+    old = packets / "s0/inc_20260101000000/0_0.inc"
+    data = old.read_bytes()
+    old.write_bytes(data[:-8] + (1795175199).to_bytes(8, "little"))
+    for margin, packets_applied in ((0, 16), (1, 17)):
+        server = serve(
+            checkpoint=persia_data / "ckpt_2x4",
+            packets=str(packets),
+            updates=UpdatesConfig(poll_seconds=0.05, persia_replay_margin_seconds=margin),
+            namespace=f"margin{margin}",
+        )
+        assert follow(server).applied_packets == packets_applied
