@@ -3,20 +3,24 @@
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from satrap import rpc
-from satrap.config import EmbeddingServerConfig
+from satrap.config import EmbeddingServerConfig, UpdatesConfig
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.service import EmbeddingService
 from satrap.embedding_server.state import ShardState
 from satrap.embedding_server.table_directory import TableDirectory, TablePlace
 from satrap.embedding_server.tables import RowDType
+from satrap.embedding_server.target import Target
+from satrap.embedding_server.updates.follower import Follower, Following
+from satrap.embedding_server.updates.quarantine import Quarantine
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.protos import embedding_pb2, embedding_pb2_grpc
+from satrap.storage import StorageKind, open_storage
 
 __all__ = ["EmbeddingServerSettings", "run"]
 
@@ -39,6 +43,10 @@ class EmbeddingServerSettings:
     or number) may read them. They stay when the server ends, however it ends, unless `purge` is set, and are taken
     over by the next one if they are of the same `checkpoint` and `config_digest`. Without a `checkpoint` whatever is
     there is served, or nothing.
+
+    `packets` is the directory, a path or a URL, whose packets are applied while it serves, by the rules of `updates`;
+    empty: none. `storage` says what a path without a scheme means. `dims` are those of the embedding config, None if it
+    is not known.
     """
 
     host: str = "127.0.0.1"
@@ -55,6 +63,10 @@ class EmbeddingServerSettings:
     table_group: str | None = None
     config_digest: str = ""
     purge: bool = False
+    packets: str = ""
+    storage: StorageKind = "local"
+    updates: UpdatesConfig = field(default_factory=UpdatesConfig)
+    dims: frozenset[int] | None = None
 
 
 def run(
@@ -80,7 +92,13 @@ def run(
     place = TablePlace(settings.table_directory, settings.namespace, settings.table_group)
     directory = TableDirectory(place, owner)
     try:
-        state = ShardState(directory, settings.row_dtype, settings.load_threads, settings.config_digest)
+        state = ShardState(
+            directory,
+            settings.row_dtype,
+            settings.load_threads,
+            settings.config_digest,
+            settings.updates.persia_replay_margin_seconds,
+        )
         try:
             _serve(settings, directory, state, stop, on_ready, on_progress)
         finally:
@@ -101,8 +119,10 @@ def _serve(
     on_progress: Callable[[float, int], None],
 ) -> None:
     server = rpc.server(settings.rpc_threads)
-    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(EmbeddingService(state, stop), server)
     checks = health.HealthServicer()
+    follower = _follower(settings, directory, state, checks)
+    service = EmbeddingService(state, stop, follower)
+    embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
     port = rpc.listen(server, rpc.address(settings.host, settings.port))
@@ -111,9 +131,13 @@ def _serve(
     server.start()
     directory.announce(rpc.address(settings.host, port))
     try:
-        _load_first(settings, state, stop, on_progress)
-        if not stop.is_set():
+        _load_first(settings, state, stop, on_progress, follower)
+        if follower is not None and not stop.is_set():
+            follower.start()
+            follower.wait_until_settled(stop)
+        elif not stop.is_set():
             _set_health(checks, health_pb2.HealthCheckResponse.SERVING)
+        if not stop.is_set():
             on_ready(
                 f"satrap embedding-server ready on {rpc.address(settings.host, port)}: "
                 f"shard {settings.replica_index} of "
@@ -121,8 +145,37 @@ def _serve(
             )
             stop.wait()
     finally:
+        if follower is not None:
+            follower.stop()
         checks.enter_graceful_shutdown()
         server.stop(_GRACE_SECONDS).wait()
+
+
+def _follower(
+    settings: EmbeddingServerSettings,
+    directory: TableDirectory,
+    state: ShardState,
+    checks: health.HealthServicer,
+) -> Follower | None:
+    """What follows the packets, not started yet; health is what it says."""
+    if not settings.packets:
+        return None
+
+    def ready(is_ready: bool) -> None:
+        answers = health_pb2.HealthCheckResponse
+        _set_health(checks, answers.SERVING if is_ready else answers.NOT_SERVING)
+
+    return Follower(
+        state,
+        Following(
+            open_storage(settings.packets, settings.storage),
+            settings.updates,
+            settings.config_digest,
+            settings.dims,
+        ),
+        Quarantine(directory.folder / "quarantine"),
+        on_ready=ready,
+    )
 
 
 def _load_first(
@@ -130,12 +183,18 @@ def _load_first(
     state: ShardState,
     stop: threading.Event,
     on_progress: Callable[[float, int], None],
+    follower: Follower | None,
 ) -> None:
     def progressed(progress: LoadProgress) -> None:
         on_progress(progress.fraction, progress.rows)
 
+    def catch_up(target: Target) -> None:
+        # Tables that were served already go on being served at once; those just loaded wait for what came since.
+        if follower is not None and state.snapshot.started:
+            follower.catch_up_if_possible(target)
+
     try:
-        generation = state.start(settings.checkpoint, progressed, stop)
+        generation = state.start(settings.checkpoint, progressed, stop, catch_up)
     except LoadCancelled:
         log.info("stopped while %s was being loaded", settings.checkpoint)
         return

@@ -5,6 +5,7 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -15,6 +16,8 @@ from satrap._core.table import MAX_DIM, Table
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.state import Phase, ShardState
 from satrap.embedding_server.tables import Counters, Generation, RowDType
+from satrap.embedding_server.updates.follower import Follower
+from satrap.embedding_server.updates.status_messages import alarm_message, update_status
 from satrap.errors import InvalidInputError, SatrapError, ShardMismatchError, UnavailableError
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
@@ -28,6 +31,10 @@ _SIGN_BYTES = 8
 _ANSWER_LIMIT = 2**31 - 2**16
 """Bytes of rows in one answer: gRPC's messages end at 2 GiB."""
 
+_FOLLOW_SECONDS = 60.0
+_ANSWER_SECONDS = 0.1
+"""How long FollowNow waits at most, and how long before the caller's deadline it answers."""
+
 _DTYPES: dict[RowDType, pb.DType] = {"float32": pb.DTYPE_FLOAT32, "float16": pb.DTYPE_FLOAT16}
 _STATES = {
     Phase.LOADING: pb.STATE_LOADING,
@@ -39,10 +46,13 @@ _STATES = {
 class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
     """Answers from whatever `state` serves at the moment. Any thread may call."""
 
-    def __init__(self, state: ShardState, stopping: threading.Event) -> None:
-        """`stopping` ends a load between two files."""
+    def __init__(
+        self, state: ShardState, stopping: threading.Event, follower: Follower | None = None
+    ) -> None:
+        """`stopping` ends a load between two files. `follower` is None if nothing is followed."""
         self._state = state
         self._stopping = stopping
+        self._follower = follower
         self._counters = Counters()
         self._shard = (state.owner.replica_index, state.owner.replica_size)
 
@@ -54,8 +64,10 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
                 raise ShardMismatchError(asked, self._shard)
             generation = self._state.generation()
             _check_size(request, np.dtype(generation.row_dtype).itemsize)
+            _, newest_event_ns = self._state.applied()  # before the rows, which are at least as new
             return pb.LookupResponse(
-                groups=[self._answer(generation, group.dim, group.signs) for group in request.groups]
+                groups=[self._answer(generation, group.dim, group.signs) for group in request.groups],
+                newest_event_ns=newest_event_ns,
             )
         raise AssertionError("abort() raised")
 
@@ -103,7 +115,10 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
 
         def load() -> None:
             try:
-                told.put(self._state.load(path, told.put, self._stopping))
+                catch_up = self._follower.catch_up if self._follower is not None else lambda target: None
+                told.put(self._state.load(path, told.put, self._stopping, catch_up))
+                if self._follower is not None:
+                    self._follower.wake()
             except LoadCancelled:
                 told.put(UnavailableError(f"load of {path} was given up: the server is stopping"))
             except Exception as error:  # goes to the caller, below
@@ -150,7 +165,41 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
             table_path=generation.folder if generation else "",
             server_uid=os.geteuid(),
             started=snapshot.started,
+            updates=self._update_status(),
         )
+
+    def FollowNow(self, request: pb.FollowNowRequest, context: grpc.ServicerContext) -> pb.FollowNowResponse:  # noqa: N802
+        """Look for packets now, and answer when nothing more can be applied, or shortly before the deadline."""
+        with ErrorsAsStatus(context):
+            left = context.time_remaining()
+            patience = _FOLLOW_SECONDS if left is None else min(left - _ANSWER_SECONDS, _FOLLOW_SECONDS)
+            status = self._following().follow_now(patience)
+            return pb.FollowNowResponse(
+                applied_sequence=status.applied, alarms=[alarm_message(alarm) for alarm in status.alarms]
+            )
+        raise AssertionError("abort() raised")
+
+    def Quarantine(  # noqa: N802
+        self, request: pb.QuarantineRequest, context: grpc.ServicerContext
+    ) -> pb.QuarantineResponse:
+        """List what was refused, or decide what becomes of it."""
+        with ErrorsAsStatus(context):
+            return self._following().answer_quarantine(request)
+        raise AssertionError("abort() raised")
+
+    def _update_status(self) -> pb.UpdateStatus | None:
+        if self._follower is None:
+            return None
+        # What is applied is asked for now: after a switch of tables the follower's own word is of those before.
+        applied, newest_event_ns = self._state.applied()
+        return update_status(replace(self._follower.status, applied=applied, newest_event_ns=newest_event_ns))
+
+    def _following(self) -> Follower:
+        if self._follower is None:
+            raise InvalidInputError(
+                "this server follows no packets: start it with --packets, or set updates.directory"
+            )
+        return self._follower
 
 
 def _check_size(request: pb.LookupRequest, item_size: int) -> None:

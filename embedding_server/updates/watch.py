@@ -76,9 +76,6 @@ class _Listener:
 
     def on_event(self, event: "inotify_c.InotifyEvent") -> None:
         """Something happened in a folder that is watched."""
-        created = event.mask & inotify_c.InotifyConstants.IN_CREATE
-        if created and not event.is_directory:  # it is empty yet; its end will be told as well
-            return
         if self._wanted(event.name.decode(errors="replace")):
             self._on_arrival()
 

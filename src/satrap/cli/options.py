@@ -19,9 +19,11 @@ __all__ = [
     "Insecure",
     "ModelStore",
     "Models",
+    "Packets",
     "Purge",
     "Shards",
     "TableDirectory",
+    "packet_directory",
     "read_embedding_config",
     "read_global_config",
     "require_embedding_config",
@@ -60,6 +62,14 @@ Checkpoint = Annotated[
     Path | None,
     typer.Option(
         "--checkpoint", help="Checkpoint directory to load; otherwise infer_config.embedding_checkpoint."
+    ),
+]
+Packets = Annotated[
+    str | None,
+    typer.Option(
+        "--packets",
+        help="Directory of the trainer's packets, a path or a URL, to follow while serving; otherwise "
+        "updates.directory.",
     ),
 ]
 ModelStore = Annotated[
@@ -125,6 +135,15 @@ def require_embedding_config(path: Path | None) -> EmbeddingConfig:
 def table_directory_of(flag: Path | None, config: GlobalConfig) -> Path:
     """The table directory: that of the flag, otherwise the config's."""
     return (flag or Path(config.embedding_server.table_directory)).absolute()
+
+
+def packet_directory(flag: str | None, config: GlobalConfig) -> str:
+    """Where packets are followed: the flag's, otherwise the config's, otherwise PERSIA's; empty: nowhere."""
+    persia = config.embedding_parameter_server_config
+    named = flag if flag is not None else config.updates.directory
+    if named or flag is not None or not persia.enable_incremental_update:
+        return named
+    return persia.incremental_dir
 
 
 def shard_addresses(flag: str | None, config: GlobalConfig) -> list[str]:

@@ -37,6 +37,7 @@ def embedding_server(
     host: options.Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 picks a free one.")] = 8888,
     checkpoint: options.Checkpoint = None,
+    packets: options.Packets = None,
     unix_address: Annotated[
         str | None,
         typer.Option(
@@ -50,9 +51,11 @@ def embedding_server(
 ) -> None:
     """Hold one shard of the embeddings and answer lookups.
 
-    The tables stay in memory when the server ends, and the next one takes them over; --purge removes them.
+    The tables stay in memory when the server ends, and the next one takes them over; --purge removes them. With
+    --packets it applies a trainer's packets as they are published.
 
     Example: satrap embedding-server --replica-index 0 --replica-size 2 --port 8888 --checkpoint /data/checkpoint
+    --packets /data/packets
     """
     from satrap.cli.progress import LoadProgress
     from satrap.embedding_server.server import EmbeddingServerSettings, run
@@ -91,6 +94,12 @@ def embedding_server(
                 table_group=config.embedding_server.table_group,
                 config_digest=features.digest if features is not None else "",
                 purge=purge,
+                packets=options.packet_directory(packets, config),
+                storage=config.embedding_parameter_server_config.storage,
+                updates=config.updates,
+                dims=frozenset(slot.dim for slot in features.slots.values())
+                if features is not None
+                else None,
             ),
             stop,
             ready,

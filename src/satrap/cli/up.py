@@ -48,6 +48,7 @@ def up(
     global_config: options.GlobalConfigPath = None,
     embedding_config: options.EmbeddingConfigPath = None,
     checkpoint: options.Checkpoint = None,
+    packets: options.Packets = None,
     models: options.Models = None,
     shards: Annotated[
         int | None,
@@ -65,7 +66,10 @@ def up(
 ) -> None:
     """Run embedding servers and serving on this machine, supervised: what dies is started again.
 
-    Example: satrap up --embedding-config embedding_config.yml --checkpoint checkpoint --model-store models --models all
+    With --packets the embedding servers apply a trainer's packets as they are published.
+
+    Example: satrap up --embedding-config embedding_config.yml --checkpoint checkpoint --packets packets
+    --model-store models --models all
     """
     from satrap.rpc import check_bind_host
 
@@ -90,7 +94,7 @@ def up(
                 "embedding-server",
                 *configs,
                 *_flags(("--checkpoint", checkpoint), ("--unix-address", addresses[index])),
-                *_flags(("--table-directory", table_directory)),
+                *_flags(("--packets", packets), ("--table-directory", table_directory)),
                 *(["--purge"] if purge else []),
                 *("--replica-index", str(index), "--replica-size", str(count), "--port", "0"),
             ),

@@ -2,9 +2,9 @@
 
 A story is a list of moments. At each, packets appear (`publish: [3<2]`: sequence 3, previous 2; `3<2/w` by another
 writer, `3<2@s` of another stream, `3?` a manifest that cannot be read) or go (`remove`), people decide (`hold`, `skip`,
-`release`, `verdict`, `forget`), or a checkpoint is loaded (`checkpoint`). Then it is decided until there is nothing to do
-but wait, `seconds` later than before; `then` lists the steps, `alarms` their codes, and `until` when it would be looked at
-again.
+`release`, `verdict`, `forget`), or a checkpoint is loaded (`checkpoint`). Then it is decided until there is nothing to
+do but wait, `seconds` later than before; `then` lists the steps, `alarms` their codes, and `until` when it would be
+looked at again.
 """
 
 from pathlib import Path

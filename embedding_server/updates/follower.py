@@ -1,0 +1,383 @@
+"""The thread that follows: woken by the directory, the clock, or a call, it lets the pipeline do what can be done.
+
+It is the only one that changes the rows of the tables in use. Tables that are loaded beside them are brought up by the
+thread that loads them, through `catch_up`, before they take their place.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+
+from satrap.config import UpdatesConfig
+from satrap.embedding_server.state import ShardState
+from satrap.embedding_server.target import Target
+from satrap.embedding_server.updates.alarms import Alarm, AlarmCode, changed_alarms
+from satrap.embedding_server.updates.decide import Decision
+from satrap.embedding_server.updates.decisions import DecisionFiles
+from satrap.embedding_server.updates.feed import Feed
+from satrap.embedding_server.updates.freshness import Delays, Freshness
+from satrap.embedding_server.updates.guard import judge, unjudged
+from satrap.embedding_server.updates.packet import VerifiedPacket
+from satrap.embedding_server.updates.persia import PersiaSettings
+from satrap.embedding_server.updates.persia_feed import PersiaFeed
+from satrap.embedding_server.updates.pipeline import Counts, Outcome, Pipeline
+from satrap.embedding_server.updates.quarantine import Quarantine, Record, answer_quarantine
+from satrap.embedding_server.updates.readiness import is_ready
+from satrap.embedding_server.updates.satrap_feed import SatrapFeed
+from satrap.embedding_server.updates.watch import FolderWatch
+from satrap.errors import NoSpaceError, SatrapError, StorageError, UpdateError
+from satrap.formats.decisions import Hold
+from satrap.formats.persia_packet import list_packets
+from satrap.protos import embedding_pb2 as pb
+from satrap.storage import Storage
+
+__all__ = ["Follower", "FollowerStatus", "Following"]
+
+log = logging.getLogger(__name__)
+
+_STOP_SECONDS = 0.1
+"""Within these a stop is noticed while a start waits."""
+
+_LONGEST_PAUSE = 30.0
+"""Seconds between two looks when one after another fails."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """What is followed, and how. `config_digest` and `dims` are the embedding config's; empty and None: not known."""
+
+    storage: Storage
+    config: UpdatesConfig
+    config_digest: str = ""
+    dims: Collection[int] | None = None
+
+
+@dataclass(frozen=True)
+class FollowerStatus:
+    """How far a server is, at one moment. Times are nanoseconds since the epoch, 0 if not known.
+
+    `format` and `stream` are empty as long as no packet decided them. `hold` is the one that is obeyed.
+    """
+
+    directory: str
+    format: str = ""
+    stream: str = ""
+    applied: int = 0
+    newest: int = 0
+    behind: int = 0
+    newest_event_ns: int = 0
+    gap_detection: str = ""
+    alarms: tuple[Alarm, ...] = ()
+    hold: Hold | None = None
+    undo_reaches: int = 0
+    counts: Counts = field(default_factory=Counts)
+    delays: Delays = field(default_factory=Delays)
+    skew_seconds: float = 0.0
+    refused: Sequence[Record] = ()
+    settled: bool = False
+
+
+class _ReplacedError(Exception):
+    """The tables that a pipeline is about are not the ones in use any more."""
+
+
+class Follower:
+    """Follows one directory for one shard, from `start` to `stop`.
+
+    Threads: `status` is one reference, replaced whole. Any thread may call `follow_now` and `wake`, and one at a time,
+    which loads tables, `catch_up`.
+    """
+
+    def __init__(
+        self,
+        state: ShardState,
+        following: Following,
+        quarantine: Quarantine,
+        *,
+        on_step: Callable[[str], None] = lambda name: None,
+        on_ready: Callable[[bool], None] = lambda ready: None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """Nothing is looked at yet. `on_ready` is told whether the server should be ready, whenever that changes."""
+        self._state, self._following, self._quarantine = state, following, quarantine
+        self._config, self._storage = following.config, following.storage
+        self._on_step, self._on_ready, self._now_ns = on_step, on_ready, now_ns
+        self._decisions = DecisionFiles(self._storage)
+        self._counts, self._freshness = Counts(), Freshness()
+        self._pipeline: Pipeline | None = None
+        self._feeds: tuple[tuple[Target, Feed], ...] = ()
+        self._ready: bool | None = None
+        self._failures = 0
+        self.status = FollowerStatus(self._storage.url)
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._rounds = threading.Condition()
+        self._asked = self._answered = 0
+        self._watch = FolderWatch(self._wake.set, _is_news)
+        self._thread = threading.Thread(target=self._run, name="follower")
+
+    def start(self) -> None:
+        """Follow from now on; the state serves something already."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End after the step that is being done."""
+        self._stopping.set()
+        self._wake.set()
+        with self._rounds:
+            self._rounds.notify_all()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._watch.close()
+
+    def wake(self) -> None:
+        """Look soon, not at the next poll."""
+        self._wake.set()
+
+    def follow_now(self, timeout: float) -> FollowerStatus:
+        """Look now, and wait until nothing more can be applied, for at most `timeout` seconds."""
+        with self._rounds:
+            self._asked += 1
+            mine = self._asked
+        self._wake.set()
+        with self._rounds:
+            self._rounds.wait_for(
+                lambda: self._answered >= mine or self._stopping.is_set(), max(timeout, 0.0)
+            )
+        return self.status
+
+    def answer_quarantine(self, request: pb.QuarantineRequest) -> pb.QuarantineResponse:
+        """List the refused packets, or do what was decided about one, and look again.
+
+        Raises:
+            NotFoundError, ConflictError, InvalidInputError, NoSpaceError, TableFolderError: as `answer_quarantine`.
+        """
+        applied, _ = self._state.applied()
+        numbered = self.status.format != "persia"  # PERSIA's packets may come in any order
+        answer = answer_quarantine(
+            self._quarantine, request, lambda record: numbered and 0 < record.sequence <= applied
+        )
+        if request.action != pb.QuarantineRequest.ACTION_LIST:
+            log.warning("quarantine: %s %s", pb.QuarantineRequest.Action.Name(request.action), request.name)
+            self.wake()
+        return answer
+
+    def catch_up(self, target: Target, counts: Counts | None = None) -> None:
+        """Apply to tables that are not in use yet every packet there is for them; `counts` counts them.
+
+        Raises:
+            StorageError, NoSpaceError, TableFolderError, UpdateError: that is not possible now.
+        """
+        pipeline = Pipeline(
+            target,
+            self._feed_of(target),
+            DecisionFiles(self._storage),
+            self._quarantine,
+            self._config,
+            self._judge,
+            on_step=self._on_step,
+            now_ns=self._now_ns,
+            counts=counts,
+        )
+        pipeline.recover()
+        pipeline.advance(self._stopping.is_set)
+
+    def catch_up_if_possible(self, target: Target) -> None:
+        """As `catch_up`, before the first tables are served; what is not possible now, the thread tries again."""
+        try:
+            self.catch_up(target, self._counts)
+        except SatrapError as error:
+            log.warning("not all packets are applied yet: %s", error)
+
+    def wait_until_settled(self, stop: threading.Event) -> None:
+        """Wait until everything that can be applied is, or until `stop` is set."""
+        while not self.status.settled and not stop.is_set():
+            with self._rounds:
+                self._rounds.wait_for(lambda: self.status.settled, timeout=_STOP_SECONDS)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            with self._rounds:
+                asked = self._asked
+            self._wake.clear()
+            pause = self._look()
+            with self._rounds:
+                self._answered = asked
+                self._rounds.notify_all()
+            self._wake.wait(pause)
+
+    def _look(self) -> float:
+        """One look at everything; seconds until the next one."""
+        try:
+            outcome = self._advance()
+        except _ReplacedError:
+            return 0.0
+        except SatrapError as error:
+            return self._failed(error)
+        except Exception as error:
+            log.exception("following %s failed", self._storage.url)
+            return self._failed(error)
+        self._settle(outcome)
+        poll = self._config.poll_seconds
+        if outcome is None or outcome.until_ns is None:
+            return poll
+        return min(poll, max(0.0, (outcome.until_ns - self._now_ns()) / 1e9))
+
+    def _advance(self) -> Outcome | None:
+        target = self._state.target()
+        if target is None:
+            return None
+        feed = self._feed_of(target)
+        self._watch.watch(feed.folders())
+        if self._pipeline is None or self._pipeline.target is not target or self._pipeline.feed is not feed:
+            pipeline = self._pipeline_of(target, feed)
+            pipeline.recover()
+            self._pipeline = pipeline
+        return self._pipeline.advance(self._stopping.is_set)
+
+    def _pipeline_of(self, target: Target, feed: Feed) -> Pipeline:
+        for sentence in unjudged(self._config.guardrails, target.origin.limits):
+            log.warning("%s", sentence)
+
+        @contextmanager
+        def writing() -> Iterator[None]:
+            with self._state.writing:
+                if self._state.target() is not target:
+                    raise _ReplacedError
+                yield
+
+        return Pipeline(
+            target,
+            feed,
+            self._decisions,
+            self._quarantine,
+            self._config,
+            self._judge,
+            writing=writing,
+            on_step=self._on_step,
+            on_change=self._changed,
+            now_ns=self._now_ns,
+            counts=self._counts,
+            freshness=self._freshness,
+        )
+
+    def _feed_of(self, target: Target) -> Feed:
+        """The feed for a target, by the format that its rows came from, or by what the directory holds."""
+        wanted = target.origin.format
+        if not wanted:
+            wanted = "persia" if list_packets(self._storage).directories else "satrap"
+        for of_target, known in self._feeds:
+            if of_target is target and known.format == wanted:
+                return known
+        config = self._config
+        feed: Feed
+        if wanted == "persia":
+            settings = PersiaSettings(target.origin.replay_from, int(config.persia_unmarked_seconds * 1e9))
+            feed = PersiaFeed(
+                self._storage,
+                self._state.owner,
+                settings,
+                target.folder,
+                config.poll_seconds,
+                lambda: target.tables,
+            )
+        else:
+            feed = SatrapFeed(
+                self._storage,
+                self._state.owner,
+                self._following.config_digest,
+                config.poll_seconds,
+                config.gap_alarm_seconds,
+            )
+        # Two are needed: one for the tables in use, one for those that are loaded beside them.
+        self._feeds = (*self._feeds[-1:], (target, feed))
+        return feed
+
+    def _judge(self, packet: VerifiedPacket, target: Target) -> None:
+        judge(
+            packet,
+            route=self._state.owner,
+            row_dtype=target.info.row_dtype,
+            dims=self._following.dims,
+            limits=target.origin.limits,
+            config=self._config.guardrails,
+        )
+
+    def _changed(self, decision: Decision, done: int) -> None:
+        """A decision, or `done` of its packets: tell how far it is."""
+        pipeline = self._pipeline
+        assert pipeline is not None
+        applied, event_ns = pipeline.target.store.applied
+        self.status = replace(
+            self.status,
+            format=pipeline.target.origin.format,
+            stream=pipeline.target.origin.stream,
+            applied=applied,
+            newest=max(decision.newest, applied),
+            behind=max(decision.behind - done, 0),
+            newest_event_ns=event_ns,
+            gap_detection=pipeline.feed.gap_detection,
+            hold=self._decisions.all_holds.get(decision.stream),
+            undo_reaches=pipeline.undo_reaches,
+            counts=replace(self._counts),
+            delays=self._freshness.delays,
+            skew_seconds=self._freshness.skew_seconds,
+            refused=tuple(self._quarantine.records().values()),
+        )
+
+    def _settle(self, outcome: Outcome | None) -> None:
+        """A look has ended: alarms and readiness."""
+        self._failures = 0
+        if outcome is None:
+            return
+        alarms = list(outcome.alarms)
+        local = self._storage.local
+        if local is not None and not local.is_dir():
+            alarms.append(
+                Alarm("storage", f"{local} does not exist (yet): whatever appears in it is applied")
+            )
+        if self._freshness.clock_ahead:
+            alarms.append(
+                Alarm(
+                    "clock_ahead",
+                    f"the clock of the last packet's publisher is {self._freshness.skew_seconds:.1f} s ahead of this "
+                    "machine's: how fresh rows are cannot be told; set both by NTP",
+                )
+            )
+        self._tell(alarms, settled=self.status.settled or outcome.settled)
+
+    def _failed(self, error: Exception) -> float:
+        """A look could not be ended: tell, and wait longer each time."""
+        self._failures += 1
+        code: AlarmCode = "failed"
+        if isinstance(error, NoSpaceError):
+            code = "no_room"
+        elif isinstance(error, StorageError):
+            code = "storage"
+        elif isinstance(error, UpdateError):
+            code = "held"  # a decision that cannot be understood: nothing is applied
+        others = [alarm for alarm in self.status.alarms if alarm.code not in (code, "failed")]
+        # A server that starts while its storage is down is as ready as one whose storage goes down later.
+        self._tell([Alarm(code, str(error) or repr(error)), *others], settled=True)
+        return float(min(self._config.poll_seconds * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE))
+
+    def _tell(self, alarms: Sequence[Alarm], *, settled: bool) -> None:
+        now_ns = self._now_ns()
+        standing, raised, cleared = changed_alarms(self.status.alarms, alarms, now_ns)
+        for alarm in raised:
+            log.warning("alarm %s: %s", alarm.code, alarm.message)
+        for alarm in cleared:
+            log.warning("alarm %s is over, after %.1f s", alarm.code, (now_ns - alarm.since_ns) / 1e9)
+        self.status = replace(self.status, alarms=standing, settled=settled)
+        ready = is_ready(settled, standing, self.status.newest_event_ns, self._config, now_ns)
+        if ready != self._ready:
+            self._ready = ready
+            self._on_ready(ready)
+
+
+def _is_news(name: str) -> bool:
+    """Whether a name that appeared may be a packet, a marker or a decision: data files come before their manifest."""
+    return not name.startswith(".") and not name.endswith(".arrow")

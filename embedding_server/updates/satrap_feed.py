@@ -1,0 +1,193 @@
+"""A directory of our own packets as a server meets it: lists it, reads manifests, fetches packets. `decide` decides."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from satrap._core.table import TableGeneration
+from satrap.embedding_server.updates.decide import (
+    Decision,
+    Head,
+    Memory,
+    ReadManifests,
+    Refuse,
+    Seen,
+    StreamState,
+    decide,
+)
+from satrap.embedding_server.updates.feed import Standing
+from satrap.embedding_server.updates.packet import PacketPart, VerifiedPacket
+from satrap.embedding_server.updates.trouble import Trouble, after_failure
+from satrap.embedding_server.updates.undo import Position, SequencePosition
+from satrap.errors import ForeignConfigError, SatrapError, UpdateError
+from satrap.formats.manifest import Manifest, after_sequence, parse_manifest_name
+from satrap.formats.packet import entries_of, read_manifest, read_shard
+from satrap.formats.persia_checkpoint import ShardRoute
+from satrap.storage import Entry, Storage
+
+__all__ = ["SatrapFeed"]
+
+
+class SatrapFeed:
+    """What one generation of tables takes from a directory of packets of ours. One thread at a time.
+
+    What is known of a manifest is kept while its name is listed, as manifests never change; but it is read again when
+    a packet is tried again.
+    """
+
+    format: Literal["satrap"] = "satrap"
+    gap_detection: Literal["sequence"] = "sequence"
+
+    def __init__(
+        self,
+        storage: Storage,
+        route: ShardRoute,
+        config_digest: str = "",
+        poll_seconds: float = 1.0,
+        gap_alarm_seconds: float = 0.0,
+    ) -> None:
+        """`config_digest` is the embedding config's, empty if it is not known."""
+        self._storage, self._route, self._config_digest = storage, route, config_digest
+        self._poll_ns, self._gap_alarm_ns = int(poll_seconds * 1e9), int(gap_alarm_seconds * 1e9)
+        self._names: list[tuple[str, int]] = []
+        self._manifests: dict[str, Manifest] = {}
+        self._unreadable: dict[str, str] = {}
+        self._troubles: dict[str, Trouble] = {}
+        self._refused: frozenset[str] = frozenset()
+        self._memory = Memory()
+
+    def folders(self) -> Iterable[Path]:
+        """The directory, if it is one of this machine."""
+        return () if self._storage.local is None else (self._storage.local,)
+
+    def list(self, applied: int, now_ns: int) -> Sequence[Entry]:
+        """List what comes from `applied` on, that one included, so that a second manifest of it is found."""
+        entries = self._storage.list(after=after_sequence(applied))
+        self._names = [
+            (entry.name, known[0])
+            for entry in entries
+            if not entry.is_folder and (known := parse_manifest_name(entry.name)) is not None
+        ]
+        names = {name for name, _ in self._names}
+        for kept in (self._manifests, self._unreadable, self._troubles):
+            for name in kept.keys() - names:
+                kept.pop(name)
+        return entries
+
+    def decide(
+        self, standing: Standing, now_ns: int, stopped: Callable[[], bool] = lambda: False
+    ) -> Decision:
+        """As `decide`; manifests that it asks for are read."""
+        for name in self._refused - standing.verdicts.keys():
+            self._forget(name)
+        self._refused = frozenset(standing.verdicts)
+        while True:
+            decision = decide(
+                StreamState(
+                    standing.applied,
+                    standing.stream,
+                    standing.holds,
+                    standing.skips,
+                    standing.verdicts,
+                    self._troubles,
+                    self._gap_alarm_ns,
+                ),
+                [seen for seen in map(self._seen, self._names) if seen is not None],
+                self._memory,
+                now_ns,
+            )
+            self._memory = decision.memory
+            (step,) = decision.steps
+            if not isinstance(step, ReadManifests):
+                return decision
+            for name in step.names:
+                if stopped():
+                    return replace(decision, steps=())
+                refused = self._read(name, standing.verdicts, now_ns)
+                if refused is not None:
+                    return replace(decision, steps=(refused,))
+
+    def fetch(self, name: str) -> VerifiedPacket:
+        """Read and check this shard's part."""
+        manifest = self._manifests[name]
+        theirs = manifest.embedding_config
+        if theirs and self._config_digest and theirs != self._config_digest:
+            raise ForeignConfigError(
+                name,
+                f"was made with the embedding config {theirs}, and this server has {self._config_digest}: give both "
+                "the same embedding_config.yml",
+            )
+        return VerifiedPacket(
+            name=name,
+            stream=manifest.stream,
+            sequence=manifest.sequence,
+            previous=manifest.previous or 0,
+            ordinal=manifest.sequence,
+            parts=[PacketPart(*part) for part in read_shard(self._storage, manifest, self._route)],
+            oldest_event_ns=manifest.oldest_event_ns,
+            newest_event_ns=manifest.newest_event_ns,
+            published_ns=manifest.published_ns,
+        )
+
+    def failed(self, name: str, error: SatrapError, now_ns: int) -> bool:
+        """Try it again later, or not."""
+        trouble = after_failure(error, self._troubles.get(name), now_ns, self._poll_ns)
+        if trouble is None:
+            self._troubles.pop(name, None)
+            return True
+        if isinstance(error, UpdateError):
+            self._forget(name)
+        self._troubles[name] = trouble
+        return False
+
+    def copy(self, name: str, folder: Path) -> None:
+        """Copy the manifest, and this shard's files as far as they can be read."""
+        (folder / name).write_bytes(self._storage.read(name))
+        manifest = self._manifests.get(name)
+        for entry in entries_of(manifest, self._route) if manifest is not None else ():
+            try:
+                (folder / entry.name).write_bytes(self._storage.read(entry.name, limit=entry.bytes))
+            except (SatrapError, FileNotFoundError):
+                continue  # the reason file says what is wrong with it
+
+    def applied(self, names: Iterable[str]) -> None:
+        """The watermark says it all."""
+        for name in names:
+            self._troubles.pop(name, None)
+
+    def position(self, store: TableGeneration) -> Position:
+        """The watermark."""
+        return SequencePosition(store)
+
+    def _forget(self, name: str) -> None:
+        self._manifests.pop(name, None)
+        self._unreadable.pop(name, None)
+
+    def _seen(self, listed: tuple[str, int]) -> Seen | None:
+        """What is known of a name; None for a checkpoint's manifest, which is no packet."""
+        name, sequence = listed
+        manifest = self._manifests.get(name)
+        if manifest is None:
+            return Seen(name, sequence, unreadable=self._unreadable.get(name, ""))
+        if manifest.previous is None:
+            return None
+        return Seen(name, sequence, Head(manifest.stream, manifest.previous))
+
+    def _read(self, name: str, verdicts: Mapping[str, str], now_ns: int) -> Refuse | None:
+        """Read a manifest; the refusal if it will never be one."""
+        try:
+            self._manifests[name] = read_manifest(self._storage, name)
+        except FileNotFoundError:
+            self._names = [listed for listed in self._names if listed[0] != name]
+            return None
+        except SatrapError as error:
+            if not isinstance(error, UpdateError):
+                self.failed(name, error, now_ns)
+            elif name in verdicts:
+                self._unreadable[name] = error.code
+            elif self.failed(name, error, now_ns):
+                self._unreadable[name] = error.code
+                known = parse_manifest_name(name)
+                return Refuse(name, known[0] if known is not None else 0, error)
+        return None

@@ -1,0 +1,143 @@
+"""Whatever kills a server while it applies packets: afterwards every packet is applied once, in order.
+
+Real processes and real kills: pipelines without gRPC, forked from a warm process, killed at each named step and at
+random; the oracle is `packet_history`, record by record. After each kill comes the next process over the same tables
+(warm), or over none (cold: the machine was started again, or another checkpoint is named).
+"""
+
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import packet_history
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SEED = 20261121
+LAST = 40
+NAMED_STEPS = (
+    "listed",
+    "fetched",
+    "guarded",
+    "adopted",
+    "undo_written",
+    "part_written",
+    "rows_written",
+    "watermark_written",
+    "noted",
+    "finished",
+)
+CUTS = 300
+
+
+class Pipelines:
+    """The warm process, and what it is asked for."""
+
+    def __init__(self) -> None:
+        here = Path(__file__).parent
+        env = dict(os.environ, OPENBLAS_NUM_THREADS="1", PYTHONPATH=str(here))
+        self._process = subprocess.Popen(
+            [sys.executable, str(here / "pipeline_process.py")],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+
+    def live(self, **order: object) -> int:
+        """Let one pipeline live, and say how it ended: 0, or minus the signal."""
+        self._process.stdin.write(json.dumps({name: _plain(value) for name, value in order.items()}) + "\n")
+        self._process.stdin.flush()
+        return json.loads(self._process.stdout.readline())["ended"]
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.stdout.close()
+        assert self._process.wait(30) == 0
+
+
+def _plain(value: object) -> object:
+    return str(value) if isinstance(value, Path) else value
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    started = Pipelines()
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def packets(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("packets")
+    packet_history.publish(directory, SEED, range(1, LAST + 1))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def expected() -> packet_history.Contents:
+    return packet_history.oracle(SEED, LAST)
+
+
+def check(result: Path, expected: packet_history.Contents) -> dict:
+    """What the last process found is what must be there."""
+    found = pickle.loads(result.read_bytes())
+    assert packet_history.difference(found["contents"], expected) == ""
+    assert found["applied"] == (LAST, LAST * 1000 + 999)
+    assert found["alarms"] == []
+    return found
+
+
+def test_a_process_that_nothing_kills(pipelines, packets, expected, table_directory, tmp_path):
+    result = tmp_path / "result"
+    assert pipelines.live(tables=table_directory, packets=packets, last=LAST, result=result) == 0
+    found = check(result, expected)
+    assert found["packets"] == LAST
+    assert set(found["steps"]) == set(NAMED_STEPS)  # so that every one of them is killed at, below
+    # and once more: nothing is left to do
+    assert pipelines.live(tables=table_directory, packets=packets, last=LAST, result=result) == 0
+    again = check(result, expected)
+    assert (again["packets"], again["started"], again["steps"]) == (0, "warm", ["listed"])
+
+
+@pytest.mark.parametrize("step", NAMED_STEPS)
+def test_killed_at(step, pipelines, packets, expected, table_directory, tmp_path):
+    """At the step's first time, its second, and its 21st, one process after the other over the same tables."""
+    result = tmp_path / "result"
+    where = {"tables": table_directory, "packets": packets, "last": LAST, "result": result}
+    for time in (1, 2, 21):
+        ended = pipelines.live(**where, named=[step, time])
+        assert ended == -9 or (time > 1 and ended == 0 and step in ("adopted", "listed"))
+    assert pipelines.live(**where) == 0
+    assert check(result, expected)["started"] == "warm"
+
+
+@pytest.mark.timeout(180)
+def test_random_cuts(pipelines, packets, expected, table_directory, tmp_path):
+    """Half of them at a step, half of them at a moment; now and then all tables are lost."""
+    chance = random.Random(SEED)
+    cuts = runs = 0
+    while cuts < CUTS:
+        runs += 1
+        tables, result = table_directory / str(runs), tmp_path / f"result-{runs}"
+        where = {"tables": tables, "packets": packets, "last": LAST, "result": result}
+        config = {"undo_packets": chance.choice([0, 1, 16])}
+        while True:
+            cut = (
+                {"at_step": chance.randrange(1, 90)}
+                if chance.random() < 0.5
+                else {"after_us": chance.randrange(1, 60_000)}
+            )
+            if pipelines.live(**where, config=config, **cut) == 0:
+                break
+            cuts += 1
+            if chance.random() < 0.05:
+                shutil.rmtree(tables, ignore_errors=True)
+        check(result, expected)
+        shutil.rmtree(tables)
