@@ -1,8 +1,8 @@
 """kill -9 of a trainer at any of its writes, then a trainer that goes on: what servers can reach is always whole.
 
 A child process trains by seed, and kills itself before its n-th operation on the disk. Then another one loads the
-newest checkpoint and goes on. Whatever was published in the end is replayed as a server would do it, from nothing and from
-every checkpoint, and each way to a sequence must lead to the same rows.
+newest checkpoint and goes on. Whatever was published in the end is replayed as a server would do it, from nothing and
+from every checkpoint, and each way to a sequence must lead to the same rows.
 """
 
 import os
