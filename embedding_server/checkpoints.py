@@ -34,7 +34,7 @@ from satrap.formats.checkpoint import UpdateCheckpoint, find_checkpoint_manifest
 from satrap.formats.checkpoint_identity import checkpoint_digest, update_checkpoint_digest
 from satrap.formats.persia_checkpoint import PersiaCheckpoint, ShardRoute
 from satrap.formats.persia_marker import MARKER
-from satrap.storage import Storage, open_storage
+from satrap.storage import Entry, Storage, open_storage
 
 __all__ = [
     "Candidate",
@@ -358,8 +358,14 @@ class CheckpointFolder:
         self._storage = open_storage(location)
         self._settings = settings
         self._problems: dict[str, str] = {}
+        self._seen: dict[tuple[str, Entry], Candidate] = {}
         self.refused: set[str] = set()
         """Identities of those that could not be loaded; `refuse` adds."""
+
+    @property
+    def refused_there(self) -> bool:
+        """Whether one that could not be loaded was in the last listing."""
+        return any(candidate.identity in self.refused for candidate in self._seen.values())
 
     def candidates(self) -> list[Candidate]:
         """Every checkpoint that can be used as far as its manifest or markers tell.
@@ -367,22 +373,25 @@ class CheckpointFolder:
         Raises:
             StorageError: the folder cannot be listed now.
         """
-        found: list[Candidate] = []
+        found: dict[tuple[str, Entry], Candidate] = {}
         problems: dict[str, str] = {}
         for entry in self._storage.list():
             if not entry.is_folder:
                 continue
             try:
                 folder = self._storage.subfolder(entry.name)
-                if _is_begun(folder):
+                last = _last_written(folder)
+                if last is None:
                     continue
-                found.append(Candidate.of(_open(folder, self._settings)))
+                key = (entry.name, last)
+                known = self._seen.get(key)
+                found[key] = known if known is not None else Candidate.of(_open(folder, self._settings))
             except (CheckpointError, UpdateError, StorageError) as error:
                 problems[entry.name] = str(error)
                 if self._problems.get(entry.name) != str(error):
                     log.warning("this checkpoint is passed over: %s", error)
-        self._problems = problems
-        return found
+        self._problems, self._seen = problems, found
+        return list(found.values())
 
     def refuse(self, candidate: Candidate, error: Exception) -> None:
         """Use the next one instead, from now on."""
@@ -390,7 +399,8 @@ class CheckpointFolder:
         self.refused.add(candidate.identity)
 
 
-def _is_begun(folder: Storage) -> bool:
-    """Whether it is no checkpoint yet: neither manifest nor marker, which are written last."""
+def _last_written(folder: Storage) -> Entry | None:
+    """The manifest or marker of a checkpoint, which is written last; None: it is none yet."""
     listing = folder.list()
-    return find_checkpoint_manifest(listing) is None and all(entry.name != MARKER for entry in listing)
+    name = find_checkpoint_manifest(listing) or MARKER
+    return next((entry for entry in listing if entry.name == name and not entry.is_folder), None)

@@ -138,8 +138,8 @@ class ShardState:
         return None if self._half_changed else self._target
 
     def serving(self) -> Serving | None:
-        """What is served, as far as it has to be known to choose a checkpoint; None if nothing is."""
-        target = self._target
+        """What is served, as far as it has to be known to choose a checkpoint; None if nothing is, or nothing whole."""
+        target = self.target()
         if target is None:
             return None
         return Serving(target.origin, self.applied()[0], target.info.checkpoint_identity)

@@ -1,7 +1,8 @@
 """Embedding servers inside the test's process: the real gRPC server, on a port of the kernel's choice."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,8 +12,14 @@ import pytest
 
 from satrap import rpc
 from satrap.embedding_server import EmbeddingServerSettings, run
+from satrap.embedding_server.state import ShardState
+from satrap.embedding_server.table_directory import TableDirectory, TablePlace
+from satrap.formats.checkpoint import CheckpointWriter
+from satrap.formats.manifest import Manifest
+from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
+from satrap.storage import open_storage
 
 
 @dataclass
@@ -126,3 +133,47 @@ def contents_of(persia_data: Path) -> Callable[[str], dict[str, np.ndarray]]:
             return dict(contents)
 
     return arrays
+
+
+@pytest.fixture
+def write_ours() -> Callable[..., Manifest]:
+    """write_ours(path or URL, {dim: (signs, rows)}, sequence, ...) -> the manifest of a checkpoint of ours."""
+
+    def write(
+        location: object,
+        rows: Mapping[int, tuple[np.ndarray, np.ndarray]],
+        sequence: int,
+        *,
+        stream: str = "ads",
+        published_ns: int | None = None,
+        page: int = 1000,
+        **options: object,
+    ) -> Manifest:
+        storage = open_storage(str(location))
+        with CheckpointWriter(storage, stream=stream, writer="w", sequence=sequence, **options) as writer:
+            for dim, (signs, values) in rows.items():
+                for start in range(0, len(signs), page):
+                    writer.write(dim, signs[start : start + page], values[start : start + page])
+            return writer.finish(published_ns=published_ns)
+
+    return write
+
+
+@pytest.fixture
+def shard_state(table_directory: Path) -> Iterator[Callable[..., ShardState]]:
+    """shard_state(ShardRoute(), row_dtype) -> ShardState over the same tables; the one before is closed."""
+    with ExitStack() as stack:
+
+        def make(
+            owner: ShardRoute = ShardRoute(),  # noqa: B008  frozen
+            row_dtype: str = "float32",
+            **options: object,
+        ) -> ShardState:
+            stack.pop_all().close()
+            directory = TableDirectory(TablePlace(table_directory), owner)
+            stack.callback(directory.close)
+            state = ShardState(directory, row_dtype, 2, persia_replay_margin_seconds=100, **options)
+            stack.callback(state.close)
+            return state
+
+        yield make

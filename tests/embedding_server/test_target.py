@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +11,9 @@ from satrap._core.table import read_control
 from satrap.embedding_server.loading import LoadProgress
 from satrap.embedding_server.origin import Origin
 from satrap.embedding_server.state import ShardState
-from satrap.embedding_server.table_directory import TableDirectory, TablePlace
 from satrap.embedding_server.takeover import GenerationInfo
 from satrap.embedding_server.target import Target
 from satrap.errors import OrdinalRangeError
-from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.formats.persia_marker import MARKER, Marker, format_marker
 from satrap.trainer import write_persia_checkpoint
 
@@ -36,22 +33,6 @@ def write(path: Path, value: float, seconds: int = SECONDS) -> Path:
         files = len(list((path / "s0").glob("*.emb")))
         marker.write_bytes(format_marker(Marker(1, files, seconds * 10**9)))
     return path
-
-
-@pytest.fixture
-def shard_state(table_directory):
-    """shard_state() -> ShardState over the same tables; the one before is closed."""
-    with ExitStack() as stack:
-
-        def make() -> ShardState:
-            stack.pop_all().close()
-            directory = TableDirectory(TablePlace(table_directory), ShardRoute())
-            stack.callback(directory.close)
-            state = ShardState(directory, "float32", 1, persia_replay_margin_seconds=100)
-            stack.callback(state.close)
-            return state
-
-        yield make
 
 
 def may_write(state: ShardState) -> bool:
