@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from satrap._core.table import TableGeneration
 from satrap.embedding_server.updates.undo import Position, UndoEntry, UndoLog, usable_entries
 
-__all__ = ["Rollback", "plan_rollback", "roll_back"]
+__all__ = ["CANNOT", "Rollback", "plan_rollback", "roll_back"]
+
+CANNOT = "cannot go back to"
+"""What `Rollback.stuck` begins with: whoever waits for a rollback waits in vain."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def plan_rollback(
         return Rollback(reload=max(below))
     reaches = usable[0].previous.sequence if usable else applied
     return Rollback(
-        stuck=f"cannot go back to {keep_through}: the undo log reaches {reaches}, and there is no checkpoint at or "
+        stuck=f"{CANNOT} {keep_through}: the undo log reaches {reaches}, and there is no checkpoint at or "
         f"below {keep_through}: put one into the checkpoint folder, or release the hold (satrap rollback --release)"
     )
 

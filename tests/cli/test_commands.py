@@ -25,6 +25,15 @@ COMMANDS = [
     "tables",
     "tables list",
     "tables remove",
+    "rollback",
+    "stream",
+    "stream show",
+    "stream skip",
+    "quarantine",
+    "quarantine list",
+    "quarantine show",
+    "quarantine retry",
+    "quarantine drop",
 ]
 
 

@@ -12,6 +12,7 @@ from satrap.cli.execute import execute
 from satrap.cli.operators import inspect, status, tables
 from satrap.cli.servers import embedding_server, middleware, serving
 from satrap.cli.up import up
+from satrap.cli.updates import quarantine, rollback, stream
 from satrap.errors import SatrapError
 
 __all__ = ["app", "main"]
@@ -39,6 +40,9 @@ app.command("demo")(demo)
 app.command("status")(status)
 app.command("inspect")(inspect)
 app.add_typer(tables, name="tables")
+app.command("rollback")(rollback)
+app.add_typer(stream, name="stream")
+app.add_typer(quarantine, name="quarantine")
 # PERSIA's names of the first two processes.
 app.command("embedding-parameter-server", hidden=True)(embedding_server)
 app.command("embedding-worker", hidden=True)(middleware)

@@ -86,17 +86,19 @@ def status(
     table_directory: options.TableDirectory = None,
     as_json: options.AsJson = False,
 ) -> None:
-    """Ask every embedding server how it is. The status is 1 if one of them is not ready.
+    """Ask every embedding server how it is, and how far with its trainer's packets.
 
-    Without --shards and infer_config.servers it asks those of this machine, whose tables lie in the table directory.
+    The status is 1 if one of them is not ready. Without --shards and infer_config.servers it asks those of this
+    machine, whose tables lie in the table directory.
 
     Example: satrap status --shards 127.0.0.1:8888,127.0.0.1:8889
     """
-    from satrap.cli.server_status import ask, local_servers, show
+    from satrap.cli.server_status import ask, show
+    from satrap.cli.shards import servers_to_ask
 
     config = options.read_global_config(global_config)
-    addresses = options.shard_addresses(shards, config)
-    answers = ask(addresses or local_servers(options.table_directory_of(table_directory, config)), middleware)
+    directory = options.table_directory_of(table_directory, config)
+    answers = ask(servers_to_ask(shards, config, directory), middleware)
     show(answers, as_json=as_json, with_way=middleware is not None)
     if any(answer.state != "ready" for answer in answers):
         raise typer.Exit(1)

@@ -1,8 +1,9 @@
 """How every embedding server is, and how a middleware reaches it."""
 
 import json
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import grpc
@@ -11,13 +12,12 @@ from rich.filesize import decimal
 from satrap import rpc
 from satrap._core.table import TableError, TableReader, TableSpaceError
 from satrap.cli.records import print_record
-from satrap.embedding_server.table_directory import held_identities, holder_of
-from satrap.errors import InvalidInputError
-from satrap.protos import embedding_pb2, embedding_pb2_grpc, middleware_pb2, middleware_pb2_grpc
+from satrap.cli.shards import STATUS_SECONDS, Said, status_of_all
+from satrap.cli.update_status import Updates, disagreements, update_lines, updates_of
+from satrap.protos import embedding_pb2, middleware_pb2, middleware_pb2_grpc
 
-__all__ = ["ServerStatus", "ask", "local_servers", "show"]
+__all__ = ["ServerStatus", "ask", "show"]
 
-_TIMEOUT_SECONDS = 5.0
 _STATES = {
     embedding_pb2.STATE_LOADING: "loading",
     embedding_pb2.STATE_READY: "ready",
@@ -30,7 +30,8 @@ class ServerStatus:
     """What an embedding server said of itself, or why it could not.
 
     `attachable` is `yes`, or why a process of this machine and user cannot read its tables in place. `way` is how the
-    middleware that was asked reaches it: `attached`, or `rpc: REASON`; empty if none was asked.
+    middleware that was asked reaches it: `attached`, or `rpc: REASON`; empty if none was asked. `updates` is None if it
+    follows no packets; `disagreements` says where it and others judged a packet differently.
     """
 
     address: str
@@ -47,38 +48,34 @@ class ServerStatus:
     missing: int = 0
     attachable: str = ""
     way: str = ""
+    updates: Updates | None = None
+    disagreements: tuple[str, ...] = ()
 
 
 def ask(addresses: Sequence[str], middleware: str | None) -> list[ServerStatus]:
     """What each server says, and how `middleware` (an address) reaches it.
 
     Raises:
-        InvalidInputError: there is nobody to ask.
         SatrapError: the middleware cannot be asked.
     """
-    if not addresses:
-        raise InvalidInputError(
-            "there is no embedding server to ask: pass --shards, list them in infer_config.servers, or start one here"
-        )
     ways = _ways(middleware) if middleware is not None else {}
-    return [_ask(address, ways.get(address, "")) for address in addresses]
+    answers = [_status(said, ways.get(said.address, "")) for said in status_of_all(addresses)]
+    following = [
+        (f"shard {answer.shard}", answer.updates) for answer in answers if answer.updates is not None
+    ]
+    differences = disagreements(following)
+    return [
+        replace(answer, disagreements=tuple(differences)) if answer.updates is not None else answer
+        for answer in answers
+    ]
 
 
-def local_servers(directory: Path) -> list[str]:
-    """Where the servers listen that hold tables of this machine; those that have said it."""
-    holders = [holder_of(folder) for _, folder in held_identities(directory)]
-    return [holder.address for holder in holders if holder is not None and holder.address]
-
-
-def _ask(address: str, way: str) -> ServerStatus:
-    with rpc.channel(address) as channel:
-        stub = embedding_pb2_grpc.EmbeddingServiceStub(channel)
-        try:
-            answer = stub.Status(embedding_pb2.StatusRequest(), timeout=_TIMEOUT_SECONDS)
-        except grpc.RpcError as error:
-            return ServerStatus(address, message=str(rpc.error_from_rpc(error)), way=way)
+def _status(said: Said[embedding_pb2.StatusResponse], way: str) -> ServerStatus:
+    answer = said.answer
+    if answer is None:
+        return ServerStatus(said.address, message=str(said.error), way=way)
     return ServerStatus(
-        address=address,
+        address=said.address,
         shard=f"{answer.replica_index} of {answer.replica_size}",
         state=_STATES.get(answer.state, "unknown"),
         message=answer.message,
@@ -92,6 +89,7 @@ def _ask(address: str, way: str) -> ServerStatus:
         missing=answer.missing,
         attachable=_attachable(answer),
         way=way,
+        updates=updates_of(answer, time.time_ns()),
     )
 
 
@@ -117,7 +115,7 @@ def _ways(middleware: str) -> dict[str, str]:
     with rpc.channel(middleware) as channel:
         stub = middleware_pb2_grpc.MiddlewareServiceStub(channel)
         try:
-            answer = stub.Status(middleware_pb2.StatusRequest(), timeout=_TIMEOUT_SECONDS)
+            answer = stub.Status(middleware_pb2.StatusRequest(), timeout=STATUS_SECONDS)
         except grpc.RpcError as error:
             raise rpc.error_from_rpc(error) from error
     return {shard.address: shard.way for shard in answer.shards}
@@ -139,7 +137,10 @@ def show(answers: Sequence[ServerStatus], *, as_json: bool, with_way: bool) -> N
                 ("started", answer.started),
                 ("attachable here", answer.attachable),
                 ("middleware", (answer.way or "not asked by it") if with_way else ""),
+                *(update_lines(answer.updates) if answer.updates is not None else ()),
                 ("message", answer.message),
                 *(("warning", warning) for warning in answer.warnings),
             ],
         )
+    for sentence in dict.fromkeys(sentence for answer in answers for sentence in answer.disagreements):
+        print(sentence)
