@@ -25,7 +25,14 @@ from satrap.errors import ConflictError, InvalidInputError, SatrapError, Storage
 from satrap.formats.manifest import Dense
 from satrap.formats.packet import PacketContent
 from satrap.storage import Storage, open_storage
-from satrap.trainer.dumping import Dump, DumpProgress, EventTimes, check_free, load_rows
+from satrap.trainer.dumping import (
+    Dump,
+    DumpProgress,
+    EventTimes,
+    check_free,
+    is_checkpoint,
+    load_rows,
+)
 from satrap.trainer.packets import Identity, PacketJob, newest_checkpoint, newest_sequence
 from satrap.trainer.publisher import Publisher, retry_delay
 from satrap.trainer.resuming import Loaded, Position, resume
@@ -543,7 +550,11 @@ class TrainCtx:
                 packets = 0 if self._storage is None else newest_sequence(self._storage, self.stream)
                 if self._checkpoints is None:
                     return packets
-                return max(packets, newest_checkpoint(self._checkpoints, self.stream))
+                newest = max(packets, newest_checkpoint(self._checkpoints, self.stream))
+                if is_checkpoint(self._checkpoints):
+                    log.warning("%s is a checkpoint: no others are written into it", self._checkpoints.url)
+                    self._checkpoints = None
+                return newest
             except StorageError:
                 failures += 1
                 if time.monotonic() >= until:

@@ -28,7 +28,7 @@ from satrap.trainer.publisher import Publisher
 from satrap.trainer.resuming import Loaded
 from satrap.trainer.rows import FrozenRows, Rows
 
-__all__ = ["Dump", "DumpProgress", "EventTimes", "check_free", "load_rows"]
+__all__ = ["Dump", "DumpProgress", "EventTimes", "check_free", "is_checkpoint", "load_rows"]
 
 log = logging.getLogger(__name__)
 
@@ -201,15 +201,20 @@ def check_free(storage: Storage) -> None:
         CheckpointError: there is one, ours or PERSIA's.
         StorageError: it cannot be listed.
     """
-    listing = storage.list()
-    there = find_checkpoint_manifest(listing) or next(
-        (entry.name for entry in listing if entry.name == MARKER), None
-    )
-    if there is not None:
+    if is_checkpoint(storage):
         raise CheckpointError(
-            storage.url,
-            f"there is a checkpoint already ({there}); it is never overwritten: choose another directory",
+            storage.url, "there is a checkpoint already; it is never overwritten: choose another directory"
         )
+
+
+def is_checkpoint(storage: Storage) -> bool:
+    """Whether a directory is a checkpoint, ours or PERSIA's.
+
+    Raises:
+        StorageError: it cannot be listed.
+    """
+    listing = storage.list()
+    return find_checkpoint_manifest(listing) is not None or any(entry.name == MARKER for entry in listing)
 
 
 def load_rows(

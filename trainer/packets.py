@@ -40,13 +40,14 @@ def newest_sequence(storage: Storage, stream: str) -> int:
 
 
 def newest_checkpoint(storage: Storage, stream: str) -> int:
-    """The greatest sequence of a stream's checkpoints in a folder of checkpoints; 0 if there are none.
+    """The greatest sequence of a stream's checkpoints in a folder of checkpoints, or in one of them; 0 if
+    there are none.
 
     Raises:
         StorageError: a folder cannot be listed or read.
     """
-    folders = [entry.name for entry in storage.list() if entry.is_folder]
-    return max((newest_sequence(storage.subfolder(name), stream) for name in folders), default=0)
+    folders = [storage.subfolder(entry.name) for entry in storage.list() if entry.is_folder]
+    return max(newest_sequence(folder, stream) for folder in [storage, *folders])
 
 
 def check_fork(storage: Storage, stream: str, sequence: int, writer: str) -> None:

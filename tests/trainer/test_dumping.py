@@ -128,6 +128,21 @@ def test_a_checkpoint_is_never_overwritten(train, tmp_path, there):
         ctx.dump(tmp_path / "c")
 
 
+@pytest.mark.parametrize("there", ["ours", "persia"])
+def test_no_checkpoint_is_written_into_another_one(train, tmp_path, there):
+    """PERSIA's `embedding_checkpoint` names one checkpoint, not a folder of them."""
+    if there == "ours":
+        with train() as ctx:
+            ctx.commit("user", [1], rows(1))
+            ctx.dump(tmp_path / "c")
+    else:
+        write_persia_checkpoint(tmp_path / "c", {}, num_shards=1)
+    again = train(stream="second", checkpoint_directory=tmp_path / "c")
+    again.commit("user", [1], rows(1))
+    with pytest.raises(InvalidInputError, match="checkpoint_directory"):
+        again.dump()
+
+
 def test_a_dump_needs_a_place(train):
     ctx = train(checkpoint_directory=None)
     ctx.commit("user", [1], rows(1))
