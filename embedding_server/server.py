@@ -13,12 +13,13 @@ from satrap.config import EmbeddingServerConfig, UpdatesConfig
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.service import EmbeddingService
 from satrap.embedding_server.state import ShardState
-from satrap.embedding_server.table_directory import TableDirectory, TablePlace
+from satrap.embedding_server.table_directory import QUARANTINE_FOLDER, TableDirectory, TablePlace
 from satrap.embedding_server.tables import RowDType
 from satrap.embedding_server.target import Target
 from satrap.embedding_server.updates.follower import Follower, Following
 from satrap.embedding_server.updates.quarantine import Quarantine
 from satrap.formats.persia_checkpoint import ShardRoute
+from satrap.metrics import MetricsServer
 from satrap.protos import embedding_pb2, embedding_pb2_grpc
 from satrap.storage import StorageKind, open_storage
 
@@ -47,6 +48,8 @@ class EmbeddingServerSettings:
     `packets` is the directory, a path or a URL, whose packets are applied while it serves, by the rules of `updates`;
     empty: none. `storage` says what a path without a scheme means. `dims` are those of the embedding config, None if it
     is not known.
+
+    Metrics are told at `metrics_port` (0 picks a free one), counted up by the replica index; None: not at all.
     """
 
     host: str = "127.0.0.1"
@@ -67,6 +70,7 @@ class EmbeddingServerSettings:
     storage: StorageKind = "local"
     updates: UpdatesConfig = field(default_factory=UpdatesConfig)
     dims: frozenset[int] | None = None
+    metrics_port: int | None = None
 
 
 def run(
@@ -128,6 +132,7 @@ def _serve(
     port = rpc.listen(server, rpc.address(settings.host, settings.port))
     if settings.unix_address is not None:
         rpc.listen(server, settings.unix_address)
+    metrics = _metrics(settings, service)
     server.start()
     directory.announce(rpc.address(settings.host, port))
     try:
@@ -149,6 +154,22 @@ def _serve(
             follower.stop()
         checks.enter_graceful_shutdown()
         server.stop(_GRACE_SECONDS).wait()
+        if metrics is not None:
+            metrics.close()
+
+
+def _metrics(settings: EmbeddingServerSettings, service: EmbeddingService) -> MetricsServer | None:
+    """What tells the metrics, already listening.
+
+    Raises:
+        UnavailableError: the address is taken.
+    """
+    if settings.metrics_port is None:
+        return None
+    port = settings.metrics_port and settings.metrics_port + settings.replica_index
+    metrics = MetricsServer(settings.host, port, service.status, settings.namespace)
+    log.info("metrics at http://%s/metrics", rpc.address(settings.host, metrics.start()))
+    return metrics
 
 
 def _follower(
@@ -173,7 +194,7 @@ def _follower(
             settings.config_digest,
             settings.dims,
         ),
-        Quarantine(directory.folder / "quarantine"),
+        Quarantine(directory.folder / QUARANTINE_FOLDER),
         on_ready=ready,
     )
 

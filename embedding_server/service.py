@@ -143,6 +143,10 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
 
     def Status(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusResponse:  # noqa: N802
         """What is served, what is being loaded, what was asked."""
+        return self.status()
+
+    def status(self) -> pb.StatusResponse:
+        """What Status answers."""
         snapshot = self._state.snapshot
         generation = snapshot.generation
         totals = self._counters.totals

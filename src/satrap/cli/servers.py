@@ -97,6 +97,7 @@ def embedding_server(
                 packets=options.packet_directory(packets, config),
                 storage=config.embedding_parameter_server_config.storage,
                 updates=config.updates,
+                metrics_port=config.embedding_server.metrics_port,
                 dims=frozenset(slot.dim for slot in features.slots.values())
                 if features is not None
                 else None,
