@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from satrap.config import UpdatesConfig
 from satrap.embedding_server.state import ShardState
@@ -34,7 +35,7 @@ from satrap.formats.persia_packet import list_packets
 from satrap.protos import embedding_pb2 as pb
 from satrap.storage import Storage
 
-__all__ = ["Follower", "FollowerStatus", "Following"]
+__all__ = ["Checkpoints", "Follower", "FollowerStatus", "Following"]
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,20 @@ class FollowerStatus:
     settled: bool = False
 
 
+class Checkpoints(Protocol):
+    """Whoever loads checkpoints while the server serves; any thread may ask."""
+
+    @property
+    def alarms(self) -> Sequence[Alarm]:
+        """What stands in its way."""
+
+    def sequences(self) -> list[int]:
+        """The watermarks of the checkpoints of the stream that is served."""
+
+    def reload(self, keep_through: int) -> None:
+        """Load the newest checkpoint at or below `keep_through` in place of what is served."""
+
+
 class _ReplacedError(Exception):
     """The tables that a pipeline is about are not the ones in use any more."""
 
@@ -112,6 +127,8 @@ class Follower:
         self._ready: bool | None = None
         self._failures = 0
         self.status = FollowerStatus(self._storage.url)
+        self.checkpoints: Checkpoints | None = None
+        """Set it before `start`, if checkpoints are followed as well."""
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._rounds = threading.Condition()
@@ -136,6 +153,19 @@ class Follower:
     def wake(self) -> None:
         """Look soon, not at the next poll."""
         self._wake.set()
+
+    @property
+    def holds(self) -> dict[str, int]:
+        """The greatest sequence to keep, by stream, as the directory said last. Any thread may ask."""
+        return self._decisions.holds
+
+    def read_holds(self) -> dict[str, int]:
+        """The holds there are now, before anything is followed; those that cannot be found out are obeyed later."""
+        try:
+            self._decisions.read(self._storage.list(after="hold-"))
+        except SatrapError as error:
+            log.warning("whether the stream is held is not known yet: %s", error)
+        return self.holds
 
     def follow_now(self, timeout: float) -> FollowerStatus:
         """Look now, and wait until nothing more can be applied, for at most `timeout` seconds."""
@@ -257,6 +287,7 @@ class Follower:
             self._config,
             self._judge,
             writing=writing,
+            checkpoints=self.checkpoints.sequences if self.checkpoints is not None else list,
             on_step=self._on_step,
             on_change=self._changed,
             now_ns=self._now_ns,
@@ -333,6 +364,8 @@ class Follower:
         self._failures = 0
         if outcome is None:
             return
+        if outcome.reload is not None and self.checkpoints is not None:
+            self.checkpoints.reload(outcome.reload)
         alarms = list(outcome.alarms)
         local = self._storage.local
         if local is not None and not local.is_dir():
@@ -366,7 +399,8 @@ class Follower:
 
     def _tell(self, alarms: Sequence[Alarm], *, settled: bool) -> None:
         now_ns = self._now_ns()
-        standing, raised, cleared = changed_alarms(self.status.alarms, alarms, now_ns)
+        others = self.checkpoints.alarms if self.checkpoints is not None else ()
+        standing, raised, cleared = changed_alarms(self.status.alarms, (*alarms, *others), now_ns)
         for alarm in raised:
             log.warning("alarm %s: %s", alarm.code, alarm.message)
         for alarm in cleared:

@@ -1,5 +1,6 @@
 """A directory of our own packets as a server meets it: lists it, reads manifests, fetches packets. `decide` decides."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from satrap.embedding_server.updates.decide import (
     Refuse,
     Seen,
     StreamState,
+    Wait,
     decide,
 )
 from satrap.embedding_server.updates.feed import Standing
@@ -27,6 +29,9 @@ from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.storage import Entry, Storage
 
 __all__ = ["SatrapFeed"]
+
+_WINDOW = 32
+"""Names that are looked at for one decision, so that it costs the same however many packets wait."""
 
 
 class SatrapFeed:
@@ -52,6 +57,7 @@ class SatrapFeed:
         self._poll_ns, self._gap_alarm_ns = int(poll_seconds * 1e9), int(gap_alarm_seconds * 1e9)
         self._names: list[tuple[str, int]] = []
         self._manifests: dict[str, Manifest] = {}
+        self._places: dict[str, Seen | None] = {}
         self._unreadable: dict[str, str] = {}
         self._troubles: dict[str, Trouble] = {}
         self._refused: frozenset[str] = frozenset()
@@ -70,7 +76,7 @@ class SatrapFeed:
             if not entry.is_folder and (known := parse_manifest_name(entry.name)) is not None
         ]
         names = {name for name, _ in self._names}
-        for kept in (self._manifests, self._unreadable, self._troubles):
+        for kept in (self._manifests, self._places, self._unreadable, self._troubles):
             for name in kept.keys() - names:
                 kept.pop(name)
         return entries
@@ -82,25 +88,29 @@ class SatrapFeed:
         for name in self._refused - standing.verdicts.keys():
             self._forget(name)
         self._refused = frozenset(standing.verdicts)
+        state = StreamState(
+            standing.applied,
+            standing.stream,
+            standing.holds,
+            standing.skips,
+            standing.verdicts,
+            self._troubles,
+            self._gap_alarm_ns,
+        )
+        first = bisect_left(self._names, standing.applied, key=lambda listed: listed[1])
+        end = first + _WINDOW
         while True:
-            decision = decide(
-                StreamState(
-                    standing.applied,
-                    standing.stream,
-                    standing.holds,
-                    standing.skips,
-                    standing.verdicts,
-                    self._troubles,
-                    self._gap_alarm_ns,
-                ),
-                [seen for seen in map(self._seen, self._names) if seen is not None],
-                self._memory,
-                now_ns,
-            )
-            self._memory = decision.memory
+            listing = [seen for seen in map(self._seen, self._names[first:end]) if seen is not None]
+            decision = decide(state, listing, self._memory, now_ns)
             (step,) = decision.steps
+            if isinstance(step, Wait) and end < len(self._names):
+                end += 4 * (end - first)  # what is next may lie behind packets of another stream
+                continue
+            self._memory = decision.memory
             if not isinstance(step, ReadManifests):
-                return decision
+                beyond = self._names[end:]
+                newest = max(decision.newest, beyond[-1][1]) if beyond else decision.newest
+                return replace(decision, behind=decision.behind + len(beyond), newest=newest)
             for name in step.names:
                 if stopped():
                     return replace(decision, steps=())
@@ -162,22 +172,20 @@ class SatrapFeed:
 
     def _forget(self, name: str) -> None:
         self._manifests.pop(name, None)
+        self._places.pop(name, None)
         self._unreadable.pop(name, None)
 
     def _seen(self, listed: tuple[str, int]) -> Seen | None:
         """What is known of a name; None for a checkpoint's manifest, which is no packet."""
         name, sequence = listed
-        manifest = self._manifests.get(name)
-        if manifest is None:
-            return Seen(name, sequence, unreadable=self._unreadable.get(name, ""))
-        if manifest.previous is None:
-            return None
-        return Seen(name, sequence, Head(manifest.stream, manifest.previous))
+        if name in self._places:
+            return self._places[name]
+        return Seen(name, sequence, unreadable=self._unreadable.get(name, ""))
 
     def _read(self, name: str, verdicts: Mapping[str, str], now_ns: int) -> Refuse | None:
         """Read a manifest; the refusal if it will never be one."""
         try:
-            self._manifests[name] = read_manifest(self._storage, name)
+            manifest = read_manifest(self._storage, name)
         except FileNotFoundError:
             self._names = [listed for listed in self._names if listed[0] != name]
             return None
@@ -190,4 +198,10 @@ class SatrapFeed:
                 self._unreadable[name] = error.code
                 known = parse_manifest_name(name)
                 return Refuse(name, known[0] if known is not None else 0, error)
+            return None
+        self._manifests[name] = manifest
+        if manifest.previous is None:
+            self._places[name] = None
+        else:
+            self._places[name] = Seen(name, manifest.sequence, Head(manifest.stream, manifest.previous))
         return None
