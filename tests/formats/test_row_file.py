@@ -21,7 +21,13 @@ from satrap.errors import (
 )
 from satrap.formats import row_file
 from satrap.formats.manifest import FileEntry
-from satrap.formats.row_file import RowFileWriter, checksum_of, iter_row_file, read_row_file
+from satrap.formats.row_file import (
+    RowFileWriter,
+    checksum_of,
+    describe_row_file,
+    iter_row_file,
+    read_row_file,
+)
 
 SIGNS = np.array([1, 2**63, 2**64 - 1, 7], np.uint64)
 ROWS = np.arange(12, dtype=np.float32).reshape(4, 3) - 4
@@ -520,3 +526,27 @@ def test_hostile_bytes_are_read_or_refused(made, data):
         except UpdateError:
             results.append("refused")
     assert results[0] == results[1]
+
+
+# A file without a manifest.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", None])
+def test_a_file_describes_itself(dtype):
+    data, entry = finished([(SIGNS, ROWS if dtype else None)] * 2, dtype=dtype, shard=1, shards=3)
+    assert describe_row_file("x", "x.arrow", io.BytesIO(data)) == (entry, 3)
+
+
+@pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
+def test_what_does_not_describe_itself(make):
+    if make is one_column:  # a file of deletes
+        return
+    with pytest.raises(RowFileError):
+        describe_row_file("x", "x.arrow", io.BytesIO(make()))
+
+
+def test_a_cut_file_does_not_describe_itself():
+    data, _ = finished([(SIGNS, ROWS)])
+    for size in range(len(data)):
+        with pytest.raises(RowFileError):
+            describe_row_file("x", "x.arrow", io.BytesIO(data[:size]))

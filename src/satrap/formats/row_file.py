@@ -13,6 +13,7 @@ pyarrow takes 300 ms to import, so it is when the first file is read or written.
 import io
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, BinaryIO, Final, NamedTuple, Protocol
 
 import numpy as np
@@ -36,6 +37,7 @@ __all__ = [
     "Sink",
     "WrittenFile",
     "checksum_of",
+    "describe_row_file",
     "iter_row_file",
     "read_row_file",
 ]
@@ -51,6 +53,7 @@ MAX_BATCH_BYTES: Final = 256 << 20
 _MAGIC: Final = b"ARROW1\0\0"
 _END: Final = b"ARROW1"
 _BATCH_BYTES: Final = 4 << 20
+_METADATA: Final = (b"satrap.dim", b"satrap.shard", b"satrap.shards")
 
 
 class Sink(Protocol):
@@ -177,6 +180,41 @@ def iter_row_file(path: str, file: BinaryIO, entry: FileEntry, shards: int) -> I
     counted.finish()
 
 
+def describe_row_file(path: str, name: str, file: BinaryIO) -> tuple[FileEntry, int]:
+    """What a manifest would say of a file that is read from its first byte, by the file's own account: its entry, and
+    how many shards there are. Holds one batch at a time.
+
+    Raises:
+        RowFileError: it is not a file that the format describes.
+        StorageError: it cannot be read at the moment.
+    """
+    import pyarrow as pa
+
+    counted = _CountedFile(path, file, None)
+    stream = pa.PythonFile(counted, mode="r")
+    with _translated(path):
+        if stream.read(len(_MAGIC)) != _MAGIC:
+            raise RowFileError(path, "it does not begin as an Arrow file does")
+        schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
+        metadata = {key: int(value) for key, value in (schema.metadata or {}).items() if key in _METADATA}
+        if len(metadata) != len(_METADATA):
+            raise RowFileError(path, "its schema lacks satrap.dim, satrap.shard or satrap.shards")
+        dim, shard, shards = (metadata[key] for key in _METADATA)
+        dtype = None if len(schema.names) == 1 else _dtype_of(schema.field(schema.names[-1]).type)
+        entry = FileEntry(name, "deletes" if dtype is None else "rows", dim, dtype, shard, 0, 1, "")
+        _check_schema(pa, path, schema, entry, shards)
+    rows = 0
+    while True:
+        with _translated(path):
+            page = _read_page(pa, path, stream, schema, entry)
+        if page is None:
+            break
+        rows += len(page[0])
+    found = counted.drain()
+    counted.check_end()
+    return replace(entry, rows=rows, bytes=found.bytes, checksum=found.checksum), shards
+
+
 def _pages(pa: Any, path: str, stream: Any, entry: FileEntry, shards: int) -> Iterator[Page]:
     """Every record batch of an Arrow file, from its first byte up to the footer."""
     with _translated(path):
@@ -203,6 +241,11 @@ def _read_schema(pa: Any, path: str, stream: Any, entry: FileEntry, shards: int)
     if message.type != "schema":
         raise RowFileError(path, f"it begins with a message of type {message.type}, not with its schema")
     schema = pa.ipc.read_schema(message)
+    _check_schema(pa, path, schema, entry, shards)
+    return schema
+
+
+def _check_schema(pa: Any, path: str, schema: Any, entry: FileEntry, shards: int) -> None:
     expected = _schema(pa, entry.dim, entry.dtype, entry.shard, shards)
     found = [(column.name, column.type) for column in schema]
     wanted = [(column.name, column.type) for column in expected]
@@ -221,7 +264,6 @@ def _read_schema(pa: Any, path: str, stream: Any, entry: FileEntry, shards: int)
             raise RowFileError(
                 path, f"{key.decode()} is {said[:80]} in the file and {value.decode()} in the manifest"
             )
-    return schema
 
 
 def _read_page(pa: Any, path: str, stream: Any, schema: Any, entry: FileEntry) -> Page | None:
@@ -288,7 +330,7 @@ class _Counter:
 class _CountedFile(io.RawIOBase):
     """A file that is read from front to back, counting and summing, and never in too large a piece."""
 
-    def __init__(self, path: str, file: BinaryIO, entry: FileEntry) -> None:
+    def __init__(self, path: str, file: BinaryIO, entry: FileEntry | None) -> None:
         self._path, self._file, self._entry = path, file, entry
         self._bytes = 0
         self._hash = xxhash.xxh3_64()
@@ -315,16 +357,26 @@ class _CountedFile(io.RawIOBase):
 
     def finish(self) -> None:
         """Read the footer, and judge the whole."""
-        while self._bytes <= self._entry.bytes and self.read(1 << 20):
-            pass
-        if self._bytes != self._entry.bytes:
-            raise TruncatedFileError(self._path, _other_size(self._bytes, self._entry))
-        found = f"xxh3_64:{self._hash.hexdigest()}"
-        if found != self._entry.checksum:
+        entry = self._entry
+        assert entry is not None
+        found = self.drain(entry.bytes)
+        if found.bytes != entry.bytes:
+            raise TruncatedFileError(self._path, _other_size(found.bytes, entry))
+        if found.checksum != entry.checksum:
             raise ChecksumError(
-                self._path, f"its checksum is {found}, and the manifest says {self._entry.checksum}"
+                self._path, f"its checksum is {found.checksum}, and the manifest says {entry.checksum}"
             )
+        self.check_end()
+
+    def check_end(self) -> None:
+        """Whether what was read last is an Arrow file's end."""
         _check_end(self._path, self._last)
+
+    def drain(self, limit: int | None = None) -> WrittenFile:
+        """Read the rest, no further than a little beyond `limit`: bytes and checksum of all that was read."""
+        while (limit is None or self._bytes <= limit) and self.read(1 << 20):
+            pass
+        return WrittenFile(0, self._bytes, f"xxh3_64:{self._hash.hexdigest()}")
 
 
 @contextmanager
@@ -347,6 +399,11 @@ def _schema(pa: Any, dim: int, dtype: RowDType | None, shard: int, shards: int) 
     return pa.schema(
         columns, {"satrap.dim": str(dim), "satrap.shard": str(shard), "satrap.shards": str(shards)}
     )
+
+
+def _dtype_of(of_list: Any) -> RowDType:
+    """The dtype of a column of rows; float32 if it is none, which the check of the columns then says."""
+    return "float16" if str(getattr(of_list, "value_type", "")) == "halffloat" else "float32"
 
 
 def _same_type(pa: Any, one: Any, other: Any) -> bool:
