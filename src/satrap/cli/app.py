@@ -10,6 +10,7 @@ from satrap.cli.archive import archive
 from satrap.cli.demo import demo
 from satrap.cli.execute import execute
 from satrap.cli.operators import inspect, status, tables
+from satrap.cli.prune import prune
 from satrap.cli.servers import embedding_server, middleware, serving
 from satrap.cli.up import up
 from satrap.cli.updates import quarantine, rollback, stream
@@ -43,6 +44,7 @@ app.add_typer(tables, name="tables")
 app.command("rollback")(rollback)
 app.add_typer(stream, name="stream")
 app.add_typer(quarantine, name="quarantine")
+app.command("prune")(prune)
 # PERSIA's names of the first two processes.
 app.command("embedding-parameter-server", hidden=True)(embedding_server)
 app.command("embedding-worker", hidden=True)(middleware)
