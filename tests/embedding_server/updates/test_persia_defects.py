@@ -7,15 +7,16 @@ defects 9 and 10 is asked of our trainer.
 import os
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from persia_packets import PersiaTrainer, inc_bytes, rows_of
 
-from satrap.config import UpdatesConfig
+from satrap.config import EmbeddingConfig, GlobalConfig, UpdatesConfig
 from satrap.protos import embedding_pb2 as pb
+from satrap.trainer import TrainCtx
 
 SIGNS = list(range(100, 140))
 
@@ -247,6 +248,52 @@ def test_8_a_time_that_no_row_can_carry_is_refused(trainer, follow):
     (record,) = server.stub.Quarantine(pb.QuarantineRequest(), timeout=20).records
     assert record.code == "ordinal_range"
     assert values(server) == [2.0] * len(SIGNS)
+
+
+@pytest.fixture
+def training(trainer):
+    """A training job of ours with one feature of dim 4, whose ids are signs from 2^56 on."""
+
+    def start(rows_of_a_packet: int, seconds: float, waiting_packets: int = 4) -> TrainCtx:
+        config = GlobalConfig.model_validate(
+            {
+                "embedding_parameter_server_config": {"incremental_buffer_size": rows_of_a_packet},
+                "trainer": {"incremental_flush_seconds": seconds, "waiting_packets": waiting_packets},
+            }
+        )
+        features = EmbeddingConfig.model_validate({"slots_config": {"item": {"dim": 4}}})
+        return TrainCtx(config, features, directory=trainer.root)
+
+    return start
+
+
+def committed(values: Iterable[float]) -> np.ndarray:
+    return np.repeat(np.array(list(values), np.float32)[:, None], 4, axis=1)
+
+
+def test_9_rows_of_little_traffic_are_published_by_time(training, follow):
+    server = follow()
+    with training(rows_of_a_packet=1_000_000, seconds=0.2) as job:
+        job.commit("item", [1, 2, 3], committed([1, 2, 3]))
+        until(lambda: server.status().updates.applied_packets == 1)
+        assert values(server, [(1 << 56) + sign for sign in (1, 2, 3)]) == [1.0, 2.0, 3.0]
+
+
+def test_10_what_cannot_be_written_fast_enough_waits_and_is_not_dropped(training, follow, trainer):
+    server = follow()
+    steps = 200
+    last: dict[int, float] = {}
+    with training(rows_of_a_packet=10, seconds=60.0, waiting_packets=1) as job:
+        for step in range(steps):
+            signs = [(step * 7 + number) % 97 for number in range(11)]
+            job.commit("item", signs, committed([step] * 11))
+            last |= dict.fromkeys(signs, float(step))
+    until(lambda: now(server).updates.packets_behind == 0)
+    status = now(server).updates
+    manifests = sorted(path for path in trainer.root.glob("*.json"))
+    assert status.applied_sequence == status.applied_packets == len(manifests)
+    assert len(manifests) > 10 and not status.alarms
+    assert values(server, [(1 << 56) + sign for sign in last]) == list(last.values())
 
 
 def test_11_fewer_signs_than_shards_threads_or_files(trainer, follow):
