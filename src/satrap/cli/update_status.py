@@ -148,8 +148,8 @@ def disagreements(answers: Sequence[tuple[str, Updates]]) -> list[str]:
         if applied:
             told = ", ".join(f"{shard} ({code})" for shard, code in refused.items())
             sentences.append(
-                f"the shards disagree on {name}: refused by {told}, applied by {', '.join(applied)}. To have none of "
-                f"it anywhere: satrap rollback --to {max(sequence - 1, 0)}"
+                f"the shards disagree on {name}: refused by {told}, applied by {', '.join(applied)}. To have "
+                f"none of it anywhere: satrap rollback --to {max(sequence - 1, 0)} (docs/operations.md, Quarantine)"
             )
     return sentences
 
