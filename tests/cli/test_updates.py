@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import urllib.request
 from concurrent import futures
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from satrap import rpc
 from satrap._core import rows
 from satrap.cli.app import app
 from satrap.errors import SatrapError
+from satrap.formats.checkpoint import CheckpointWriter
 from satrap.formats.decisions import read_hold, read_skips
 from satrap.formats.packet import PacketContent, publish_packet
 from satrap.protos import embedding_pb2 as pb
@@ -66,14 +68,23 @@ class Shards:
         self.directory.mkdir()
         self.storage = open_storage(self.directory)
         self.last = 0
+        self.checkpoints = folder / "checkpoints"
+        self._checkpoint(0)
         self.commands = [self._start(shard, 0) for shard in range(2)]
 
     def _start(self, shard: int, port: int):
         return self._satrap(
             *("embedding-server", "--port", port, "--replica-index", shard, "--replica-size", 2),
             *("--packets", self.directory, "--global-config", self.config),
-            *("--table-directory", self._tables),
+            *("--table-directory", self._tables, "--checkpoint", self.checkpoints),
         )
+
+    def _checkpoint(self, sequence: int) -> None:
+        """A full checkpoint whose rows are all its sequence."""
+        storage = open_storage(self.checkpoints / str(sequence))
+        with CheckpointWriter(storage, stream="main", writer="w", sequence=sequence, num_shards=2) as writer:
+            writer.write(DIM, SIGNS, np.full((len(SIGNS), DIM), sequence, np.float32))
+            writer.finish()
 
     def restart(self, shard: int) -> None:
         """Kill a server and start it again at its port."""
@@ -229,10 +240,33 @@ def test_rollback(shards):
     assert shards.values() == [7, 7]
 
 
+def test_further_back_than_the_undo_log(shards):
+    for _ in range(8):
+        shards.publish()
+    assert shards.follow() == [8, 8]
+    result = run("rollback", "--to", 3, "--why", "w", *shards.flags)
+    assert result.exit_code == 0, result.output
+    assert (
+        len(
+            re.findall(
+                "its undo log reaches 4, so it loads the newest checkpoint at or below 3", result.output
+            )
+        )
+        == 2
+    )
+    assert len(re.findall("at sequence 3", result.output)) == 2
+    assert shards.values() == [3, 3]
+    shards.restart(0)
+    assert shards.follow() == [3, 3] and shards.values() == [3, 3]
+    assert run("rollback", "--release", *shards.flags).exit_code == 0
+    assert shards.follow() == [8, 8] and shards.values() == [8, 8]
+
+
 def test_a_rollback_that_no_server_can_make(shards):
     for _ in range(6):
         shards.publish()
     shards.follow()
+    shutil.rmtree(shards.checkpoints / "0")
     result = run("rollback", "--to", 1, "--why", "w", "--seconds", 20, *shards.flags)
     assert result.exit_code == 1 and "cannot go back to 1: the undo log reaches 2" in result.output
     assert "its undo log reaches 2" in result.output
