@@ -5,17 +5,18 @@ random; the oracle is `packet_history`, record by record. After each kill comes 
 (warm), or over none (cold: the machine was started again, or another checkpoint is named).
 """
 
-import json
-import os
 import pickle
 import random
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import packet_history
 import pytest
+from pipelines import Pipelines
+
+from satrap.formats.decisions import Hold, remove_hold, write_hold
+from satrap.storage import open_storage
 
 pytestmark = pytest.mark.slow
 
@@ -34,36 +35,6 @@ NAMED_STEPS = (
     "finished",
 )
 CUTS = 300
-
-
-class Pipelines:
-    """The warm process, and what it is asked for."""
-
-    def __init__(self) -> None:
-        here = Path(__file__).parent
-        env = dict(os.environ, OPENBLAS_NUM_THREADS="1", PYTHONPATH=str(here))
-        self._process = subprocess.Popen(
-            [sys.executable, str(here / "pipeline_process.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-
-    def live(self, **order: object) -> int:
-        """Let one pipeline live, and say how it ended: 0, or minus the signal."""
-        self._process.stdin.write(json.dumps({name: _plain(value) for name, value in order.items()}) + "\n")
-        self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())["ended"]
-
-    def close(self) -> None:
-        self._process.stdin.close()
-        self._process.stdout.close()
-        assert self._process.wait(30) == 0
-
-
-def _plain(value: object) -> object:
-    return str(value) if isinstance(value, Path) else value
 
 
 @pytest.fixture(scope="module")
@@ -120,23 +91,31 @@ def test_killed_at(step, pipelines, packets, expected, table_directory, tmp_path
 
 @pytest.mark.timeout(180)
 def test_random_cuts(pipelines, packets, expected, table_directory, tmp_path):
-    """Half of them at a step, half of them at a moment; now and then all tables are lost."""
+    """Half of them at a step, half of them at a moment. Now and then all tables are lost, or an operator rolls back."""
     chance = random.Random(SEED)
+    storage = open_storage(packets)
     cuts = runs = 0
     while cuts < CUTS:
         runs += 1
         tables, result = table_directory / str(runs), tmp_path / f"result-{runs}"
-        where = {"tables": tables, "packets": packets, "last": LAST, "result": result}
         config = {"undo_packets": chance.choice([0, 1, 16])}
+        where = {"tables": tables, "packets": packets, "result": result, "config": config}
         while True:
+            held = chance.random() < 0.15
+            if held:
+                keep = chance.randrange(1, LAST)
+                write_hold(storage, Hold(packet_history.STREAM, keep, "anna", "why", 1))
             cut = (
                 {"at_step": chance.randrange(1, 90)}
                 if chance.random() < 0.5
                 else {"after_us": chance.randrange(1, 60_000)}
             )
-            if pipelines.live(**where, config=config, **cut) == 0:
+            ended = pipelines.live(**where, last=None if held else LAST, **cut)
+            cuts += ended != 0
+            if held:
+                remove_hold(storage, packet_history.STREAM)
+            elif ended == 0:
                 break
-            cuts += 1
             if chance.random() < 0.05:
                 shutil.rmtree(tables, ignore_errors=True)
         check(result, expected)
