@@ -24,7 +24,7 @@ from satrap.embedding_server.tables import RowDType
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.trainer import write_persia_checkpoint
 
-__all__ = ["Case", "LoadResults", "LoadRun", "measure_loads", "write_checkpoint"]
+__all__ = ["Case", "LoadResults", "LoadRun", "measure_loads", "touch_memory", "write_checkpoint"]
 
 _READERS = 2
 _BUFFER_BYTES = 1 << 20
@@ -99,13 +99,13 @@ def measure_loads(
         for number in range(runs + 1):
             for case in cases:
                 on_progress(f"round {number} of {runs}: {case.row_dtype}, {case.threads} threads")
-                pool.submit(_touch_memory, 2 * results.file_bytes).result()
+                pool.submit(touch_memory, 2 * results.file_bytes).result()
                 run = pool.submit(_load, checkpoint, case, table_parent).result()
                 if number:
                     results.runs.setdefault(case, []).append(run)
 
 
-def _touch_memory(size: int) -> None:
+def touch_memory(size: int) -> None:
     """Leave behind free memory that was in use: what a virtual machine never used, its host has to find first."""
     np.ones(size // 8)
 

@@ -24,7 +24,7 @@ from harness.update_rows import FEATURE, Stream, rows_of
 
 __all__ = ["Publisher", "trainer"]
 
-_NICE = 10
+_NICE = 19
 _CHUNK = 200_000
 _PROGRESS_SECONDS = 0.2
 
@@ -96,7 +96,7 @@ class _Trainer:
 
         self._stream = stream
         self._configs = (global_config, embedding_config)
-        self._ctx = TrainCtx(*self._configs, directory=packets, start_over=True)
+        self._ctx = TrainCtx(*self._configs, directory=packets)
         self._decoy: TrainCtx | None = None
         self._done = 0
         self._ready: list[tuple[int, NDArray[np.uint64], NDArray[np.float32]]] = []
@@ -108,11 +108,12 @@ class _Trainer:
                 ctx.close()
 
     def fill(self) -> dict[str, Any]:
-        """Train the checkpoint's rows."""
+        """Train the checkpoint's rows, published as packets on the way as in any training."""
         ids = self._stream.first_ids()
         for begin in range(0, len(ids), _CHUNK):
             part = ids[begin : begin + _CHUNK]
             self._ctx.commit(FEATURE, part, rows_of(part, 0))
+            self._ctx.flush()
         return {"rows": self._ctx.row_count}
 
     def dump(self, to: str) -> dict[str, Any]:
