@@ -43,7 +43,7 @@ from numpy.typing import NDArray
 from satrap._core.table import Table, TableGeneration
 from satrap.embedding_server.table_directory import table_errors
 from satrap.embedding_server.updates.packet import PacketPart
-from satrap.errors import TableFolderError
+from satrap.errors import NoSpaceError, TableFolderError
 
 __all__ = [
     "FilePosition",
@@ -145,7 +145,7 @@ class UndoLog:
     """The undo files of one generation."""
 
     def __init__(self, generation: Path, keep: int) -> None:
-        """`keep` files stay when `prune` is called; 0: none are written."""
+        """`keep` files stay when `prune` is called. The packet that is being applied has one in any case."""
         self._folder = generation / _FOLDER
         self._keep = keep
         self._entries: list[UndoEntry] | None = None
@@ -166,15 +166,14 @@ class UndoLog:
     ) -> None:
         """Keep what a packet is about to change; without `parts` only the watermark's move.
 
-        An unfinished packet is taken back before.
+        An unfinished packet is taken back before. Where there is no room the oldest files go: to be up to date is worth
+        more than to be able to go back.
 
         Raises:
-            NoSpaceError: there is no room; nothing has changed.
+            NoSpaceError: there is no room all the same; no row has changed.
             TableFolderError: the folder cannot be used.
         """
         self.revert(store, position)
-        if not self._keep:
-            return
         entries = self.entries()
         number = entries[-1].number + 1 if entries else 1
         entry = UndoEntry(number, name, sequence, Watermark(*store.applied))
@@ -183,8 +182,18 @@ class UndoLog:
                 _Group.capture(store.tables.get(dim), dim, [part.signs for part in parts if part.dim == dim])
                 for dim in sorted({part.dim for part in parts})
             ]
-            self._write(entry, groups)
-        self._entries = [*entries, entry]
+        while True:
+            try:
+                with table_errors(self._folder):
+                    self._write(entry, groups)
+                break
+            except NoSpaceError as error:
+                oldest = next(iter(self.entries()), None)
+                if oldest is None:
+                    raise
+                log.warning("%s: %s cannot be taken back any more: %s", self._folder, oldest.name, error)
+                self._remove(oldest)
+        self._entries = [*self.entries(), entry]
 
     def revert(self, store: TableGeneration, position: Position) -> bool:
         """Take back a packet that was begun and not finished; whether there was one.

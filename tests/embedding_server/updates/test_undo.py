@@ -155,7 +155,15 @@ class TestUndo:
         for sequence, parts in PACKETS.items():
             apply(store, log, sequence, parts)
         assert log.entries() == [] and log.reaches(7) == 7
-        assert not (Path(store.folder) / "undo").exists()
+        assert list((Path(store.folder) / "undo").iterdir()) == []
+
+    def test_none_are_kept_but_a_begun_packet_is_taken_back(self, store, oracle):
+        log = UndoLog(Path(store.folder), 0)
+        apply(store, log, 1, PACKETS[1])
+        log.begin(store, "b", 2, PACKETS[2], SequencePosition(store))
+        store.tables[4].upsert(PACKETS[2][0].signs, PACKETS[2][0].rows, 2)
+        assert UndoLog(Path(store.folder), 0).revert(store, SequencePosition(store))
+        assert (contents(store), store.applied) == oracle[1]
 
     def test_fewer_are_kept_after_the_setting_was_lowered(self, store):
         for sequence in (1, 2, 3):
@@ -282,19 +290,29 @@ class TestDamage:
 
 
 class TestNoSpace:
-    def test_nothing_is_begun(self, store, monkeypatch):
+    def test_the_oldest_go_and_then_nothing_is_begun(self, store, oracle, monkeypatch, caplog):
         log = UndoLog(Path(store.folder), KEEP)
-        apply(store, log, 1, PACKETS[1])
+        for sequence in (1, 2, 3):
+            apply(store, log, sequence, PACKETS[sequence])
+        rename, room = Path.replace, 0
 
         def full(self, target):
-            raise OSError(28, "No space left on device", str(self))
+            if len(list(self.parent.glob("0*"))) > room:
+                raise OSError(28, "No space left on device", str(self))
+            return rename(self, target)
 
+        room = 1
         monkeypatch.setattr(Path, "replace", full)
+        log.begin(store, "b", 4, PACKETS[4], SequencePosition(store))
+        assert [entry.sequence for entry in log.entries()] == [3, 4]
+        assert "cannot be taken back any more" in caplog.text
+        log.revert(store, SequencePosition(store))
+        room = -1
         with pytest.raises(NoSpaceError, match="No space left"):
-            log.begin(store, "b", 2, PACKETS[2], SequencePosition(store))
+            log.begin(store, "b", 4, PACKETS[4], SequencePosition(store))
         monkeypatch.undo()
-        assert len(log.entries()) == 1
-        assert [path.name for path in (Path(store.folder) / "undo").iterdir()] == ["00000000000000000001"]
+        assert log.entries() == [] and list((Path(store.folder) / "undo").iterdir()) == []
+        assert (contents(store), store.applied) == oracle[3]
 
 
 class AppliedFiles:
