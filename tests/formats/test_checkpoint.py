@@ -309,6 +309,16 @@ def test_a_row_of_another_shard(storage):
         validate_checkpoint(open_checkpoint(storage), ALL)
 
 
+def test_another_byte_in_a_sign_is_another_byte_and_not_another_shards_row(storage):
+    owners = ids.farmhash64(SIGNS) % np.uint64(2)
+    sign = SIGNS[owners == 0][:1].tobytes()
+    change_file(
+        storage, write(storage, num_shards=2), lambda data: data.replace(sign, sign[:3] + b"x" + sign[4:])
+    )
+    with pytest.raises(ChecksumError):
+        validate_checkpoint(open_checkpoint(storage), ALL)
+
+
 def test_a_packets_manifest(storage):
     publish_packet(
         storage, stream="ads", writer="5a1c", sequence=1, previous=0, parts=[PacketContent(2, SIGNS, ROWS)]

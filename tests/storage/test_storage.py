@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from satrap.errors import InvalidInputError, PathEscapeError
+from satrap.errors import InvalidInputError, PathEscapeError, StorageError
 from satrap.storage import Entry, full_location, open_storage
 
 
@@ -87,6 +87,13 @@ def test_folders(storage):
     with suppress(FileNotFoundError):  # an object store forgets a folder with its last file
         storage.remove("sub")
     assert names(storage.list()) == ["b"]
+
+
+def test_a_file_is_no_folder(storage):
+    storage.publish("a", b"1")
+    for lists in (lambda: storage.list("a"), storage.subfolder("a").list):
+        with pytest.raises(StorageError, match="is a file, not a folder"):
+            lists()
 
 
 def test_removed_is_gone(storage):

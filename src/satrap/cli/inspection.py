@@ -2,27 +2,38 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.filesize import decimal
 
+from satrap._core import embedding_file, ids
+from satrap._core.table import TableError, TableReader, read_control
 from satrap.cli.records import print_record
+from satrap.cli.update_inspection import (
+    Facts,
+    examine_update_file,
+    examine_update_folder,
+    lines_of,
+    moment,
+    shown_values,
+)
 from satrap.embedding_server.inventory import (
     FoundTable,
     HeldGeneration,
     inspect_generation,
     inspect_table_folder,
 )
-from satrap.errors import InvalidInputError, SatrapError
+from satrap.errors import InvalidInputError, SatrapError, TableFolderError
 from satrap.formats.persia_checkpoint import CheckpointFile, ShardRoute, open_checkpoint, summarize_file
 from satrap.formats.persia_marker import MARKER
+from satrap.storage import Storage, open_storage
 
 __all__ = ["Facts", "examine", "show"]
-
-Facts = dict[str, Any]
 
 _PARTS = {
     b"SATRAPCT": ("control file", "control", "generation"),
@@ -32,32 +43,64 @@ _PARTS = {
 """By the magic of a file: what it is, the name it has, and what it is a part of, which is what can be checked."""
 
 
-def examine(path: Path) -> Facts:
-    """What there is at `path`; `kind` says what, `damage` why it cannot be used (a sentence, or empty).
+_SHOWN_APART = ("kind", "path", "damage", "tables", "generations", "id", "rows_of_id", "checked")
+
+
+def examine(location: str, sign: int | None = None) -> Facts:
+    """What there is at `location`, a path or a URL, and the rows of `sign` in it.
+
+    `kind` says what it is, `damage` why it cannot be used (a sentence, or empty).
 
     Raises:
         InvalidInputError: nothing that satrap knows.
+        StorageError: it cannot be read at the moment.
     """
+    storage = open_storage(location)
+    if storage.local is None:
+        return _remote(storage, sign)
+    path = Path(location) if "://" not in location else storage.local
     if not path.exists():
         raise InvalidInputError(f"{path}: there is no such file or directory")
     if not path.is_dir():
-        return _file(path)
+        return _file(path, sign)
     if (path / "control").exists():
-        return _generation(inspect_generation(path))
+        return _generation(inspect_generation(path)) | _held_rows(path, sign)
     if (path / "directory").exists():
-        return _table(inspect_table_folder(path))
+        return _table(inspect_table_folder(path)) | _held_rows(path.parent, sign)
     if (path / MARKER).exists():
-        return _checkpoint(path)
+        return _checkpoint(path, sign)
+    update = examine_update_folder(storage, sign)
+    if update is not None:
+        return update
     if (path / "lock").exists():
+        if sign is not None:
+            raise InvalidInputError(
+                f"{path}: a shard's tables: name one of its generations to see the rows of an id"
+            )
         return _shard(path)
     raise InvalidInputError(
-        f"{path}: neither a table, a generation of tables (it has no 'control'), nor a PERSIA checkpoint (it has no "
-        f"'{MARKER}')"
+        f"{path}: neither a table, a generation of tables (it has no 'control'), a PERSIA checkpoint (it has no "
+        f"'{MARKER}'), nor a folder of packets or checkpoints (it has no manifest)"
     )
 
 
-def _file(path: Path) -> Facts:
-    """A file, told by its first bytes. PERSIA's have no magic: a damaged one is told by its name."""
+def _remote(storage: Storage, sign: int | None) -> Facts:
+    """A folder behind a URL, or a file."""
+    folder, _, name = storage.url.rpartition("/")
+    found: Facts | None = None
+    if not folder.endswith("/"):
+        parent = open_storage(folder)
+        with suppress(FileNotFoundError):
+            if not parent.stat(name).is_folder:
+                found = examine_update_file(parent, name, sign)
+    found = found or examine_update_folder(storage, sign)
+    if found is None:
+        raise InvalidInputError(f"{storage.url}: no packet or checkpoint, nor a folder of them")
+    return found
+
+
+def _file(path: Path, sign: int | None) -> Facts:
+    """A file, told by its first bytes, or by its name. PERSIA's have no magic: a damaged one is told by its name."""
     if not path.is_file():
         raise InvalidInputError(f"{path}: neither a file nor a directory")
     try:
@@ -67,9 +110,12 @@ def _file(path: Path) -> Facts:
         raise InvalidInputError(f"{path}: {error.strerror}") from error
     part = _PARTS.get(magic)
     if part is None:
+        update = examine_update_file(open_storage(path.parent), path.name, sign)
+        if update is not None:
+            return update
         facts = _embedding_file(path)
         if path.suffix == ".emb" or not facts["damage"]:
-            return facts
+            return facts | _rows_of_files([path], sign, bool(facts["damage"]))
         raise InvalidInputError(
             f"{path}: is none of satrap's or PERSIA's files (its first bytes are {magic.hex(' ') or 'none'})"
         )
@@ -78,8 +124,50 @@ def _file(path: Path) -> Facts:
     if not re.fullmatch(name, path.name):
         raise InvalidInputError(f"{path}: a {kind}, away from the folder it belongs to or under another name")
     if whole == "generation":
-        return {"file": path.name, **_generation(inspect_generation(folder))}
-    return {"file": path.name, **_table(inspect_table_folder(folder))}
+        return {"file": path.name, **_generation(inspect_generation(folder)), **_held_rows(folder, sign)}
+    return {"file": path.name, **_table(inspect_table_folder(folder)), **_held_rows(folder.parent, sign)}
+
+
+def _held_rows(folder: Path, sign: int | None) -> Facts:
+    """The rows of a sign in a generation that serves, or has."""
+    if sign is None:
+        return {}
+    try:
+        control = read_control(str(folder))
+        dims = sorted(
+            int(entry.name.partition("-")[0]) for entry in folder.iterdir() if (entry / "directory").exists()
+        )
+        reader = TableReader(str(folder), control.instance_id, folder.stat().st_uid)
+    except (TableError, OSError, ValueError) as error:
+        raise TableFolderError(folder, f"its rows cannot be read: {error}") from error
+    found = []
+    try:
+        for dim in dims:
+            [(dtype, data)], missing, mismatched = reader.lookup(
+                [(dim, np.array([sign], np.uint64).tobytes())]
+            )
+            if not missing and not mismatched:
+                row = np.frombuffer(data, np.float32 if dtype == 1 else np.float16)
+                found.append({"dim": dim, **shown_values(row)})
+    finally:
+        reader.close()
+    owner = int(ids.farmhash64(np.array([sign], np.uint64))[0]) % control.replica_size
+    return {"id": sign, "shard_of_id": f"{owner} of {control.replica_size}", "rows_of_id": found}
+
+
+def _rows_of_files(paths: Sequence[Path], sign: int | None, damaged: bool) -> Facts:
+    """The rows of a sign in PERSIA's embedding files."""
+    if sign is None or damaged:
+        return {}
+    found = []
+    for path in paths:
+        with path.open("rb") as file:
+            signs, dims, _, values = embedding_file.read(file.fileno())
+        starts = np.concatenate([[0], np.cumsum(dims, dtype=np.int64)])
+        for index in np.flatnonzero(signs == np.uint64(sign)):
+            row = values[starts[index] : starts[index + 1]]
+            found.append({"file": path.name, "dim": int(dims[index]), **shown_values(row)})
+    return {"id": sign, "rows_of_id": found}
 
 
 def _table(table: FoundTable) -> Facts:
@@ -120,12 +208,22 @@ def _generation(generation: HeldGeneration) -> Facts:
         "row_dtype": info.row_dtype,
         "written_by": f"satrap {info.version}",
         "age_seconds": generation.age_seconds,
+        "applied": _applied(found.folder),
         "warnings": list(info.warnings),
         "rows": generation.rows,
         "bytes": generation.bytes,
         "ratio": generation.bytes / least if least else None,
         "tables": [_table(table) for table in generation.tables],
     }
+
+
+def _applied(folder: Path) -> str | None:
+    """How far the generation's updates are, None if there was none."""
+    try:
+        sequence, event_ns = read_control(str(folder)).applied
+    except (TableError, OSError):
+        return None
+    return f"{sequence} (newest event {moment(event_ns) or 'unknown'})" if sequence else None
 
 
 def _shard(folder: Path) -> Facts:
@@ -153,7 +251,7 @@ def _embedding_file(path: Path) -> Facts:
     }
 
 
-def _checkpoint(path: Path) -> Facts:
+def _checkpoint(path: Path, sign: int | None) -> Facts:
     facts: Facts = {"kind": "PERSIA checkpoint", "path": str(path), "damage": ""}
     try:
         checkpoint = open_checkpoint(path, ShardRoute())
@@ -171,10 +269,18 @@ def _checkpoint(path: Path) -> Facts:
     except SatrapError as error:
         return facts | {"damage": str(error)}
     rows = sum(rows_by_dim.values())
+    found: Facts = {}
+    if sign is not None:
+        owner = int(ids.farmhash64(np.array([sign], np.uint64))[0]) % checkpoint.num_shards
+        own = [file.path for file in checkpoint.files if file.path.parent.name == f"s{owner}"]
+        found = _rows_of_files(own, sign, damaged=False) | {
+            "shard_of_id": f"{owner} of {checkpoint.num_shards}"
+        }
     return facts | {
         "rows": rows,
         "rows_by_dim": {str(dim): rows_by_dim[dim] for dim in sorted(rows_by_dim)},
         "bytes_per_row": facts["bytes"] / rows if rows else None,
+        **found,
     }
 
 
@@ -191,18 +297,28 @@ def _show(facts: Mapping[str, Any]) -> None:
     print_record(
         f"{facts['kind']} {facts['path']}",
         [
-            (name.replace("_", " "), _text(name, value))
+            (name.replace("_", " ") if first else "", line)
             for name, value in facts.items()
-            if name not in ("kind", "path", "damage", "tables", "generations")
-            and value not in (None, "", [], {})
+            if name not in _SHOWN_APART and value not in (None, "", [], {})
+            for first, line in _lines(_text(name, value))
         ],
     )
     for part in (*facts.get("tables", ()), *facts.get("generations", ())):
         _show(part)
+    if "rows_of_id" in facts:
+        print(f"id {facts['id']}")
+        for line in lines_of(facts["rows_of_id"]) if facts["rows_of_id"] else ["has no row here"]:
+            print(f"  {line}")
     if facts["damage"]:
         print(f"damaged: {facts['damage']}")
     elif facts["kind"] != "shard's tables":
-        print("whole: every header was read and is valid")
+        print(f"whole: {facts.get('checked', 'every header was read and is valid')}")
+
+
+def _lines(text: str) -> Iterator[tuple[bool, str]]:
+    """The lines of a value, and whether each is the first one."""
+    for index, line in enumerate(text.splitlines()):
+        yield index == 0, line
 
 
 def _text(name: str, value: Any) -> str:
@@ -218,6 +334,10 @@ def _text(name: str, value: Any) -> str:
         return f"{value:,.1f}"
     if isinstance(value, int):
         return f"{value:,}"
+    if name in ("written", "ordinals") and isinstance(value, list):
+        return " to ".join(value)
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "\n".join(lines_of(value))
     if isinstance(value, list):
         return "\n".join(map(str, value))
     if isinstance(value, dict):

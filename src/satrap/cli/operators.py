@@ -1,6 +1,5 @@
 """The commands for whoever operates satrap: what is held, what a path is, how the servers are."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -56,21 +55,32 @@ def remove_tables(
 
 def inspect(
     path: Annotated[
-        Path,
+        str,
         typer.Argument(
-            help="A generation of tables, one of its tables, a shard's folder of them, a file of those, a PERSIA "
-            "checkpoint, or an .emb file."
+            metavar="PATH",
+            help="A packet's or checkpoint's manifest, one of their files, a folder of them, or an operator's "
+            "decision, by path or URL; a PERSIA checkpoint, packet directory, .emb or .inc file; a generation of "
+            "tables, one of its tables, a shard's folder of them, or a file of those.",
         ),
     ],
+    sign: Annotated[
+        int | None,
+        typer.Option(
+            "--id",
+            min=0,
+            max=2**64 - 1,
+            help="Also show the rows of this id, as tables and packets have it: after its feature's prefix.",
+        ),
+    ] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Say what a path is and what its headers say, and check it. The status is 1 if something is damaged.
 
-    Example: satrap inspect /dev/shm/satrap/1000/default/0-of-1/00000001
+    Example: satrap inspect /var/lib/packets --id 7
     """
     from satrap.cli.inspection import examine, show
 
-    facts = examine(path)
+    facts = examine(path, sign)
     show(facts, as_json=as_json)
     if facts["damage"]:
         raise typer.Exit(1)

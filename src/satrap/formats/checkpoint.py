@@ -5,6 +5,7 @@
 
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -14,7 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satrap._core import rows as kernels
-from satrap.errors import CheckpointError, ManifestError, MissingFileError, TruncatedFileError
+from satrap.errors import (
+    CheckpointError,
+    ManifestError,
+    MisroutedSignError,
+    MissingFileError,
+    TruncatedFileError,
+)
 from satrap.formats.manifest import (
     Dense,
     DimLimits,
@@ -80,8 +87,15 @@ class UpdateCheckpoint:
         path = self.storage.path_of(entry.name)
         try:
             with self.storage.open(entry.name) as file:
-                for signs, rows in iter_row_file(path, file, entry, self.manifest.shards):
-                    signs, rows = select_route(path, signs, rows, entry, self.manifest.shards, route)
+                pages = iter_row_file(path, file, entry, self.manifest.shards)
+                for page in pages:
+                    try:
+                        signs, rows = select_route(path, *page, entry, self.manifest.shards, route)
+                    except MisroutedSignError:
+                        deque(
+                            pages, maxlen=0
+                        )  # if its bytes are not the manifest's, that is what is wrong with it
+                        raise
                     if len(signs):
                         yield entry.dim, signs, rows
         except FileNotFoundError as error:

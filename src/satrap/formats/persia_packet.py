@@ -37,6 +37,7 @@ __all__ = [
     "PersiaPacket",
     "PersiaRows",
     "is_persia",
+    "list_directory",
     "list_packets",
     "parse_packet",
 ]
@@ -155,7 +156,7 @@ def list_packets(storage: Storage, entries: Iterable[Entry] | None = None) -> Pe
     root = storage.list() if entries is None else entries
     for shard in _folders(root, _SHARD_FOLDER):
         for name in _folders(storage.list(shard), _DIRECTORY, f"{shard}/"):
-            directories[name] = _list_directory(storage, name)
+            directories[name] = list_directory(storage, name)
     return PersiaListing(directories)
 
 
@@ -172,12 +173,17 @@ def _folders(entries: Iterable[Entry], names: re.Pattern[str], prefix: str = "")
     return [f"{prefix}{entry.name}" for entry in entries if entry.is_folder and names.fullmatch(entry.name)]
 
 
-def _list_directory(storage: Storage, name: str) -> PersiaDirectory:
+def list_directory(storage: Storage, name: str) -> PersiaDirectory:
+    """What is in one `inc_...` now; the empty name is the storage's own folder.
+
+    Raises:
+        StorageError: it cannot be listed.
+    """
     files = []
     marked, marked_ns = False, 0
     for entry in storage.list(name):
         if entry.name == PACKET_MARKER:
             marked, marked_ns = True, entry.modified_ns
         elif entry.name.endswith(_FILE) and not entry.is_folder:
-            files.append(PersiaFile(f"{name}/{entry.name}", entry.size, entry.modified_ns))
+            files.append(PersiaFile(f"{name}/{entry.name}".lstrip("/"), entry.size, entry.modified_ns))
     return PersiaDirectory(name, marked, tuple(files), marked_ns)

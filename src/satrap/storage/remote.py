@@ -77,9 +77,12 @@ class RemoteStorage(Storage):
                     ) from error
             else:
                 try:
-                    found = [_entry(info) for info in self._fs.ls(place, detail=True)]
+                    listed = self._fs.ls(place, detail=True)
                 except FileNotFoundError:
                     return []
+                if any(info["name"].rstrip("/") == place and info["type"] != "directory" for info in listed):
+                    raise StorageError(self.path_of(folder), "is a file, not a folder")
+                found = [_entry(info) for info in listed]
         return sorted(
             entry
             for entry in found

@@ -1,0 +1,519 @@
+"""What a packet, a checkpoint of ours, a folder of those, or one of PERSIA's packets is; and what becomes of an id.
+
+Everything is read through `Storage`, so a URL does as well as a path.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from satrap._core import ids
+from satrap._core import rows as kernels
+from satrap.cli.progress import LoadProgress
+from satrap.errors import InvalidInputError, SatrapError, TruncatedFileError, UpdateError
+from satrap.formats.checkpoint import UpdateCheckpoint, open_checkpoint
+from satrap.formats.decisions import read_hold, read_skips
+from satrap.formats.manifest import FileEntry, Manifest, parse_manifest_name
+from satrap.formats.packet import read_manifest
+from satrap.formats.persia_checkpoint import ShardRoute
+from satrap.formats.persia_marker import MARKER
+from satrap.formats.persia_packet import (
+    PersiaDirectory,
+    PersiaFile,
+    PersiaListing,
+    list_directory,
+    list_packets,
+    parse_packet,
+)
+from satrap.formats.row_file import describe_row_file
+from satrap.storage import Entry, Storage
+
+__all__ = [
+    "DimSummary",
+    "Facts",
+    "examine_update_file",
+    "examine_update_folder",
+    "lines_of",
+    "moment",
+    "shown_values",
+]
+
+Facts = dict[str, Any]
+
+_DECISION = re.compile(r"(hold|skip)-(.+)\.json")
+_WHOLE = "every byte was read, and is what the manifest says"
+_HEADERS = "every manifest was read, and every file that it names is there with its size; no file was read"
+
+
+@dataclass
+class DimSummary:
+    """What is said of the records of one dim, counted while they are read."""
+
+    dim: int
+    rows: int = 0
+    deletes: int = 0
+    signs: tuple[int, int] | None = None
+    norms: tuple[float, float] | None = None
+    not_finite: int = 0
+
+    def add(self, signs: NDArray[np.uint64], rows: NDArray[Any] | None) -> None:
+        """Count records."""
+        if not len(signs):
+            return
+        least, most = int(signs.min()), int(signs.max())
+        self.signs = (
+            (least, most) if self.signs is None else (min(least, self.signs[0]), max(most, self.signs[1]))
+        )
+        if rows is None:
+            self.deletes += len(signs)
+            return
+        self.rows += len(signs)
+        norms = kernels.norms(rows)
+        finite = norms[np.isfinite(norms)]
+        self.not_finite += len(norms) - len(finite)
+        if len(finite):
+            low, high = float(finite.min()), float(finite.max())
+            self.norms = (
+                (low, high) if self.norms is None else (min(low, self.norms[0]), max(high, self.norms[1]))
+            )
+
+    def facts(self) -> Facts:
+        """For printing."""
+        return {
+            "dim": self.dim,
+            "rows": self.rows,
+            "deletes": self.deletes,
+            "signs": list(self.signs) if self.signs else None,
+            "norms": list(self.norms) if self.norms else None,
+            "not_finite": self.not_finite,
+        }
+
+
+@dataclass
+class _Reading:
+    """What a reading of some records found: of each dim, and of one sign."""
+
+    sign: int | None
+    dims: dict[int, DimSummary] = field(default_factory=dict)
+    found: list[Facts] = field(default_factory=list)
+
+    def add(self, dim: int, signs: NDArray[np.uint64], rows: NDArray[Any] | None, **where: Any) -> None:
+        self.dims.setdefault(dim, DimSummary(dim)).add(signs, rows)
+        if self.sign is None:
+            return
+        for index in np.flatnonzero(signs == np.uint64(self.sign)):
+            row = None if rows is None else rows[index]
+            self.found.append({**where, "dim": dim, **shown_values(row)})
+
+    def facts(self) -> Facts:
+        facts: Facts = {"dims": [self.dims[dim].facts() for dim in sorted(self.dims)]}
+        return facts if self.sign is None else facts | {"id": self.sign, "rows_of_id": self.found}
+
+
+def examine_update_file(storage: Storage, name: str, sign: int | None = None) -> Facts | None:
+    """What the file `name` is, None if it is none of an update's. `damage` says what is wrong with it, or nothing.
+
+    Raises:
+        StorageError: it cannot be read at the moment.
+        FileNotFoundError: it is not there.
+    """
+    decision = _DECISION.fullmatch(name)
+    if parse_manifest_name(name) is not None:
+        return _manifest(storage, name, sign)
+    if decision is not None:
+        return _decision(storage, decision[1], decision[2])
+    if name.endswith(".arrow"):
+        return _row_file(storage, name, sign)
+    if name.endswith(".inc"):
+        return _persia_files(
+            "PERSIA packet file", storage, [PersiaFile(name, storage.stat(name).size, 0)], sign
+        )
+    return None
+
+
+def examine_update_folder(storage: Storage, sign: int | None = None) -> Facts | None:
+    """What the folder is, None if it has nothing of an update's.
+
+    Raises:
+        StorageError: it cannot be listed.
+    """
+    listing = storage.list()
+    manifests = [entry.name for entry in listing if parse_manifest_name(entry.name) and not entry.is_folder]
+    if manifests:
+        first = _read(storage, manifests[-1])
+        if len(manifests) == 1 and isinstance(first, Manifest) and first.kind == "full":
+            return _checkpoint(storage, sign)
+        return _packets(storage, listing, manifests, sign)
+    if any(_DECISION.fullmatch(entry.name) for entry in listing):
+        return _packets(storage, listing, [], sign)
+    if any(entry.name.endswith(".inc") for entry in listing):
+        name = storage.url.rstrip("/").rpartition("/")[2]
+        return _persia_packets(storage, PersiaListing({name: list_directory(storage, "")}), sign)
+    packets = list_packets(storage, listing)
+    if not packets.directories and any(
+        re.fullmatch(r"inc_.+", entry.name) for entry in listing if entry.is_folder
+    ):
+        found = [entry.name for entry in listing if entry.is_folder and entry.name.startswith("inc_")]
+        packets = PersiaListing({name: list_directory(storage, name) for name in found})
+    if packets.directories:
+        return _persia_packets(storage, packets, sign)
+    return _checkpoints(storage, listing, sign)
+
+
+def moment(nanoseconds: int) -> str | None:
+    """A time for printing, None for 0."""
+    if not nanoseconds:
+        return None
+    try:
+        return datetime.fromtimestamp(nanoseconds / 1e9, UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError):
+        return f"{nanoseconds} ns"
+
+
+def shown_values(row: NDArray[Any] | None) -> Facts:
+    """A row for printing; JSON has no word for what is not finite."""
+    if row is None:
+        return {"deleted": True}
+    return {"values": [value if math.isfinite(value) else str(value) for value in map(float, row)]}
+
+
+def _manifest(storage: Storage, name: str, sign: int | None) -> Facts:
+    """A packet or a checkpoint, by its manifest: everything it names is read."""
+    facts: Facts = {"kind": "packet", "path": storage.path_of(name), "damage": ""}
+    manifest = _read(storage, name)
+    if not isinstance(manifest, Manifest):
+        return facts | {"damage": str(manifest)}
+    if manifest.kind == "full":
+        facts["kind"] = "checkpoint"
+    facts |= _header(manifest)
+    reading = _Reading(sign)
+    try:
+        _read_files(storage, manifest, manifest.files, reading)
+    except SatrapError as error:
+        return facts | reading.facts() | {"damage": str(error)}
+    return facts | reading.facts() | _limits(manifest) | {"checked": _WHOLE}
+
+
+def _checkpoint(storage: Storage, sign: int | None) -> Facts:
+    facts: Facts = {"kind": "checkpoint", "path": storage.url, "damage": ""}
+    try:
+        checkpoint = open_checkpoint(storage)
+    except SatrapError as error:
+        return facts | {"damage": str(error)}
+    return _manifest(storage, checkpoint.manifest.name, sign) | {"path": storage.url}
+
+
+def _header(manifest: Manifest) -> Facts:
+    """What the manifest says."""
+    dense = manifest.dense
+    return {
+        "stream": manifest.stream,
+        "sequence": str(manifest.sequence),
+        "previous": None if manifest.previous is None else str(manifest.previous),
+        "writer": manifest.writer,
+        "shards": manifest.shards,
+        "files": len(manifest.files),
+        "records": manifest.records,
+        "bytes": sum(entry.bytes for entry in manifest.files),
+        "published": moment(manifest.published_ns),
+        "oldest_event": moment(manifest.oldest_event_ns),
+        "newest_event": moment(manifest.newest_event_ns),
+        "embedding_config": manifest.embedding_config,
+        "dense": f"{dense.model} version {dense.version}" if dense else None,
+    }
+
+
+def _limits(manifest: Manifest) -> Facts:
+    return {
+        "limits": [
+            {"dim": dim, "rows": limits.rows, "norm_p999": limits.norm_p999}
+            for dim, limits in sorted(manifest.limits.items())
+        ]
+    }
+
+
+def _read_files(
+    storage: Storage, manifest: Manifest, entries: Sequence[FileEntry], reading: _Reading
+) -> None:
+    """Read files page by page, checking them, and count.
+
+    Raises:
+        UpdateError: one of them is bad.
+        StorageError: one cannot be read at the moment.
+    """
+    update = UpdateCheckpoint(storage, manifest)
+    records, total = 0, sum(entry.rows for entry in entries)
+    with LoadProgress(storage.url) as progress:
+        for entry in entries:
+            reading.dims.setdefault(entry.dim, DimSummary(entry.dim))
+            for dim, signs, rows in update.pages(entry, ShardRoute()):
+                reading.add(dim, signs, rows, sequence=str(manifest.sequence))
+                records += len(signs)
+                progress.update(records / total, records)
+
+
+def _row_file(storage: Storage, name: str, sign: int | None) -> Facts:
+    """A data file, against the manifest that names it if that is beside it."""
+    path = storage.path_of(name)
+    facts: Facts = {"kind": "row file", "path": path, "damage": ""}
+    manifest, entry = _owner(storage, name)
+    try:
+        if entry is None or manifest is None:
+            with storage.open(name) as file:
+                entry, shards = describe_row_file(path, name, file)
+            manifest = _manifest_of(entry, shards)
+        facts |= {
+            "manifest": manifest.name if manifest.writer else "none that is beside it names this file",
+            "holds": entry.kind,
+            "dim": entry.dim,
+            "dtype": entry.dtype,
+            "shard": f"{entry.shard} of {manifest.shards}",
+            "records": entry.rows,
+            "bytes": entry.bytes,
+            "checksum": entry.checksum,
+        }
+        reading = _Reading(sign)
+        _read_files(storage, manifest, [entry], reading)
+    except SatrapError as error:
+        return facts | {"damage": str(error)}
+    checked = (
+        _WHOLE if manifest.writer else "every byte was read; there is no manifest that could contradict it"
+    )
+    return facts | reading.facts() | {"checked": checked}
+
+
+def _owner(storage: Storage, name: str) -> tuple[Manifest, FileEntry] | tuple[None, None]:
+    """The manifest that names a data file, and its entry: the one that satrap would call so."""
+    beside = f"{name.partition('.')[0]}.json"
+    if parse_manifest_name(beside) is not None and storage.exists(beside):
+        manifest = _read(storage, beside)
+        if isinstance(manifest, Manifest):
+            for entry in manifest.files:
+                if entry.name == name:
+                    return manifest, entry
+    return None, None
+
+
+def _manifest_of(entry: FileEntry, shards: int) -> Manifest:
+    """What reads a file that has no manifest."""
+    return Manifest("incremental", "", "", 0, None, shards, 0, 0, 0, (entry,))
+
+
+def _decision(storage: Storage, what: str, stream: str) -> Facts:
+    """A hold, or skips."""
+    name = f"{what}-{stream}.json"
+    facts: Facts = {"kind": f"{what} of the stream {stream}", "path": storage.path_of(name), "damage": ""}
+    try:
+        if what == "skip":
+            return facts | {"skips": [_said(vars(skip)) for skip in read_skips(storage, stream)]}
+        hold = read_hold(storage, stream)
+    except UpdateError as error:
+        return facts | {"damage": str(error)}
+    return facts | (_said(vars(hold)) if hold is not None else {"damage": f"{name}: it went away"})
+
+
+def _said(decision: dict[str, Any]) -> Facts:
+    return {
+        key.removesuffix("_ns"): moment(value) if key == "time_ns" else str(value)
+        for key, value in decision.items()
+    }
+
+
+def _packets(storage: Storage, listing: Sequence[Entry], names: Sequence[str], sign: int | None) -> Facts:
+    """A folder of packets: the chain of the manifests; the files by their sizes, and one sign's if it is asked for."""
+    sizes = {entry.name: entry.size for entry in listing if not entry.is_folder}
+    manifests: list[Manifest] = []
+    damaged: list[str] = []
+    reading = _Reading(sign)
+    for name in names:
+        manifest = _read(storage, name)
+        if not isinstance(manifest, Manifest):
+            damaged.append(str(manifest))
+            continue
+        manifests.append(manifest)
+        try:
+            _check_sizes(storage, manifest, sizes)
+            if sign is not None:
+                owner = int(ids.farmhash64(np.array([sign], np.uint64))[0]) % manifest.shards
+                own = [entry for entry in manifest.files if entry.shard == owner]
+                _read_files(storage, manifest, own, reading)
+        except SatrapError as error:
+            damaged.append(str(error))
+    streams = sorted({manifest.stream for manifest in manifests})
+    decided = [entry.name for entry in listing if _DECISION.fullmatch(entry.name)]
+    facts: Facts = {
+        "kind": "folder of packets",
+        "path": storage.url,
+        "damage": damaged[0] if damaged else "",
+        "packets": len(manifests),
+        "damaged_packets": len(damaged),
+        "streams": [
+            _stream(stream, [one for one in manifests if one.stream == stream]) for stream in streams
+        ],
+        "records": sum(manifest.records for manifest in manifests),
+        "bytes": sum(entry.bytes for manifest in manifests for entry in manifest.files),
+        "decisions": decided,
+        "checked": _HEADERS,
+    }
+    return facts if sign is None else facts | {"id": sign, "rows_of_id": reading.found}
+
+
+def _check_sizes(storage: Storage, manifest: Manifest, sizes: dict[str, int]) -> None:
+    for entry in manifest.files:
+        size = sizes.get(entry.name)
+        if size != entry.bytes:
+            found = (
+                "is not there" if size is None else f"has {size} bytes, and the manifest says {entry.bytes}"
+            )
+            raise TruncatedFileError(storage.path_of(entry.name), f"the file {found}")
+
+
+def _stream(stream: str, manifests: Sequence[Manifest]) -> Facts:
+    """The chain of one stream's packets: where it begins and ends, where it is broken or forked."""
+    ordered = sorted(manifests, key=lambda one: one.sequence)
+    sequences = [one.sequence for one in ordered]
+    gaps, forks = [], []
+    for before, after in pairwise(ordered):
+        if before.sequence == after.sequence:
+            forks.append(str(after.sequence))
+        elif after.previous != before.sequence and after.kind == "incremental":
+            gaps.append(f"{before.sequence} to {after.sequence} (which follows {after.previous})")
+    return {
+        "stream": stream,
+        "sequences": f"{sequences[0]} to {sequences[-1]}",
+        "packets": len(ordered),
+        "gaps": gaps,
+        "forks": forks,
+        "newest_event": moment(max(one.newest_event_ns for one in ordered)),
+    }
+
+
+def _checkpoints(storage: Storage, listing: Sequence[Entry], sign: int | None) -> Facts | None:
+    """A folder of checkpoints, of ours or PERSIA's; None if no folder in it is one."""
+    found = []
+    for entry in listing:
+        if not entry.is_folder:
+            continue
+        folder = storage.subfolder(entry.name)
+        inside = folder.list()
+        if any(one.name == MARKER for one in inside):
+            found.append({"folder": entry.name, "format": "PERSIA", "damage": ""})
+        elif any(parse_manifest_name(one.name) for one in inside):
+            found.append({"folder": entry.name, "format": "satrap", **_checkpoint_line(folder)})
+    if not found:
+        return None
+    damage = next((one["damage"] for one in found if one["damage"]), "")
+    if sign is not None:
+        raise InvalidInputError(
+            f"{storage.url}: a folder of checkpoints: name one of them to see the rows of an id"
+        )
+    return {
+        "kind": "folder of checkpoints",
+        "path": storage.url,
+        "damage": damage,
+        "checkpoints": found,
+        "checked": _HEADERS,
+    }
+
+
+def _checkpoint_line(folder: Storage) -> Facts:
+    try:
+        manifest = open_checkpoint(folder).manifest
+    except SatrapError as error:
+        return {"damage": str(error)}
+    return {
+        "stream": manifest.stream,
+        "sequence": str(manifest.sequence),
+        "records": manifest.records,
+        "published": moment(manifest.published_ns),
+        "damage": "",
+    }
+
+
+def _persia_packets(storage: Storage, listing: PersiaListing, sign: int | None) -> Facts:
+    """PERSIA's packets: every file is parsed, as that is the only way to know anything about it."""
+    directories = list(listing.directories.values())
+    files = [file for directory in directories for file in directory.files]
+    facts = _persia_files("PERSIA packets", storage, files, sign, directories)
+    unmarked = [directory.name for directory in directories if not directory.marked]
+    return facts | {"path": storage.url, "directories": len(listing.directories), "unmarked": unmarked}
+
+
+def _persia_files(
+    kind: str,
+    storage: Storage,
+    files: Sequence[PersiaFile],
+    sign: int | None,
+    directories: Sequence[PersiaDirectory] = (),
+) -> Facts:
+    marked = {directory.name for directory in directories if directory.marked}
+    reading = _Reading(sign)
+    times: list[int] = []
+    damaged: list[str] = []
+    waiting: list[str] = []
+    for file in files:
+        try:
+            packet = parse_packet(storage.path_of(file.name), storage.read(file.name), ShardRoute())
+        except SatrapError as error:
+            unfinished = directories and file.directory not in marked
+            (waiting if unfinished else damaged).append(str(error))
+            continue
+        times.append(packet.unix_seconds)
+        for part in packet.parts:
+            reading.add(
+                part.dim, part.signs, part.rows, file=file.name, unix_seconds=str(packet.unix_seconds)
+            )
+    reading.found.sort(key=lambda found: int(found["unix_seconds"]))
+    written = [moment(seconds * 10**9) for seconds in (min(times), max(times))] if times else None
+    return {
+        "kind": kind,
+        "path": storage.path_of(files[0].name) if len(files) == 1 else storage.url,
+        "damage": damaged[0] if damaged else "",
+        "files": len(files),
+        "damaged_files": len(damaged),
+        "unfinished_files": waiting,
+        "bytes": sum(file.size for file in files),
+        "written": written,
+        "ordinals": [str(min(times)), str(max(times))] if times else None,
+        **reading.facts(),
+        "checked": "every file was parsed to its last byte; the format has no checksums",
+    }
+
+
+def _read(storage: Storage, name: str) -> Manifest | UpdateError:
+    """A manifest, or what is wrong with it."""
+    try:
+        return read_manifest(storage, name)
+    except UpdateError as error:
+        return error
+
+
+def lines_of(facts: Iterable[Facts]) -> Iterator[str]:
+    """One line for each, of what is not empty."""
+    for one in facts:
+        yield ", ".join(
+            f"{key.replace('_', ' ')} {_line_text(key, value)}"
+            for key, value in one.items()
+            if value not in (None, "", [])
+        )
+
+
+def _line_text(key: str, value: Any) -> str:
+    if isinstance(value, list):
+        return (" to " if key in ("signs", "norms") else " ").join(map(_plain, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return _plain(value)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
