@@ -245,10 +245,11 @@ class Follower:
             outcome = self._advance()
         except _ReplacedError:
             return 0.0
-        except SatrapError as error:
-            return self._failed(error)
         except Exception as error:
-            log.exception("following %s failed", self._storage.url)
+            if self._pipeline is not None and self._pipeline.target is not self._state.target():
+                return 0.0  # what it was about is closed: other tables are in use since
+            if not isinstance(error, SatrapError):
+                log.exception("following %s failed", self._storage.url)
             return self._failed(error)
         self._settle(outcome)
         poll = self._config.poll_seconds
