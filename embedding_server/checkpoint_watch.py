@@ -37,7 +37,6 @@ class CheckpointWatch:
         state: ShardState,
         *,
         poll_seconds: float,
-        in_place: bool = False,
         catch_up: CatchUp = lambda target: None,
         keep_through: Callable[[], Mapping[str, int]] = dict,
         on_change: Callable[[], None] = lambda: None,
@@ -49,7 +48,7 @@ class CheckpointWatch:
         served, or the alarms have changed.
         """
         self._folder, self._state, self._catch_up = folder, state, catch_up
-        self._poll_seconds, self._in_place = poll_seconds, in_place
+        self._poll_seconds = poll_seconds
         self._keep_through, self._on_change, self._now_ns = keep_through, on_change, now_ns
         self._candidates: tuple[Candidate, ...] = ()
         self._alarm: Alarm | None = None
@@ -65,11 +64,11 @@ class CheckpointWatch:
         return () if alarm is None else (alarm,)
 
     def sequences(self) -> list[int]:
-        """Watermarks of the checkpoints of the served stream that there were at the last look."""
+        """How far the checkpoints of the served stream reach that there were at the last look."""
         serving = self._state.serving()
         if serving is None:
             return []
-        return [found.sequence for found in self._candidates if found.stream == serving.origin.stream]
+        return [found.reaches for found in self._candidates if found.stream == serving.origin.stream]
 
     def start(self) -> None:
         """Look from now on; the state serves something already."""
@@ -103,9 +102,14 @@ class CheckpointWatch:
         self._candidates = tuple(self._folder.candidates())
         while (choice := self._choice()) is not None:
             log.info("loading %s (%s, sequence %d)", choice.location, choice.stream, choice.sequence)
-            load = self._state.load_in_place if self._in_place else self._state.load
             try:
-                generation = load(choice.location, lambda progress: None, self._stopping, self._bring_up)
+                generation = self._state.load(
+                    choice.location,
+                    lambda progress: None,
+                    self._stopping,
+                    self._bring_up,
+                    only_forward=self._reload is None,
+                )
             except (CheckpointError, UpdateError) as error:
                 self._folder.refuse(choice, error)
                 self._raise("checkpoint", f"{choice.location} is passed over: {error}")
@@ -173,15 +177,10 @@ class CheckpointWatch:
         since = before.since_ns if before is not None and before.code == code else self._now_ns()
         self._alarm = Alarm(code, message, since)
         if before is None or before.code != code:
-            log.warning("alarm %s: %s", code, message)
+            log.warning("%s", message)
             self._on_change()
 
     def _clear(self) -> None:
         if self._alarm is not None:
-            log.warning(
-                "alarm %s is over, after %.1f s",
-                self._alarm.code,
-                (self._now_ns() - self._alarm.since_ns) / 1e9,
-            )
             self._alarm = None
             self._on_change()

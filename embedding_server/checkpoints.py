@@ -232,20 +232,31 @@ def _check_config(checkpoint: UpdateCheckpoint, digest: str) -> None:
 
 @dataclass(frozen=True)
 class Candidate:
-    """One checkpoint of a folder, as far as it has to be known to choose. `sequence` is its watermark."""
+    """One checkpoint of a folder, as far as it has to be known to choose.
+
+    `sequence` is its watermark: packets after it are applied. `reaches` is the greatest sequence of which it may hold
+    something: the same, but for PERSIA's checkpoints the second in which they were written.
+    """
 
     location: str
     stream: str
     sequence: int
     published_ns: int
     identity: str
+    reaches: int
 
     @staticmethod
     def of(opened: OpenedCheckpoint) -> "Candidate":
         """What there is to know of one that was opened."""
         origin = opened.origin
+        reaches = origin.published_ns // 10**9 if origin.format == "persia" else origin.base_sequence
         return Candidate(
-            opened.location, origin.stream, origin.base_sequence, origin.published_ns, opened.identity
+            opened.location,
+            origin.stream,
+            origin.base_sequence,
+            origin.published_ns,
+            opened.identity,
+            reaches,
         )
 
 
@@ -271,7 +282,7 @@ def by_preference(
         candidate
         for candidate in candidates
         if candidate.identity not in refused
-        and candidate.sequence <= keep_through.get(candidate.stream, candidate.sequence)
+        and candidate.reaches <= keep_through.get(candidate.stream, candidate.reaches)
     ]
     last_of: dict[str, int] = {}
     for candidate in usable:
@@ -333,9 +344,13 @@ def is_folder_of_checkpoints(location: Location) -> bool:
     if storage.local is not None and not storage.local.is_dir():
         return False
     listing = storage.list()
-    if any(not entry.is_folder for entry in listing):
-        return False  # a checkpoint's files; a marker or a manifest is one
-    return not any(_PERSIA_SHARD.fullmatch(entry.name) for entry in listing)
+    if find_checkpoint_manifest(listing) or any(entry.name == MARKER for entry in listing):
+        return False
+    others = [entry for entry in listing if not (entry.is_folder and not _PERSIA_SHARD.fullmatch(entry.name))]
+    if not others:
+        return True
+    # Part of a checkpoint that was not written to its end, or whatever lies beside checkpoints.
+    return any(_last_written(storage.subfolder(entry.name)) for entry in listing if entry not in others)
 
 
 def folder_identity(location: Location) -> str:

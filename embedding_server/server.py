@@ -10,6 +10,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from satrap import rpc
 from satrap.config import EmbeddingServerConfig, UpdatesConfig
+from satrap.embedding_server.checkpoint_watch import CheckpointWatch
+from satrap.embedding_server.checkpoints import CheckpointFolder, is_folder_of_checkpoints
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.service import EmbeddingService
 from satrap.embedding_server.state import ShardState
@@ -42,8 +44,9 @@ class EmbeddingServerSettings:
 
     Tables lie in `table_directory`, in a folder of this user, `namespace` and shard; members of `table_group` (a name
     or number) may read them. They stay when the server ends, however it ends, unless `purge` is set, and are taken
-    over by the next one if they are of the same `checkpoint` and `config_digest`. Without a `checkpoint` whatever is
-    there is served, or nothing.
+    over by the next one if they are of the same `checkpoint` and `config_digest`. `checkpoint` is a path or a URL, of
+    one or of a folder of them: of a folder the newest is loaded, and newer ones while it serves. Without a `checkpoint`
+    whatever is there is served, or nothing.
 
     `packets` is the directory, a path or a URL, whose packets are applied while it serves, by the rules of `updates`;
     empty: none. `storage` says what a path without a scheme means. `dims` are those of the embedding config, None if it
@@ -56,7 +59,7 @@ class EmbeddingServerSettings:
     port: int = 8888
     replica_index: int = 0
     replica_size: int = 1
-    checkpoint: Path | None = None
+    checkpoint: str | Path | None = None
     row_dtype: RowDType = "float32"
     load_threads: int = 2
     rpc_threads: int = 4
@@ -86,7 +89,8 @@ def run(
     Both are called on the calling thread.
 
     Raises:
-        CheckpointError: the checkpoint is refused.
+        CheckpointError, UpdateError: the checkpoint is refused.
+        StorageError: it cannot be read.
         UnavailableError: the address is taken.
         TableHeldError: another server has this shard's tables.
         TableFolderError: the table directory cannot be used.
@@ -102,6 +106,7 @@ def run(
             settings.load_threads,
             settings.config_digest,
             settings.updates.persia_replay_margin_seconds,
+            settings.updates.checkpoint_switch,
         )
         try:
             _serve(settings, directory, state, stop, on_ready, on_progress)
@@ -125,6 +130,7 @@ def _serve(
     server = rpc.server(settings.rpc_threads)
     checks = health.HealthServicer()
     follower = _follower(settings, directory, state, checks)
+    watch = _checkpoint_watch(settings, state, follower)
     service = EmbeddingService(state, stop, follower)
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
@@ -148,8 +154,12 @@ def _serve(
                 f"shard {settings.replica_index} of "
                 f"{settings.replica_size}, {state.generation().rows:,} rows"
             )
+            if watch is not None:
+                watch.start()
             stop.wait()
     finally:
+        if watch is not None:
+            watch.stop()
         if follower is not None:
             follower.stop()
         checks.enter_graceful_shutdown()
@@ -199,6 +209,27 @@ def _follower(
     )
 
 
+def _checkpoint_watch(
+    settings: EmbeddingServerSettings, state: ShardState, follower: Follower | None
+) -> CheckpointWatch | None:
+    """What loads newer checkpoints, not started yet; None if no folder of them is named."""
+    if settings.checkpoint is None or not is_folder_of_checkpoints(settings.checkpoint):
+        return None
+    folder = CheckpointFolder(settings.checkpoint, state.checkpoints)
+    if follower is None:
+        return CheckpointWatch(folder, state, poll_seconds=settings.updates.poll_seconds)
+    watch = CheckpointWatch(
+        folder,
+        state,
+        poll_seconds=settings.updates.poll_seconds,
+        catch_up=follower.catch_up,
+        keep_through=lambda: follower.holds,
+        on_change=follower.wake,
+    )
+    follower.checkpoints = watch
+    return watch
+
+
 def _load_first(
     settings: EmbeddingServerSettings,
     state: ShardState,
@@ -215,7 +246,8 @@ def _load_first(
             follower.catch_up_if_possible(target)
 
     try:
-        generation = state.start(settings.checkpoint, progressed, stop, catch_up)
+        holds = follower.read_holds() if follower is not None else {}
+        generation = state.start(settings.checkpoint, progressed, stop, catch_up, holds)
     except LoadCancelled:
         log.info("stopped while %s was being loaded", settings.checkpoint)
         return

@@ -6,7 +6,6 @@ import queue
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import grpc
 import numpy as np
@@ -98,9 +97,9 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
         with ErrorsAsStatus(context):
             if not request.path:
                 raise InvalidInputError(
-                    "path is empty: name the directory of a checkpoint on the server's machine"
+                    "path is empty: name the directory of a checkpoint on the server's machine, or its URL"
                 )
-            for progress, generation in self._loaded(Path(request.path)):
+            for progress, generation in self._loaded(request.path):
                 yield pb.LoadCheckpointProgress(
                     files_done=progress.files_done,
                     files_total=progress.files_total,
@@ -109,7 +108,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
                     warnings=generation.warnings if generation is not None else (),
                 )
 
-    def _loaded(self, path: Path) -> Iterator[tuple[LoadProgress, Generation | None]]:
+    def _loaded(self, path: str) -> Iterator[tuple[LoadProgress, Generation | None]]:
         """Progress while a thread loads; the last item has the generation. Raises what the load raises."""
         told: queue.SimpleQueue[LoadProgress | Generation | BaseException] = queue.SimpleQueue()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import satrap
 from satrap._core.table import Table, TableGeneration
@@ -36,6 +36,7 @@ from satrap.errors import (
     ConflictError,
     SatrapError,
     ShardUnavailableError,
+    StorageError,
     TableFolderError,
     UpdateError,
 )
@@ -102,8 +103,13 @@ class ShardState:
         load_threads: int,
         config_digest: str = "",
         persia_replay_margin_seconds: int = 600,
+        checkpoint_switch: Literal["beside", "in_place"] = "beside",
     ) -> None:
-        """Serve nothing yet. `directory` is held by the caller, and outlives this."""
+        """Serve nothing yet. `directory` is held by the caller, and outlives this.
+
+        `checkpoint_switch` is how `load` replaces what is served.
+        """
+        self._checkpoint_switch = checkpoint_switch
         self.owner = directory.owner
         self.row_dtype = row_dtype
         self.snapshot = Snapshot()
@@ -228,25 +234,34 @@ class ShardState:
         on_progress: Callable[[LoadProgress], None],
         cancelled: threading.Event,
         catch_up: CatchUp = lambda target: None,
+        *,
+        only_forward: bool = False,
     ) -> Generation:
         """Load into a new generation beside what is served, switch, and remove what was served before.
+
+        With `checkpoint_switch: in_place` it is `load_in_place`, once something is served.
 
         `catch_up` brings the new tables up to what is served now, and is called twice: while the old ones go on being
         updated, and again inside `writing`, when what is left is little. Then lookups and updates go to the new ones.
         If this raises, what was served goes on, and nothing of the load is left. Calls in flight end with the
-        tables that they began with.
+        tables that they began with. With `only_forward` there is no switch to fewer packets of the same stream than are
+        applied now.
 
         Raises:
             ConflictError: another load is running.
             CheckpointError, UpdateError: the checkpoint is refused.
-            StorageError: it cannot be read at the moment.
+            StorageError: it cannot be read at the moment, or, with `only_forward`, not all packets after it can.
             LoadCancelled: `cancelled` was set.
             NoSpaceError: there is no memory, no room, or no descriptor for it.
             TableFolderError: its folder cannot be made.
         """
+        if self._checkpoint_switch == "in_place" and self._target is not None:
+            return self.load_in_place(checkpoint, on_progress, cancelled, catch_up)
         with self._one_load(checkpoint):
             opened = open_checkpoint(checkpoint, self.checkpoints)
-            return self._load(opened, lambda: None, on_progress, cancelled, catch_up)
+            return self._load(
+                opened, lambda: None, on_progress, cancelled, catch_up, only_forward=only_forward
+            )
 
     def load_in_place(
         self,
@@ -347,6 +362,8 @@ class ShardState:
         on_progress: Callable[[LoadProgress], None],
         cancelled: threading.Event,
         catch_up: CatchUp,
+        *,
+        only_forward: bool = False,
     ) -> Generation:
         """`make_room` is called once, before anything is made."""
         info = self._info(opened.location, opened.identity)
@@ -361,6 +378,8 @@ class ShardState:
                 catch_up(new)
                 with self.writing:
                     catch_up(new)
+                    if only_forward:
+                        _check_forward(before, new)
                     new.store.serve()
                     generation = self._switch_to(new)
         except BaseException:
@@ -502,6 +521,15 @@ class _Building:
         if self._target is None:
             self._target = Target(self._directory.new_generation(self._info), self._info)
         return self._target
+
+
+def _check_forward(before: Target, new: Target) -> None:
+    applied, reached = before.store.applied[0], new.store.applied[0]
+    if new.origin.stream == before.origin.stream and reached < applied:
+        raise StorageError(
+            new.info.checkpoint,
+            f"packets after it can be applied up to {reached} only, and what is served is at {applied}",
+        )
 
 
 def _generation(target: Target) -> Generation:

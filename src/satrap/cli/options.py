@@ -59,9 +59,11 @@ Insecure = Annotated[
     ),
 ]
 Checkpoint = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        "--checkpoint", help="Checkpoint directory to load; otherwise infer_config.embedding_checkpoint."
+        "--checkpoint",
+        help="Checkpoint to load, a path or a URL, or a folder of them: then the newest, also while serving; "
+        "otherwise infer_config.embedding_checkpoint.",
     ),
 ]
 Packets = Annotated[

@@ -1,7 +1,6 @@
 """The commands that run one process: an embedding server, a middleware, a serving frontend."""
 
 import threading
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -84,7 +83,7 @@ def embedding_server(
                 port=port,
                 replica_index=replica_index,
                 replica_size=replica_size,
-                checkpoint=checkpoint or (Path(named) if named else None),
+                checkpoint=checkpoint or named or None,
                 row_dtype=config.embedding_server.row_dtype,
                 load_threads=config.embedding_server.load_threads,
                 rpc_threads=config.embedding_server.rpc_threads,

@@ -5,6 +5,7 @@ import re
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -76,7 +77,7 @@ def up(
     check_bind_host(host, insecure=insecure)
     config = options.read_global_config(global_config)
     options.require_embedding_config(embedding_config)
-    if checkpoint is not None and not checkpoint.is_dir():
+    if checkpoint is not None and "://" not in checkpoint and not Path(checkpoint).is_dir():
         raise InvalidInputError(f"--checkpoint {checkpoint}: no such directory")
     count = shard_count(shards, config.common_config.infer_config.servers)
     stop = threading.Event()
