@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -139,6 +140,21 @@ class TestInspect:
         assert [one["path"] for one in shard["generations"]] == [str(kept)]
         text = run("inspect", kept).output
         assert "x rows x (8 + row bytes)" in text and "whole: every header was read and is valid" in text
+
+    @pytest.mark.slow
+    def test_the_rows_of_an_id(self, kept, persia_data):
+        contents = np.load(persia_data / "ckpt_2x4_contents.npz")
+        index = int(np.flatnonzero(contents["dim"] == 8)[0])
+        start = contents["offsets"][index]
+        sign, row = int(contents["sign"][index]), contents["values"][start : start + 8].tolist()
+        for path in (kept, kept / "8-float32", kept / "control", kept / "8-float32" / "directory"):
+            found = facts("inspect", path, "--id", sign)
+            assert (found["shard_of_id"], found["rows_of_id"]) == ("0 of 1", [{"dim": 8, "values": row}])
+        assert facts("inspect", kept, "--id", 5)["rows_of_id"] == []
+        assert "has no row here" in run("inspect", kept, "--id", 5).output
+        assert process("inspect", kept.parent, "--id", 5).returncode == 1
+        os.truncate(kept / "control", 10)
+        assert "its rows cannot be read" in process("inspect", kept, "--id", sign).stderr
 
     @pytest.mark.slow
     @pytest.mark.parametrize(
