@@ -17,7 +17,7 @@ $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@scripts/setup "$(PYTHON)" "$(VENV)"
 	@touch $@
 
-demo: setup  ## train, checkpoint, serve on two shards, compare the AUC; under two minutes
+demo: setup  ## train, serve on two shards, train on while serving, compare the AUC; under two minutes
 	@$(BIN)/satrap demo $(DEMO_FLAGS)
 
 test: setup  ## the whole suite: fast tests, then slow ones

@@ -157,7 +157,7 @@ class Dump:
             # A try whose answer was lost; the writer's id is this process's alone.
             self._storage.sync()
             return read_manifest(self._storage, name)
-        log.info("writing the checkpoint %s: %d rows", self.url, self._progress.total)
+        log.debug("writing the checkpoint %s: %d rows", self.url, self._progress.total)
         with CheckpointWriter(
             self._storage,
             stream=identity.stream,

@@ -114,7 +114,7 @@ class PacketJob:
             self.storage.sync()
         # Two trainers may both have looked before either published: then both learn of it here, as servers do.
         self._check_fork()
-        log.info("published packet %d: %d rows", self.sequence, self.rows)
+        log.debug("published packet %d: %d rows", self.sequence, self.rows)
 
     def _check_fork(self) -> None:
         check_fork(self.storage, self.identity.stream, self.sequence, self.identity.writer)

@@ -1,6 +1,7 @@
 """`satrap demo` as a user runs it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,13 +35,29 @@ def test_the_demo_serves_what_it_trained(tmp_path: Path):
     assert served == pytest.approx(offline, abs=1e-3)
     assert served > 0.8
     assert "look up" in result.stdout
+    rounds = re.findall(
+        r"^ +[\d.]+ +([\d,]+) +([\d,]+) +([\d.]+) +(0\.\d+) +([\d,]+) ms old +[\d.]+ ms$", result.stdout, re.M
+    )
+    assert len(rounds) == 8
+    clicks, packets = ([int(one[column].replace(",", "")) for one in rounds] for column in (0, 1))
+    assert clicks == sorted(set(clicks))
+    assert packets == sorted(set(packets))
+    versions = [version for _, _, version, _, _ in rounds]
+    assert versions[:4] == ["1.0"] * 4
+    assert versions[-1] == "2.0"
+    assert versions == sorted(versions)
+    aucs = [float(value) for _, _, _, value, _ in rounds]
+    assert aucs[-1] > aucs[0] + 0.05
     assert list(tmp_path.glob("satrap-*")) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_kept_up_it_stops_and_leaves_nothing(tmp_path: Path, number: int):
     demo = subprocess.Popen(
-        [*COMMAND, "--keep"], stdout=subprocess.PIPE, text=True, env={**os.environ, "TMPDIR": str(tmp_path)}
+        [*COMMAND, "--keep", "--seconds", "4"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     try:
         for line in demo.stdout:

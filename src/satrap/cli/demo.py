@@ -1,5 +1,6 @@
 """`satrap demo`: the main job on data made on the spot."""
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -12,10 +13,13 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Stay up afterwards and say what to try.")] = False,
     folder: Annotated[
         Path | None,
-        typer.Option(help="Where to put data, checkpoint and archive; otherwise a temporary directory."),
+        typer.Option(help="Where to put packets, checkpoints and archives; otherwise a temporary directory."),
     ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="How long training goes on while the model is served.")
+    ] = 24.0,
 ) -> None:
-    """Train a small model, write a PERSIA checkpoint, serve it on two shards, and compare the AUC.
+    """Train a small model, serve it on two shards, go on training while it is served, and compare the AUC.
 
     Example: satrap demo --keep
     """
@@ -23,4 +27,5 @@ def demo(
     from satrap.signals import unwind_on_signals
 
     unwind_on_signals()
-    run(keep=keep, folder=folder)
+    logging.getLogger("satrap.trainer").setLevel(logging.WARNING)  # the demo says what it does itself
+    run(keep=keep, folder=folder, seconds=seconds)

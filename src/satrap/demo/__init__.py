@@ -1,1 +1,1 @@
-"""The main job on data made on the spot: train, checkpoint, archive, serve, compare. `satrap demo` runs it."""
+"""The main job on data made on the spot: train, serve, train on, compare. `satrap demo` runs it."""

@@ -1,6 +1,6 @@
 """Click data with zipf ids and a planted signal: every id has a weight, and the weights decide the clicks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,11 @@ class Clicks:
             ids[name] = self.ids[name][every[start] : every[stop]]
             offsets[name] = every[start : stop + 1] - every[start]
         return Clicks(self.dense[start:stop], ids, offsets, self.labels[start:stop])
+
+    def chunks(self, size: int) -> "Iterator[Clicks]":
+        """The samples in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.slice(start, min(start + size, len(self)))
 
     def batch(self) -> PersiaBatch:
         """The samples as PERSIA's clients send them."""

@@ -1,7 +1,5 @@
 """The demo's model: embedding tables that only training has, and a dense part that is served as TorchScript."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -9,7 +7,7 @@ from torch import Tensor, nn
 
 from satrap.demo.clicks import DENSE, SLOTS, Clicks
 
-__all__ = ["DenseModel", "Embeddings", "predict", "train"]
+__all__ = ["DenseModel", "Embeddings", "Trainer"]
 
 _BATCH = 1024
 
@@ -54,40 +52,36 @@ class Embeddings:
             for name, table in self.tables.items()
         ]
 
-    def rows(self) -> dict[str, NDArray[np.float32]]:
-        """Each table's weight, `[ids, dim]`."""
-        return {name: table.weight.detach().numpy() for name, table in self.tables.items()}
 
+class Trainer:
+    """Both parts with their optimizers, deterministic for a seed and a number of threads. One thread at a time."""
 
-def _chunks(clicks: Clicks, size: int) -> Iterator[Clicks]:
-    for start in range(0, len(clicks), size):
-        yield clicks.slice(start, min(start + size, len(clicks)))
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.embeddings, self.dense = Embeddings(), DenseModel()
+        self._sparse = torch.optim.SparseAdam(
+            [table.weight for table in self.embeddings.tables.values()], lr=0.01
+        )
+        self._dense = torch.optim.Adam(self.dense.parameters(), lr=0.003)
 
+    def learn(self, clicks: Clicks) -> None:
+        """One step on all of `clicks`."""
+        predicted = self.dense([torch.from_numpy(clicks.dense)], self.embeddings.look_up(clicks)).reshape(-1)
+        loss = nn.functional.binary_cross_entropy(predicted, torch.from_numpy(clicks.labels))
+        self._sparse.zero_grad()
+        self._dense.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._sparse.step()  # type: ignore[no-untyped-call]
+        self._dense.step()
 
-def train(clicks: Clicks, seed: int, epochs: int) -> tuple[Embeddings, DenseModel]:
-    """Fit both parts; deterministic for a seed and a number of threads."""
-    torch.manual_seed(seed)
-    embeddings, dense = Embeddings(), DenseModel()
-    sparse_optimizer = torch.optim.SparseAdam([table.weight for table in embeddings.tables.values()], lr=0.01)
-    dense_optimizer = torch.optim.Adam(dense.parameters(), lr=0.003)
-    for _ in range(epochs):
-        for chunk in _chunks(clicks, _BATCH):
-            predicted = dense([torch.from_numpy(chunk.dense)], embeddings.look_up(chunk)).reshape(-1)
-            loss = nn.functional.binary_cross_entropy(predicted, torch.from_numpy(chunk.labels))
-            sparse_optimizer.zero_grad()
-            dense_optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            sparse_optimizer.step()  # type: ignore[no-untyped-call]
-            dense_optimizer.step()
-    return embeddings, dense
-
-
-@torch.inference_mode()
-def predict(embeddings: Embeddings, dense: DenseModel, clicks: Clicks) -> NDArray[np.float32]:
-    """The offline answer: `[samples]`, in float32 throughout."""
-    return np.concatenate(
-        [
-            dense([torch.from_numpy(chunk.dense)], embeddings.look_up(chunk)).reshape(-1).numpy()
-            for chunk in _chunks(clicks, _BATCH)
-        ]
-    )
+    @torch.inference_mode()
+    def predict(self, clicks: Clicks) -> NDArray[np.float32]:
+        """The offline answer: `[samples]`, in float32 throughout."""
+        return np.concatenate(
+            [
+                self.dense([torch.from_numpy(chunk.dense)], self.embeddings.look_up(chunk))
+                .reshape(-1)
+                .numpy()
+                for chunk in clicks.chunks(_BATCH)
+            ]
+        )

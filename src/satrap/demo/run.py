@@ -1,6 +1,5 @@
 """Runs the demo: every step prints what it did and how long it took."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,31 +12,32 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from satrap import rpc
-from satrap._core import ids as id_kernels
-from satrap.client import InferenceClient
-from satrap.demo import clicks, model
+from satrap.client import ManagementClient
+from satrap.demo import clicks
+from satrap.demo.learner import Learner
+from satrap.demo.model import DenseModel, Trainer
 from satrap.demo.scores import auc
+from satrap.demo.served import Asker, Served
 from satrap.errors import SatrapError
-from satrap.protos import inference_pb2, inference_pb2_grpc
-from satrap.serving.archive.package import package
-from satrap.trainer import write_persia_checkpoint
+from satrap.trainer import TrainCtx
 
 __all__ = ["run"]
 
 _SEED = 20_26
-_TRAIN_SAMPLES = 200_000
+_EARLY_CLICKS = 4_096
+"""What the model has learned from when it is served first."""
+_CLICKS_PER_SECOND = 8_000
+_TRAINING_BATCH = 512
 _HELD_OUT_SAMPLES = 25_600
-_EPOCHS = 2
 _BATCH = 128
 _SHARDS = 2
-_PREFIX_BITS = 8
 _MODEL = "demo"
 _TOLERANCE = 1e-3
+_ROUND_SECONDS = 3.0
+_SWITCH_SECONDS = 30.0
 
 
 class DemoFailedError(SatrapError):
@@ -51,9 +51,14 @@ class Files:
     folder: Path
 
     @property
-    def checkpoint(self) -> Path:
-        """PERSIA's checkpoint directory."""
-        return self.folder / "checkpoint"
+    def packets(self) -> Path:
+        """What the trainer publishes while it trains."""
+        return self.folder / "packets"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The full checkpoints, each in a folder of its own."""
+        return self.folder / "checkpoints"
 
     @property
     def model_store(self) -> Path:
@@ -65,37 +70,68 @@ class Files:
         """The features."""
         return self.folder / "embedding_config.yml"
 
+    @property
+    def global_config(self) -> Path:
+        """Where packets and checkpoints are, for trainer and servers."""
+        return self.folder / "global_config.yaml"
+
+    def archive(self, version: str) -> Path:
+        """A version's archive."""
+        return self.model_store / f"{_MODEL}_v{version}.mar"
+
+    def write_configs(self) -> None:
+        """Write what trainer and servers read."""
+        self.model_store.mkdir(parents=True, exist_ok=True)
+        self.embedding_config.write_text(clicks.embedding_config_text(), encoding="utf-8")
+        self.global_config.write_text(
+            f"""\
+common_config:
+  infer_config: {{servers: [], embedding_checkpoint: {self.checkpoints}}}
+updates: {{directory: {self.packets}}}
+trainer: {{stream: demo, num_shards: {_SHARDS}, incremental_flush_seconds: 0.2}}
+""",
+            encoding="utf-8",
+        )
+
 
 @dataclass(frozen=True)
-class Served:
-    """What came back: predictions `[samples]`, seconds per request `[requests]`, and the servers' times.
+class Round:
+    """One look at what is served while training goes on."""
 
-    `parts` has the median milliseconds of `server` (the frontend and all behind it), `handler`, and its parts.
-    """
+    seconds: float
+    learned: int
+    packets: int
+    version: str
+    served: Served
 
-    predictions: NDArray[np.float32]
-    seconds: NDArray[np.float64]
-    parts: Mapping[str, float]
 
-
-def run(*, keep: bool, folder: Path | None) -> None:
-    """Run all of it; with `keep` stay up until interrupted.
+def run(*, keep: bool, folder: Path | None, seconds: float) -> None:
+    """Run all of it, training for `seconds` while it is served; with `keep` stay up until interrupted.
 
     Raises:
-        DemoFailedError: the AUC served differs from the AUC computed offline.
+        DemoFailedError: the AUC served differs from the AUC computed offline, or did not rise.
     """
     console = Console(highlight=False)
     with ExitStack() as stack:
         root = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="satrap-demo-")))
         files = Files(root.resolve())
-        with _step(console, f"making {_TRAIN_SAMPLES + _HELD_OUT_SAMPLES:,} clicks"):
-            data = clicks.make_clicks(_TRAIN_SAMPLES + _HELD_OUT_SAMPLES, _SEED)
-            held_out = data.slice(_TRAIN_SAMPLES, len(data))
-        with _step(console, "training embeddings and a dense model"):
-            embeddings, dense = model.train(data.slice(0, _TRAIN_SAMPLES), _SEED, _EPOCHS)
-            offline = model.predict(embeddings, dense, held_out)
-        with _step(console, f"writing a PERSIA checkpoint and an archive to {files.folder}"):
-            _write(files, embeddings, dense)
+        count = max(2, round(seconds / _ROUND_SECONDS))
+        streamed = int(_CLICKS_PER_SECOND * _ROUND_SECONDS * count * 2)
+        with _step(console, f"making {_EARLY_CLICKS + streamed + _HELD_OUT_SAMPLES:,} clicks"):
+            data = clicks.make_clicks(_EARLY_CLICKS + streamed + _HELD_OUT_SAMPLES, _SEED)
+            held_out = data.slice(_EARLY_CLICKS + streamed, len(data))
+        torch.set_num_threads(1)  # the servers want the rest of the machine
+        trainer = Trainer(_SEED)
+        with _step(console, f"training embeddings and a dense model on the first {_EARLY_CLICKS:,}"):
+            for chunk in data.slice(0, _EARLY_CLICKS).chunks(_TRAINING_BATCH):
+                trainer.learn(chunk)
+        files.write_configs()
+        ctx = stack.enter_context(TrainCtx(files.global_config, files.embedding_config))
+        with _step(console, f"writing a checkpoint and an archive to {files.folder}"):
+            for name, table in trainer.embeddings.tables.items():
+                ctx.track(table, name)
+            ctx.dump()
+            _dump_dense(ctx, trainer.dense, files, "1.0", None)
         with _step(console, f"starting {_SHARDS} embedding servers and serving"):
             tables = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="satrap-demo-", dir=_shared_memory())
@@ -103,19 +139,70 @@ def run(*, keep: bool, folder: Path | None) -> None:
             process, line = stack.enter_context(_satrap_up(files, Path(tables)))
         console.print(f"  {line}", soft_wrap=True)
         inference, management = _addresses(line)
-        with _step(
-            console, f"sending {_HELD_OUT_SAMPLES:,} held-out samples in batches of {_BATCH} over gRPC"
-        ):
-            served = _send(inference, held_out)
-        served_auc, offline_auc = auc(held_out.labels, served.predictions), auc(held_out.labels, offline)
-        console.print(_report(served, served_auc, offline_auc))
-        if abs(served_auc - offline_auc) > _TOLERANCE:
-            raise DemoFailedError(
-                f"the AUC served is {served_auc:.5f}, offline it is {offline_auc:.5f}: "
-                f"more than {_TOLERANCE} apart, so what is served is not what was trained"
-            )
+        asker = stack.enter_context(Asker(inference, _MODEL, held_out, _BATCH))
+        asker.warm_up()
+        stream = data.slice(_EARLY_CLICKS, _EARLY_CLICKS + streamed)
+        console.print(
+            f"training goes on with {_CLICKS_PER_SECOND:,} clicks a second; meanwhile {len(held_out):,} held-out "
+            f"samples are sent again and again, in batches of {_BATCH} over gRPC:",
+            soft_wrap=True,
+        )
+        learner = Learner(trainer, stream, batch=_TRAINING_BATCH, clicks_per_second=_CLICKS_PER_SECOND)
+        with learner:
+            rounds = _live(console, count, asker, learner, ctx, files, management)
+        with _step(console, "ending the training; a last dense model waits for its rows"):
+            offline = auc(held_out.labels, trainer.predict(held_out))
+            _dump_dense(ctx, trainer.dense, files, "3.0", management)
+            _await_default(management, "3.0")
+            asker.warm_up()
+            served = asker.ask()
+        console.print(_report(served, offline, rounds, ctx))
+        _check(served, offline, rounds)
         if keep:
             _stay(console, process, files, inference, management)
+
+
+def _live(
+    console: Console, count: int, asker: Asker, learner: Learner, ctx: TrainCtx, files: Files, management: str
+) -> list[Round]:
+    """Look `count` times at what is served while training goes on; replace the dense model on the way."""
+    console.print("\n    s    clicks  packets  dense   AUC served   newest event   p50 of a request")
+    rounds: list[Round] = []
+    started = time.monotonic()
+    for number in range(1, count + 1):
+        served = asker.ask()
+        seconds = time.monotonic() - started
+        rounds.append(Round(seconds, learner.learned, ctx.published, _default_version(management), served))
+        console.print(_line(rounds[-1]))
+        if number == count // 2:
+            _dump_dense(ctx, learner.dense(), files, "2.0", management)
+        left = started + number * _ROUND_SECONDS - time.monotonic()
+        if left > 0:
+            time.sleep(left)  # the table's pace; nothing is waited for
+    console.print()
+    return rounds
+
+
+def _line(now: Round) -> str:
+    age = now.served.staleness(50)
+    return (
+        f"{now.seconds:5.1f}  {now.learned + _EARLY_CLICKS:>8,}  {now.packets:>7,}  {now.version:>5}  "
+        f"{now.served.auc:>11.4f}  {'-' if age is None else f'{age:,.0f} ms old':>13}  "
+        f"{now.served.latency_ms(50):>14.2f} ms"
+    )
+
+
+def _check(served: Served, offline: float, rounds: Sequence[Round]) -> None:
+    if abs(served.auc - offline) > _TOLERANCE:
+        raise DemoFailedError(
+            f"the AUC served is {served.auc:.5f}, offline it is {offline:.5f}: "
+            f"more than {_TOLERANCE} apart, so what is served is not what was trained"
+        )
+    if rounds[-1].served.auc <= rounds[0].served.auc:
+        raise DemoFailedError(
+            f"the AUC served went from {rounds[0].served.auc:.5f} to {rounds[-1].served.auc:.5f} while training went "
+            "on: it should have risen"
+        )
 
 
 @contextmanager
@@ -126,40 +213,47 @@ def _step(console: Console, what: str) -> Iterator[None]:
     console.print(f"{what}: {time.perf_counter() - started:.1f} s")
 
 
-def _write(files: Files, embeddings: model.Embeddings, dense: model.DenseModel) -> None:
-    files.model_store.mkdir(parents=True, exist_ok=True)
-    files.embedding_config.write_text(clicks.embedding_config_text(), encoding="utf-8")
-    by_dim: dict[int, list[tuple[NDArray[np.uint64], NDArray[np.float32]]]] = {}
-    for group, (name, rows) in enumerate(embeddings.rows().items()):
-        prefix = (group + 1) << (64 - _PREFIX_BITS)
-        signs = id_kernels.add_prefix(np.arange(len(rows), dtype=np.uint64), prefix, _PREFIX_BITS)
-        by_dim.setdefault(clicks.SLOTS[name].dim, []).append((signs, rows))
-    write_persia_checkpoint(
-        files.checkpoint,
-        {
-            dim: (np.concatenate([signs for signs, _ in parts]), np.concatenate([rows for _, rows in parts]))
-            for dim, parts in by_dim.items()
-        },
-        num_shards=_SHARDS,
-        num_internal_shards=4,
-    )
-    serialized = files.folder / f"{_MODEL}.pt"
-    torch.jit.script(dense).save(serialized)  # type: ignore[no-untyped-call]
-    package(
+def _dump_dense(ctx: TrainCtx, dense: DenseModel, files: Files, version: str, management: str | None) -> None:
+    """Write a version's archive, and hand it to the servers if there are any yet."""
+    ctx.dump_dense(
+        dense,
+        files.archive(version),
         model_name=_MODEL,
-        version="1.0",
-        serialized_file=serialized,
-        export_path=files.model_store,
-        force=True,
+        version=version,
+        register=management,
+        set_default=management is not None,
     )
+
+
+def _default_version(management: str) -> str:
+    with ManagementClient(management) as client:
+        return client.describe(_MODEL)[0].version
+
+
+def _await_default(management: str, version: str) -> None:
+    """Wait until a version that may have to wait for its rows answers those who name none.
+
+    Raises:
+        DemoFailedError: it takes too long.
+    """
+    until = time.monotonic() + _SWITCH_SECONDS
+    while _default_version(management) != version:
+        if time.monotonic() > until:
+            raise DemoFailedError(f"version {version} did not become the default in {_SWITCH_SECONDS:.0f} s")
+        time.sleep(0.05)
 
 
 @contextmanager
 def _satrap_up(files: Files, tables: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`satrap up` on free ports, with its tables in `tables`; stopped, and waited for, at the end."""
     command = [sys.executable, "-P", "-m", "satrap.cli", "up", "--exit-with-parent", "--shards", str(_SHARDS)]
-    command += ["--embedding-config", str(files.embedding_config), "--checkpoint", str(files.checkpoint)]
-    command += ["--model-store", str(files.model_store), "--models", "all"]
+    command += [
+        "--global-config",
+        str(files.global_config),
+        "--embedding-config",
+        str(files.embedding_config),
+    ]
+    command += ["--model-store", str(files.model_store), "--models", files.archive("1.0").name]
     command += ["--grpc-inference-port", "0", "--grpc-management-port", "0"]
     command += ["--table-directory", str(tables), "--purge"]
     log = (files.folder / "satrap.log").open("w", encoding="utf-8")
@@ -194,44 +288,24 @@ def _addresses(line: str) -> tuple[str, str]:
     return words[words.index("(inference)") - 1], words[words.index("(management):") - 1]
 
 
-def _send(address: str, samples: clicks.Clicks) -> Served:
-    payloads = [samples.slice(i, i + _BATCH).batch() for i in range(0, len(samples), _BATCH)]
-    predictions, seconds = [], []
-    with InferenceClient(address) as client:
-        for _ in range(3):  # the first forwards of a TorchScript model are its profiling runs
-            client.infer(_MODEL, payloads[0])
-        for payload in payloads:
-            data = payload.to_bytes()
-            started = time.perf_counter()
-            predictions.append(client.infer(_MODEL, data))
-            seconds.append(time.perf_counter() - started)
-        parts = _parts(address, [payload.to_bytes() for payload in payloads])
-    return Served(np.concatenate(predictions).astype(np.float32), np.array(seconds), parts)
-
-
-def _parts(address: str, payloads: Sequence[bytes]) -> dict[str, float]:
-    """Where the servers' time goes: they tell, to whoever asks with the metadata `satrap-timing`."""
-    times: dict[str, list[float]] = {}
-    with rpc.channel(address) as channel:
-        stub = inference_pb2_grpc.InferenceAPIsServiceStub(channel)
-        for payload in payloads:
-            request = inference_pb2.PredictionsRequest(model_name=_MODEL, input={"batch": payload})
-            started = time.perf_counter()
-            _, call = stub.Predictions.with_call(request, metadata=[("satrap-timing", "1")])
-            times.setdefault("request", []).append((time.perf_counter() - started) * 1e3)
-            told = dict(call.trailing_metadata())["satrap-timing"]
-            for name, milliseconds in json.loads(told).items():
-                times.setdefault(name, []).append(milliseconds)
-    return {name: float(np.median(values)) for name, values in times.items()}
-
-
-def _report(served: Served, served_auc: float, offline_auc: float) -> Table:
+def _report(served: Served, offline: float, rounds: Sequence[Round], ctx: TrainCtx) -> Table:
     table = Table(title="satrap demo", show_header=False)
-    table.add_row("AUC served", f"{served_auc:.5f}")
-    table.add_row("AUC offline", f"{offline_auc:.5f}")
-    table.add_row("requests", f"{len(served.seconds):,} of {_BATCH} samples")
+    first, last = rounds[0], rounds[-1]
+    table.add_row("AUC served", f"{served.auc:.5f}")
+    table.add_row("AUC offline", f"{offline:.5f}")
+    table.add_row(
+        "while training went on", f"{first.served.auc:.4f} to {last.served.auc:.4f}, without a restart"
+    )
+    table.add_row("packets", f"{ctx.published:,}")
+    # The first look may still see rows of before the training went on.
+    ages = np.concatenate([one.served.staleness_ms for one in rounds[1:]])
+    if len(ages):
+        p50, p99 = np.percentile(ages, (50, 99))
+        table.add_row("newest event served", f"{p50:,.0f} ms old (p99 {p99:,.0f} ms)")
+    requests = sum(len(one.served.seconds) for one in rounds) + len(served.seconds)
+    table.add_row("requests", f"{requests:,} of {_BATCH} samples, all answered")
     for name, share in (("p50", 50), ("p90", 90), ("p99", 99)):
-        table.add_row(f"latency {name}", f"{np.percentile(served.seconds, share) * 1e3:.2f} ms")
+        table.add_row(f"latency {name}", f"{served.latency_ms(share):.2f} ms")
     for name, milliseconds in _breakdown(served.parts).items():
         table.add_row(f"  {name}", f"{milliseconds:.2f} ms")
     return table
@@ -252,6 +326,7 @@ def _stay(
     console: Console, process: subprocess.Popen[str], files: Files, inference: str, management: str
 ) -> None:
     command = Path(sys.executable).with_name("satrap")
+    newest = max(files.packets.glob("*.json"), default=files.packets)
     text = f"""
 Up until Ctrl-C. Try, in another terminal:
 
@@ -263,13 +338,14 @@ Up until Ctrl-C. Try, in another terminal:
       print(client.infer("{_MODEL}", make_clicks(4, seed=1).batch()))
   PY
 
-  # register a second version while it serves, and make it the default
-  {command} archive --model-name {_MODEL} --version 2.0 --force \\
-    --serialized-file {files.folder}/{_MODEL}.pt --export-path {files.model_store}
+  # what the trainer published: a packet, and the checkpoint
+  {command} inspect {newest}
+  {command} inspect {files.checkpoints}
+
+  # go back to the second dense model while it serves
   {sys.executable} - <<'PY'
   from satrap.client import ManagementClient
   with ManagementClient("{management}") as client:
-      print(client.register("{_MODEL}.mar", initial_workers=1, synchronous=True))
       print(client.set_default("{_MODEL}", "2.0"))
   PY
 
