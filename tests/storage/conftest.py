@@ -2,19 +2,39 @@
 
 import secrets
 
+import fsspec
 import pytest
+from fsspec.implementations.arrow import ArrowFSWrapper
 
 from satrap.storage import open_storage
 
 
-@pytest.fixture(params=["local", "memory"])
+class ArrowLocal(ArrowFSWrapper):
+    """What fsspec makes of pyarrow's HDFS, made of pyarrow's local files."""
+
+    protocol = "arrowlocal"
+
+    def __init__(self, **options):
+        from pyarrow.fs import LocalFileSystem
+
+        super().__init__(LocalFileSystem(), **options)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _arrow_local():
+    fsspec.register_implementation("arrowlocal", ArrowLocal, clobber=True)
+
+
+@pytest.fixture(params=["path", "memory", "local", "arrowlocal"])
 def storage(request, tmp_path):
-    """A folder that does not exist yet."""
-    if request.param == "local":
+    """A folder that does not exist yet: by its path, of whole objects, and of files that are renamed, twice."""
+    if request.param == "path":
         yield open_storage(tmp_path / "folder")
-        return
-    found = open_storage(f"memory://{secrets.token_hex(8)}/folder")
-    yield found
-    for entry in found.list():
-        if not entry.is_folder:
-            found.remove(entry.name)
+    elif request.param == "memory":
+        found = open_storage(f"memory://{secrets.token_hex(8)}/folder")
+        yield found
+        for entry in found.list():
+            if not entry.is_folder:
+                found.remove(entry.name)
+    else:
+        yield open_storage(f"{request.param}://{tmp_path}/folder")

@@ -67,6 +67,8 @@ def test_what_is_published_is_there_whole(storage):
         storage.publish("a", b"2")
     storage.publish("a", b"3", replace=True)
     assert storage.read("a") == b"3"
+    with pytest.raises(StorageError, match="not empty"):
+        storage.remove("sub")
     storage.remove("a")
     assert names(storage.list()) == ["b", "empty", "sub"] and not storage.exists("a")
     for fails in (storage.read, storage.open, storage.stat):

@@ -89,6 +89,13 @@ def test_folders(storage):
     assert names(storage.list()) == ["b"]
 
 
+def test_a_folder_that_is_not_empty_stays(storage):
+    storage.publish("sub/a", b"1")
+    with pytest.raises(StorageError, match="not empty"):
+        storage.remove("sub")
+    assert storage.read("sub/a") == b"1"
+
+
 def test_a_file_is_no_folder(storage):
     storage.publish("a", b"1")
     for lists in (lambda: storage.list("a"), storage.subfolder("a").list):

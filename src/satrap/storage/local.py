@@ -23,6 +23,7 @@ _REASONS = {
     errno.EROFS: "the file system is mounted read-only",
     errno.ENOTDIR: "a part of the path is a file, not a folder",
     errno.EISDIR: "is a folder, not a file",
+    errno.ENOTEMPTY: "the folder is not empty",
     errno.ELOOP: "the symbolic links lead in a circle",
 }
 

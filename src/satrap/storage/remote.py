@@ -95,7 +95,8 @@ class RemoteStorage(Storage):
         place = self._place(name)
         with self._translated(name):
             if limit is not None and self._fs.info(place)["size"] > limit:
-                return bytes(self._fs.cat_file(place, start=0, end=limit + 1))
+                with self.open(name) as file:
+                    return file.read(limit + 1)
             return bytes(self._fs.cat_file(place))
 
     def open(self, name: str) -> BinaryIO:
@@ -128,10 +129,14 @@ class RemoteStorage(Storage):
         check_name(self._url, name)
         place = self._place(name)
         with self._translated(name):
-            if self._fs.isdir(place):
-                self._fs.rmdir(place)
-            else:
+            if not self._fs.isdir(place):
                 self._fs.rm_file(place)
+                return
+            # Asked first, because HDFS would remove what is in it as well. An object store has no folders to remove.
+            if self.list(name, temporary=True):
+                raise StorageError(self.path_of(name), "the folder is not empty")
+            if self._scheme not in _OBJECT_STORES:
+                self._fs.rmdir(place)
 
     def stat(self, name: str) -> Entry:
         """As promised."""
@@ -315,8 +320,14 @@ def _translated(url: str) -> Iterator[None]:
     except (FileNotFoundError, FileExistsError, SatrapError):
         raise
     except Exception as error:
-        text = str(error) or type(error).__name__
-        raise StorageError(url, " ".join(text.split())) from error
+        raise StorageError(url, _reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "libhdfs" in text or "libjvm" in text:
+        return "Hadoop's client is not set up here (docs/storage.md says how): " + text[:200]
+    return text[:500]
 
 
 def _entry(info: Mapping[str, Any], key: str = "name") -> Entry:
