@@ -81,6 +81,10 @@ class TestDisagreements:
         assert sentence.startswith("the shards disagree on p: refused by 0 (guardrail), applied by 1, 2.")
         assert "satrap rollback --to 2" in sentence
 
+    def test_what_has_no_sequence_says_nothing(self):
+        unread = said(applied_sequence=2, verdicts=[pb.Verdict(name="a/0.inc", code="bad_persia_packet")])
+        assert disagreements([("0", unread), ("1", said(applied_sequence=9))]) == []
+
     def test_streams(self):
         (sentence,) = disagreements([("0", said()), ("1", said(stream="other"))])
         assert "0: main, 1: other" in sentence

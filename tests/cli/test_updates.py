@@ -198,6 +198,22 @@ def test_refused_by_one_shard(shards):
     assert refused.exit_code == 1 and "satrap rollback --to 1" in refused.output
 
 
+def test_none_of_a_packet_anywhere(shards):
+    """As docs/operations.md says: go back before it, take it away, skip it, go on."""
+    shards.publish()
+    name = shards.publish(changes={int(OF_SHARD[0][0]): 1e6})
+    shards.publish()
+    assert shards.follow() == [1, 3]
+    assert run("rollback", "--to", 1, "--why", "packet 2 is bad", *shards.flags).exit_code == 0
+    assert shards.values() == [1, 1]
+    for path in shards.directory.glob(f"{name.partition('-')[0]}-*"):
+        path.unlink()
+    assert run("stream", "skip", "--to", 2, "--why", "packet 2 is bad", *shards.flags).exit_code == 0
+    assert shards.follow() == [1, 1]
+    assert run("rollback", "--release", *shards.flags).exit_code == 0
+    assert shards.follow() == [3, 3] and shards.values() == [3, 3]
+
+
 def test_quarantine_mistakes(shards):
     assert run("quarantine", "list", *shards.flags).output == "no packet is in quarantine\n"
     for action in ("show", "retry", "drop"):

@@ -66,7 +66,7 @@ def collect(addresses: Sequence[str]) -> tuple[list[Refused], list[str]]:
             tuple(
                 other
                 for other, sequence in applied.items()
-                if sequence >= record.sequence and (other, record.name) not in holders
+                if 0 < record.sequence <= sequence and (other, record.name) not in holders
             ),
         )
         for shard, address, record in found

@@ -127,7 +127,10 @@ def update_lines(updates: Updates) -> Iterator[tuple[str, str]]:
 
 
 def disagreements(answers: Sequence[tuple[str, Updates]]) -> list[str]:
-    """A sentence for each packet that some shards (name, updates) refused and others have applied, and for streams."""
+    """A sentence for each packet that some shards (name, updates) refused and others have applied, and for streams.
+
+    A file of PERSIA's that could not be read has no sequence (0): whether others have applied it is not known.
+    """
     sentences = []
     streams = {updates.stream for _, updates in answers if updates.stream}
     if len(streams) > 1:
@@ -135,7 +138,9 @@ def disagreements(answers: Sequence[tuple[str, Updates]]) -> list[str]:
         sentences.append(
             f"the shards follow different streams ({told}): load one's full checkpoint at all of them"
         )
-    packets = sorted({(sequence, name) for _, updates in answers for sequence, name, _ in updates.refused})
+    packets = sorted(
+        {(sequence, name) for _, updates in answers for sequence, name, _ in updates.refused if sequence}
+    )
     for sequence, name in packets:
         refused = {
             shard: code for shard, updates in answers for _, other, code in updates.refused if other == name
