@@ -40,6 +40,9 @@ class Feed(Protocol):
     def folders(self) -> Iterable[Path]:
         """Local folders in which something may appear."""
 
+    def arrived(self, name: str) -> None:
+        """An entry of that name appeared in one of the folders. Any thread may call."""
+
     def list(self, applied: int, now_ns: int) -> Sequence[Entry]:
         """Look what there is. Returns entries of the directory, decision files (`hold-`, `skip-`) among them.
 

@@ -133,7 +133,7 @@ class Follower:
         self._wake = threading.Event()
         self._rounds = threading.Condition()
         self._asked = self._answered = 0
-        self._watch = FolderWatch(self._wake.set, _is_news)
+        self._watch = FolderWatch(self._arrived)
         self._thread = threading.Thread(target=self._run, name="follower")
 
     def start(self) -> None:
@@ -228,6 +228,14 @@ class Follower:
             with self._rounds:
                 self._rounds.wait_for(lambda: self.status.settled, timeout=_STOP_SECONDS)
 
+    def _arrived(self, name: str) -> None:
+        """Something appeared in a folder that is watched; on inotify's thread. Data files precede their manifest."""
+        if name.startswith(".") or name.endswith(".arrow"):
+            return
+        if self._pipeline is not None:
+            self._pipeline.feed.arrived(name)
+        self._wake.set()
+
     def _run(self) -> None:
         while not self._stopping.is_set():
             with self._rounds:
@@ -261,9 +269,11 @@ class Follower:
         target = self._state.target()
         if target is None:
             return None
+        if self._pipeline is not None and self._pipeline.target is not target:
+            self._pipeline = None
         feed = self._feed_of(target)
         self._watch.watch(feed.folders())
-        if self._pipeline is None or self._pipeline.target is not target or self._pipeline.feed is not feed:
+        if self._pipeline is None or self._pipeline.feed is not feed:
             pipeline = self._pipeline_of(target, feed)
             pipeline.recover()
             self._pipeline = pipeline
@@ -411,8 +421,3 @@ class Follower:
         if ready != self._ready:
             self._ready = ready
             self._on_ready(ready)
-
-
-def _is_news(name: str) -> bool:
-    """Whether a name that appeared may be a packet, a marker or a decision: data files come before their manifest."""
-    return not name.startswith(".") and not name.endswith(".arrow")

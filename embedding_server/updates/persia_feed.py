@@ -111,6 +111,9 @@ class PersiaFeed:
         shards = {name.partition("/")[0] for name in self._directories}
         return [root, *(root / name for name in {*shards, *names, *by_label[-_LAST:]})]
 
+    def arrived(self, name: str) -> None:
+        """The listing finds everything."""
+
     def list(self, applied: int, now_ns: int) -> Sequence[Entry]:
         """List every directory that there is, marked or not, whatever is applied."""
         entries = self._storage.list()

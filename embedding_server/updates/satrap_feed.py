@@ -1,6 +1,7 @@
 """A directory of our own packets as a server meets it: lists it, reads manifests, fetches packets. `decide` decides."""
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,9 @@ __all__ = ["SatrapFeed"]
 _WINDOW = 32
 """Names that are looked at for one decision, so that it costs the same however many packets wait."""
 
+_ARRIVALS = 8
+"""Of what appeared, the last ones are remembered."""
+
 
 class SatrapFeed:
     """What one generation of tables takes from a directory of packets of ours. One thread at a time.
@@ -56,6 +60,8 @@ class SatrapFeed:
         self._storage, self._route, self._config_digest = storage, route, config_digest
         self._poll_ns, self._gap_alarm_ns = int(poll_seconds * 1e9), int(gap_alarm_seconds * 1e9)
         self._names: list[tuple[str, int]] = []
+        self._arrivals: deque[str] = deque(maxlen=_ARRIVALS)
+        self._below: list[tuple[str, int]] = []
         self._manifests: dict[str, Manifest] = {}
         self._places: dict[str, Seen | None] = {}
         self._unreadable: dict[str, str] = {}
@@ -67,15 +73,31 @@ class SatrapFeed:
         """The directory, if it is one of this machine."""
         return () if self._storage.local is None else (self._storage.local,)
 
+    def arrived(self, name: str) -> None:
+        """Remember the last few manifests that appeared: a listing starts where the tables are."""
+        if parse_manifest_name(name) is not None:
+            self._arrivals.append(name)
+
     def list(self, applied: int, now_ns: int) -> Sequence[Entry]:
-        """List what comes from `applied` on, that one included, so that a second manifest of it is found."""
+        """List what comes from `applied` on, that one included, so that a second manifest of it is found.
+
+        What appeared meanwhile below it is no packet for these tables any more, and yet it is told of if it is another
+        stream's.
+        """
         entries = self._storage.list(after=after_sequence(applied))
         self._names = [
             (entry.name, known[0])
             for entry in entries
             if not entry.is_folder and (known := parse_manifest_name(entry.name)) is not None
         ]
-        names = {name for name, _ in self._names}
+        self._below = [
+            (name, known[0])
+            for name in dict.fromkeys(self._arrivals)
+            if (known := parse_manifest_name(name)) is not None
+            and known[0] < applied
+            and self._storage.exists(name)
+        ]
+        names = {name for name, _ in (*self._names, *self._below)}
         for kept in (self._manifests, self._places, self._unreadable, self._troubles):
             for name in kept.keys() - names:
                 kept.pop(name)
@@ -100,7 +122,8 @@ class SatrapFeed:
         first = bisect_left(self._names, standing.applied, key=lambda listed: listed[1])
         end = first + _WINDOW
         while True:
-            listing = [seen for seen in map(self._seen, self._names[first:end]) if seen is not None]
+            names = (*self._below, *self._names[first:end])
+            listing = [seen for seen in map(self._seen, names) if seen is not None]
             decision = decide(state, listing, self._memory, now_ns)
             (step,) = decision.steps
             if isinstance(step, Wait) and end < len(self._names):
@@ -188,6 +211,7 @@ class SatrapFeed:
             manifest = read_manifest(self._storage, name)
         except FileNotFoundError:
             self._names = [listed for listed in self._names if listed[0] != name]
+            self._below = [listed for listed in self._below if listed[0] != name]
             return None
         except SatrapError as error:
             if not isinstance(error, UpdateError):

@@ -24,11 +24,9 @@ class FolderWatch:
     Threads: `watch` and `close` are one thread's.
     """
 
-    def __init__(
-        self, on_arrival: Callable[[], None], wanted: Callable[[str], bool] = lambda name: True
-    ) -> None:
-        """Watch nothing yet. `wanted` says by its name whether an entry is worth a call."""
-        self._listener = _Listener(on_arrival, wanted)
+    def __init__(self, on_arrival: Callable[[str], None]) -> None:
+        """Watch nothing yet. `on_arrival` gets the entry's name; empty: events were lost."""
+        self._listener = _Listener(on_arrival)
         self._inotify: inotify_c.InotifyFD | None = None
 
     def watch(self, folders: Iterable[Path]) -> None:
@@ -64,8 +62,8 @@ class FolderWatch:
 class _Listener:
     """What inotify's thread calls."""
 
-    def __init__(self, on_arrival: Callable[[], None], wanted: Callable[[str], bool]) -> None:
-        self._on_arrival, self._wanted = on_arrival, wanted
+    def __init__(self, on_arrival: Callable[[str], None]) -> None:
+        self._on_arrival = on_arrival
         self.descriptors: dict[Path, inotify_c.WatchDescriptor] = {}
         if inotify_c is not None:
             constants = inotify_c.InotifyConstants
@@ -76,8 +74,7 @@ class _Listener:
 
     def on_event(self, event: "inotify_c.InotifyEvent") -> None:
         """Something happened in a folder that is watched."""
-        if self._wanted(event.name.decode(errors="replace")):
-            self._on_arrival()
+        self._on_arrival(event.name.decode(errors="replace"))
 
     def on_watch_deleted(self, wd: int) -> None:
         """A folder has gone; if it comes back it is watched anew."""
@@ -86,4 +83,4 @@ class _Listener:
 
     def on_queue_overflow(self) -> None:
         """Events were lost."""
-        self._on_arrival()
+        self._on_arrival("")

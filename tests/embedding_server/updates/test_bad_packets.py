@@ -190,6 +190,20 @@ def test_another_stream(packets, served):
     assert served.codes() == ["foreign_stream"] and served.value() == 1
 
 
+def test_another_stream_that_begins_below(packets, served):
+    """A listing starts where the tables are; who publishes below is told of all the same, as inotify saw it."""
+    packets.publish(3)
+    assert served.follow().applied_sequence == 4
+    packets.put(packets.files(1, stream="other", writer="x"))
+    served.wait_until(lambda status: [alarm.code for alarm in status.alarms] == ["foreign_stream"])
+    packets.publish()
+    served.wait_until(lambda status: status.applied_sequence == 5)
+    packets.put(packets.files(2))  # late, of the own stream: nothing happens
+    (packets.directory / f"{1:020d}-x.json").unlink()
+    served.wait_until(lambda status: not status.alarms)
+    assert served.value() == 5
+
+
 @pytest.mark.parametrize("slow", ["data", "half of the data", "half of the manifest"])
 def test_slow_to_appear(slow, packets, served):
     """Copied by something that does not publish as it should: waited for, and applied when it is whole."""
