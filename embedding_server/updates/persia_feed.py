@@ -3,6 +3,8 @@
 `persia` decides; this is its shell.
 """
 
+import heapq
+import itertools
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -56,7 +58,13 @@ _CACHE_BYTES = 64 << 20
 """Packets that are kept between the look that proves them whole and the fetch that follows."""
 
 _LAST = 64
-"""How many marked directories are watched besides those without a marker."""
+"""How many marked directories, by their labels, are watched and listed as those without a marker are."""
+
+_IN_TURN = 64
+"""How many of the others are listed at each look."""
+
+_REST_AFTER_NS = 2_000_000_000
+"""Within this time a directory may change again without another time of change."""
 
 _CHANGED = (MissingFileError, PathEscapeError, PersiaPacketError, TruncatedFileError)
 
@@ -89,10 +97,12 @@ class PersiaFeed:
         self.ledger = AppliedFiles(generation)
         self._route, self._settings, self._tables = route, settings, tables
         self._poll_ns = int(poll_seconds * _NANOS)
-        self._listing = PersiaListing()
+        self._active = PersiaListing()
+        self._resting: dict[str, PersiaDirectory] = {}
+        self._removals = 0
         self._looks: dict[str, Look] = {}
         self._troubles: dict[str, Trouble] = {}
-        self._directories: dict[str, PersiaDirectory] = {}
+        self._directories: Mapping[str, PersiaDirectory] = {}
         self._quiet_since: dict[str, int] = {}
         self._refused: dict[str, PersiaFile] = {}
         self._warned: set[str] = set()
@@ -106,19 +116,37 @@ class PersiaFeed:
         root = self._storage.local
         if root is None:
             return ()
-        names = [name for name, directory in self._directories.items() if not directory.marked]
-        by_label = sorted(self._directories, key=lambda name: name.partition("/")[2])
+        names = {name for name, directory in self._directories.items() if not directory.marked}
         shards = {name.partition("/")[0] for name in self._directories}
-        return [root, *(root / name for name in {*shards, *names, *by_label[-_LAST:]})]
+        return [root, *(root / name for name in shards | names | self._last())]
 
     def arrived(self, name: str) -> None:
         """The listing finds everything."""
 
     def list(self, applied: int, now_ns: int) -> Sequence[Entry]:
-        """List every directory that there is, marked or not, whatever is applied."""
+        """List every directory that there is, whatever is applied.
+
+        Those that are marked and settled rest: they are listed again when a file came to them or went, and otherwise in
+        turn, a few at each look. What is written in place, or to a storage that does not say when, is seen then.
+        """
+        if self._removals != self.ledger.removals:
+            self._removals = self.ledger.removals
+            self._resting.clear()
+        due = set(itertools.islice(self._resting, _IN_TURN))
+
+        def known(name: str, changed_ns: int) -> PersiaDirectory | None:
+            directory = self._resting.get(name)
+            if name in due or directory is None or directory.changed_ns != changed_ns:
+                self._resting.pop(name, None)
+                return None
+            return directory
+
         entries = self._storage.list()
-        self._listing = list_packets(self._storage, entries)
-        self._observe(self._listing, now_ns)
+        listing = list_packets(self._storage, entries, known)
+        self._observe(listing.directories, now_ns)
+        self._active = PersiaListing(
+            {name: found for name, found in listing.directories.items() if name not in self._resting}
+        )
         return entries
 
     def decide(
@@ -128,7 +156,7 @@ class PersiaFeed:
         self._remember_refused(standing.verdicts)
         while True:
             decision = decide_persia(
-                self._listing,
+                self._active,
                 PersiaKnowledge(
                     self.ledger.settled, self._looks, self._quiet_since, self._refused, self._round
                 ),
@@ -225,31 +253,43 @@ class PersiaFeed:
         look = self._looks[name]
         return Settled(look.file, look.unix_seconds, look.checksum)
 
-    def _observe(self, listing: PersiaListing, now_ns: int) -> None:
-        """Remember since when each directory is as it is, and forget what is gone."""
+    def _observe(self, directories: Mapping[str, PersiaDirectory], now_ns: int) -> None:
+        """Remember since when each directory is as it is, let those rest that are done with, forget what is gone."""
         self._round += 1
         quiet_since = {}
-        for name, directory in listing.directories.items():
-            before = self._directories.get(name)
-            if before is None:
+        settled = self.ledger.settled
+        before, self._directories = self._directories, directories
+        last = self._last()
+        for name, directory in directories.items():
+            if directory.marked:
+                old = directory.changed_ns < now_ns - _REST_AFTER_NS
+                if old and name not in last and all(_is_settled(settled, file) for file in directory.files):
+                    self._resting.setdefault(name, directory)
+            elif name not in before or before[name].marked:
                 # How long it has been so before we came, only its files can tell; a time to come says nothing.
                 newest = max((file.modified_ns or now_ns for file in directory.files), default=now_ns)
                 quiet_since[name] = min(newest, now_ns)
             else:
-                quiet_since[name] = self._quiet_since[name] if before.files == directory.files else now_ns
+                is_quiet = before[name].files == directory.files
+                quiet_since[name] = self._quiet_since[name] if is_quiet else now_ns
         self._quiet_since = quiet_since
-        self._directories = dict(listing.directories)
-        if not listing.directories:
+        if not directories:
             return  # rather a mount that is away than a trainer's tidying up
-        self.ledger.forget_all_but(listing.directories)
-        there = {file.name: file for directory in listing.directories.values() for file in directory.files}
-        settled = self.ledger.settled
-        self._refused = {name: file for name, file in self._refused.items() if name in there}
+        gone = before.keys() - directories.keys()
+        if gone or not before:
+            self.ledger.forget_all_but(directories)
+        for name in gone:
+            self._resting.pop(name, None)
+        self._refused = {name: file for name, file in self._refused.items() if self._file(name) is not None}
         self._looks = {
             name: look
             for name, look in self._looks.items()
-            if there.get(name) == look.file and not (name in settled and settled[name].file == look.file)
+            if self._file(name) == look.file and not _is_settled(settled, look.file)
         }
+
+    def _last(self) -> set[str]:
+        """The directories whose labels are the greatest."""
+        return set(heapq.nlargest(_LAST, self._directories, key=lambda name: name.partition("/")[2]))
 
     def _remember_refused(self, verdicts: Mapping[str, str]) -> None:
         """What the refused files are like now, so that they are known again; and look anew at those to be retried."""
@@ -318,6 +358,11 @@ class PersiaFeed:
             unmarked=decision.unmarked,
             changed=decision.changed,
         )
+
+
+def _is_settled(settled: Mapping[str, Settled], file: PersiaFile) -> bool:
+    done = settled.get(file.name)
+    return done is not None and done.file == file
 
 
 class _PacketCache:

@@ -80,6 +80,8 @@ class AppliedFiles:
         self._settled = _read(self._path) | self._recent
         self._by_second: dict[int, set[str]] = {}
         self._index(self._settled.values())
+        self.removals = 0
+        """How often names left the list, directories that are gone apart."""
 
     @property
     def settled(self) -> Mapping[str, Settled]:
@@ -158,6 +160,7 @@ class AppliedFiles:
         # A kill between the two leaves names in both, or, in the second, names that are applied once more.
         _write(self._recent_path, {name: done for name, done in self._recent.items() if name in settled})
         _write(self._path, settled)
+        self.removals += not settled.keys() >= self._settled.keys()
         self._settled, self._recent = settled, {}
         self._by_second = {}
         self._index(settled.values())

@@ -308,7 +308,9 @@ class TestServers:
 
     def test_one_that_is_behind_keeps_packets_and_goes_on(self, start, packets, checkpoints, table_directory):
         publish(packets, *range(1, 13))
-        gone = [path for path in packets.local.iterdir() if path.name.startswith(f"{5:020d}")]
+        gone = sorted(
+            path for path in packets.local.iterdir() if path.name.startswith(f"{5:020d}")
+        )  # manifest last
         for path in gone:
             path.rename(path.with_name(f"kept aside {path.name}"))
         server = start(table_directory)

@@ -16,8 +16,8 @@ become satrap's.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -92,12 +92,16 @@ class PersiaFile:
 
 @dataclass(frozen=True)
 class PersiaDirectory:
-    """One `s{r}/inc_...`: its files by name, and whether its marker is there, since when (nanoseconds, 0 unknown)."""
+    """One `s{r}/inc_...`: its files by name, and whether its marker is there, since when (nanoseconds, 0 unknown).
+
+    `changed_ns` is when a file last came to it or went, 0 if the storage does not say.
+    """
 
     name: str
     marked: bool
     files: tuple[PersiaFile, ...] = ()
     marked_ns: int = 0
+    changed_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -143,11 +147,16 @@ def parse_packet(path: str, data: bytes, route: ShardRoute) -> PersiaPacket:
     )
 
 
-def list_packets(storage: Storage, entries: Iterable[Entry] | None = None) -> PersiaListing:
+def list_packets(
+    storage: Storage,
+    entries: Iterable[Entry] | None = None,
+    known: Callable[[str, int], PersiaDirectory | None] = lambda name, changed_ns: None,
+) -> PersiaListing:
     """What is in a packet directory now; an absent one is empty. `entries` are its own, if they are known.
 
     Of one `inc_...` the marker is seen or not in the same listing as the files. A file that is missed was written
-    after the marker, and is seen the next time.
+    after the marker, and is seen the next time. `known` may spare a listing of an `inc_...`, by its name and the time
+    when a file last came to it or went (0: not known).
 
     Raises:
         StorageError: the packet directory cannot be listed.
@@ -155,8 +164,12 @@ def list_packets(storage: Storage, entries: Iterable[Entry] | None = None) -> Pe
     directories = {}
     root = storage.list() if entries is None else entries
     for shard in _folders(root, _SHARD_FOLDER):
-        for name in _folders(storage.list(shard), _DIRECTORY, f"{shard}/"):
-            directories[name] = list_directory(storage, name)
+        for entry in _folders(storage.list(shard.name), _DIRECTORY):
+            name = f"{shard.name}/{entry.name}"
+            found = known(name, entry.modified_ns)
+            if found is None:
+                found = replace(list_directory(storage, name), changed_ns=entry.modified_ns)
+            directories[name] = found
     return PersiaListing(directories)
 
 
@@ -166,11 +179,12 @@ def is_persia(storage: Storage) -> bool:
     Raises:
         StorageError: the directory cannot be listed.
     """
-    return any(_folders(storage.list(shard), _DIRECTORY) for shard in _folders(storage.list(), _SHARD_FOLDER))
+    shards = _folders(storage.list(), _SHARD_FOLDER)
+    return any(_folders(storage.list(shard.name), _DIRECTORY) for shard in shards)
 
 
-def _folders(entries: Iterable[Entry], names: re.Pattern[str], prefix: str = "") -> list[str]:
-    return [f"{prefix}{entry.name}" for entry in entries if entry.is_folder and names.fullmatch(entry.name)]
+def _folders(entries: Iterable[Entry], names: re.Pattern[str]) -> list[Entry]:
+    return [entry for entry in entries if entry.is_folder and names.fullmatch(entry.name)]
 
 
 def list_directory(storage: Storage, name: str) -> PersiaDirectory:

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import shutil
 import time
 
 import numpy as np
@@ -360,3 +361,48 @@ def test_rows_are_bit_for_bit(persia_data, feed_of):
             values = np.split(contents["values"], contents["offsets"][1:-1])
             expected |= {int(sign): row.tobytes() for sign, row in zip(contents["sign"], values, strict=True)}
     assert found == expected
+
+
+class TestManyDirectories:
+    """Directories that are done with are listed in turn, and at once when something happens to them."""
+
+    @pytest.fixture
+    def feed(self, trainer, feed_of):
+        for number in range(200):
+            trainer.write(f"s0/inc_{number:03d}", "0_0.inc", rows_of([number], 1.0), 1000 + number)
+            trainer.mark(f"s0/inc_{number:03d}")
+        for path in trainer.root.rglob("*"):
+            os.utime(path, (1000, 1000))
+        feed = feed_of(trainer.root)
+        assert len(apply_all(feed)) == 200
+        look(feed)
+        return feed
+
+    def test_a_late_file_is_seen_at_once(self, trainer, feed):
+        trainer.write("s0/inc_000", "0_1.inc", rows_of([1], 1.0), 5000)
+        assert apply_all(feed) == ["s0/inc_000/0_1.inc"]
+
+    def test_a_file_that_is_written_in_place_is_seen_in_turn(self, trainer, feed):
+        folder = trainer.root / "s0/inc_001"
+        (folder / "0_0.inc").write_bytes(inc_bytes(rows_of([1], 2.0), 5000))
+        os.utime(folder, (1000, 1000))
+        looks = 0
+        while not (found := apply_all(feed)):
+            looks += 1
+        assert found == ["s0/inc_001/0_0.inc"] and looks <= 200 // 64 + 1
+
+    def test_what_was_rolled_back_is_applied_again(self, feed):
+        feed.ledger.discard("s0/inc_000/0_0.inc", "s0/inc_150/0_0.inc")
+        assert apply_all(feed) == ["s0/inc_000/0_0.inc", "s0/inc_150/0_0.inc"]
+
+    def test_a_late_file_lets_others_of_its_second_follow_again(self, trainer, feed):
+        trainer.write("s0/inc_199", "0_1.inc", rows_of([1], 1.0), 1000)
+        trainer.write("s0/inc_000", "0_0.inc", rows_of([1], 2.0), 1199)
+        assert apply_all(feed) == ["s0/inc_199/0_1.inc", "s0/inc_000/0_0.inc", "s0/inc_199/0_0.inc"]
+
+    def test_one_that_is_removed(self, trainer, feed):
+        shutil.rmtree(trainer.root / "s0/inc_000")
+        assert apply_all(feed) == [] and len(feed.ledger) == 199
+        trainer.write("s0/inc_000", "0_0.inc", rows_of([0], 1.0), 1000)
+        trainer.mark("s0/inc_000")
+        assert apply_all(feed) == ["s0/inc_000/0_0.inc"]
