@@ -1,5 +1,7 @@
 """The thread that looks for better checkpoints in a folder while tables are served, and loads them.
 
+A single checkpoint is not loaded again by itself, whatever becomes of it: only where a hold needs it.
+
 What to load is `checkpoints.choose`'s decision; how, `ShardState`'s. A checkpoint that turns out to be bad is passed
 over with a warning and the next one taken; what may go away by itself (no room, storage down) is tried again later.
 """
@@ -7,7 +9,7 @@ over with a warning and the next one taken; what may go away by itself (no room,
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from satrap.embedding_server.checkpoints import Candidate, CheckpointFolder, Serving, choose
 from satrap.embedding_server.loading import LoadCancelled
@@ -38,18 +40,14 @@ class CheckpointWatch:
         *,
         poll_seconds: float,
         catch_up: CatchUp = lambda target: None,
-        keep_through: Callable[[], Mapping[str, int]] = dict,
         on_change: Callable[[], None] = lambda: None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Nothing is looked at yet.
-
-        `keep_through` has the held sequence of each stream that is held; `on_change` is called when other tables are
-        served, or the alarms have changed.
-        """
+        """Nothing is looked at yet. `on_change` is called when other tables are served, or the alarms have changed."""
         self._folder, self._state, self._catch_up = folder, state, catch_up
         self._poll_seconds = poll_seconds
-        self._keep_through, self._on_change, self._now_ns = keep_through, on_change, now_ns
+        self._on_change, self._now_ns = on_change, now_ns
+        state.others = self._present
         self._candidates: tuple[Candidate, ...] = ()
         self._alarm: Alarm | None = None
         self._failures = 0
@@ -109,6 +107,7 @@ class CheckpointWatch:
                     self._stopping,
                     self._bring_up,
                     only_forward=self._reload is None,
+                    by_name=False,
                 )
             except (CheckpointError, UpdateError) as error:
                 self._folder.refuse(choice, error)
@@ -121,6 +120,13 @@ class CheckpointWatch:
             return True
         return False
 
+    def _present(self) -> list[str]:
+        try:
+            self._candidates = tuple(self._folder.candidates())
+        except StorageError as error:
+            log.warning("%s", error)
+        return [found.identity for found in self._candidates]
+
     def _bring_up(self, target: Target) -> None:
         try:
             self._catch_up(target)
@@ -128,14 +134,17 @@ class CheckpointWatch:
             raise StorageError(self._folder.location, f"packets cannot be applied now: {error}") from error
 
     def _choice(self) -> Candidate | None:
-        keep_through = dict(self._keep_through())
-        serving = self._state.serving() or Serving(NO_ORIGIN, 0)
+        keep_through = dict(self._state.holds())
+        found = self._state.serving()
+        serving = found or Serving(NO_ORIGIN, 0)
         must_replace = self._reload is not None and serving.applied > self._reload
         if self._reload is not None:
             stream = serving.origin.stream
             keep_through[stream] = min(keep_through.get(stream, self._reload), self._reload)
         if not must_replace:
             self._reload = None
+            if self._folder.single and found is not None:
+                return None
         return choose(self._candidates, serving, keep_through, self._folder.refused, must_replace)
 
     def _run(self) -> None:

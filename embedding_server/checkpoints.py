@@ -45,6 +45,7 @@ __all__ = [
     "Page",
     "Serving",
     "by_preference",
+    "check_held",
     "choose",
     "folder_identity",
     "is_folder_of_checkpoints",
@@ -262,11 +263,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Serving:
-    """What is served now: where it began, how far it is, and the checkpoint that it came from."""
+    """What is served now: where it began, how far it is, and the checkpoint that it came from.
+
+    `declined` are those that somebody passed over who named that one.
+    """
 
     origin: Origin
     applied: int
     identity: str = ""
+    declined: frozenset[str] = frozenset()
 
 
 def by_preference(
@@ -300,6 +305,21 @@ def by_preference(
     )
 
 
+def check_held(candidate: Candidate, keep_through: Mapping[str, int]) -> None:
+    """Refuse a checkpoint that reaches beyond the hold of its stream.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    held = keep_through.get(candidate.stream, candidate.reaches)
+    if candidate.reaches > held:
+        raise CheckpointError(
+            candidate.location,
+            f"it reaches {candidate.reaches}, and stream {candidate.stream} is held at {held}: name one at or below "
+            "that, or end the hold (satrap rollback --release)",
+        )
+
+
 def choose(
     candidates: Sequence[Candidate],
     serving: Serving,
@@ -313,10 +333,11 @@ def choose(
     knows which packets are missing); of another stream, to be published later. With `must_replace` what is served is
     beyond a hold, and the best one of its stream is to be loaded, whatever it is.
     """
-    best = by_preference(candidates, keep_through, refused)
     origin = serving.origin
     if must_replace:
+        best = by_preference(candidates, keep_through, refused)
         return next((candidate for candidate in best if candidate.stream == origin.stream), None)
+    best = by_preference(candidates, keep_through, {*refused, *serving.declined})
     if not best:
         return None
     first = best[0]
@@ -361,14 +382,20 @@ def folder_identity(location: Location) -> str:
 
 
 class CheckpointFolder:
-    """A folder of checkpoints. What is wrong with one is logged once, as long as it stays the same.
+    """A folder of checkpoints, or a single one. What is wrong with one is logged once, as long as it stays the same.
 
     Threads: one at a time.
     """
 
     def __init__(self, location: Location, settings: CheckpointSettings) -> None:
-        """Nothing is looked at yet."""
+        """Whether it is a single one is looked at.
+
+        Raises:
+            StorageError: it cannot be looked at now.
+            InvalidInputError: the location's scheme is not known.
+        """
         self.location = str(location)
+        self.single = not is_folder_of_checkpoints(location)
         self.identity = folder_identity(location)
         self._storage = open_storage(location)
         self._settings = settings
@@ -390,20 +417,19 @@ class CheckpointFolder:
         """
         found: dict[tuple[str, Entry], Candidate] = {}
         problems: dict[str, str] = {}
-        for entry in self._storage.list():
-            if not entry.is_folder:
-                continue
+        names = [""] if self.single else [entry.name for entry in self._storage.list() if entry.is_folder]
+        for name in names:
             try:
-                folder = self._storage.subfolder(entry.name)
+                folder = self._storage.subfolder(name) if name else self._storage
                 last = _last_written(folder)
                 if last is None:
                     continue
-                key = (entry.name, last)
+                key = (name, last)
                 known = self._seen.get(key)
                 found[key] = known if known is not None else Candidate.of(_open(folder, self._settings))
             except (CheckpointError, UpdateError, StorageError) as error:
-                problems[entry.name] = str(error)
-                if self._problems.get(entry.name) != str(error):
+                problems[name] = str(error)
+                if self._problems.get(name) != str(error):
                     log.warning("this checkpoint is passed over: %s", error)
         self._problems, self._seen = problems, found
         return list(found.values())

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from satrap import rpc
 from satrap.config import EmbeddingServerConfig, UpdatesConfig
 from satrap.embedding_server.checkpoint_watch import CheckpointWatch
-from satrap.embedding_server.checkpoints import CheckpointFolder, is_folder_of_checkpoints
+from satrap.embedding_server.checkpoints import CheckpointFolder
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.service import EmbeddingService
 from satrap.embedding_server.state import ShardState
@@ -212,18 +212,19 @@ def _follower(
 def _checkpoint_watch(
     settings: EmbeddingServerSettings, state: ShardState, follower: Follower | None
 ) -> CheckpointWatch | None:
-    """What loads newer checkpoints, not started yet; None if no folder of them is named."""
-    if settings.checkpoint is None or not is_folder_of_checkpoints(settings.checkpoint):
+    """What loads newer checkpoints, and older ones that a hold needs; not started yet. None if none is named."""
+    if settings.checkpoint is None:
         return None
     folder = CheckpointFolder(settings.checkpoint, state.checkpoints)
     if follower is None:
-        return CheckpointWatch(folder, state, poll_seconds=settings.updates.poll_seconds)
+        poll_seconds = settings.updates.poll_seconds
+        return None if folder.single else CheckpointWatch(folder, state, poll_seconds=poll_seconds)
+    state.holds = lambda: follower.holds
     watch = CheckpointWatch(
         folder,
         state,
         poll_seconds=settings.updates.poll_seconds,
         catch_up=follower.catch_up,
-        keep_through=lambda: follower.holds,
         on_change=follower.wake,
     )
     follower.checkpoints = watch
@@ -246,8 +247,9 @@ def _load_first(
             follower.catch_up_if_possible(target)
 
     try:
-        holds = follower.read_holds() if follower is not None else {}
-        generation = state.start(settings.checkpoint, progressed, stop, catch_up, holds)
+        if follower is not None:
+            follower.read_holds()
+        generation = state.start(settings.checkpoint, progressed, stop, catch_up)
     except LoadCancelled:
         log.info("stopped while %s was being loaded", settings.checkpoint)
         return

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import satrap
@@ -21,6 +20,7 @@ from satrap.embedding_server.checkpoints import (
     OpenedCheckpoint,
     Serving,
     by_preference,
+    check_held,
     is_folder_of_checkpoints,
     open_checkpoint,
 )
@@ -47,6 +47,10 @@ log = logging.getLogger(__name__)
 
 CatchUp = Callable[[Target], None]
 """Applies to a target every packet after its watermark that there is and that may be applied."""
+
+
+_MOST_DECLINED = 200
+"""Identities of 64 letters each: a generation's description has room for 30 KB."""
 
 
 class Phase(Enum):
@@ -110,6 +114,10 @@ class ShardState:
         `checkpoint_switch` is how `load` replaces what is served.
         """
         self._checkpoint_switch = checkpoint_switch
+        self.others: Callable[[], Sequence[str]] = tuple
+        """The identities of all checkpoints that might be loaded without being named."""
+        self.holds: Callable[[], Mapping[str, int]] = dict
+        """The sequence of each stream that is held: nothing that reaches beyond it is loaded."""
         self.owner = directory.owner
         self.row_dtype = row_dtype
         self.snapshot = Snapshot()
@@ -148,7 +156,9 @@ class ShardState:
         target = self.target()
         if target is None:
             return None
-        return Serving(target.origin, self.applied()[0], target.info.checkpoint_identity)
+        info = target.info
+        declined = frozenset(info.declined)
+        return Serving(target.origin, self.applied()[0], info.checkpoint_identity, declined)
 
     def applied(self) -> tuple[int, int]:
         """Sequence and newest event (nanoseconds since the epoch) of what is served; (0, 0) if nothing is.
@@ -171,13 +181,11 @@ class ShardState:
         on_progress: Callable[[LoadProgress], None],
         cancelled: threading.Event,
         catch_up: CatchUp = lambda target: None,
-        keep_through: Mapping[str, int] = MappingProxyType({}),
     ) -> Generation:
         """Serve what a server before left, if that is what `checkpoint` would bring; otherwise load that, or nothing.
 
         `checkpoint` may be a folder of checkpoints: then what came of any of them is taken over, and otherwise the
-        newest one is loaded that can be and that is not above the hold of its stream in `keep_through`. None in it:
-        nothing.
+        newest one is loaded that can be and that no hold forbids; if there is none yet, nothing.
 
         What was left is removed when the first table of the load is made, and not if the checkpoint is refused
         before. `catch_up` gets what came of it before lookups do: it applies every packet that there is. A start that
@@ -188,7 +196,7 @@ class ShardState:
         """
         with self._one_load(checkpoint):
             began = time.monotonic()
-            named = self._named(checkpoint, keep_through)
+            named = self._named(checkpoint)
             wanted = Wanted(
                 self._directory.boot_id,
                 self.owner,
@@ -214,6 +222,8 @@ class ShardState:
             self._start_identity = named.identity
             self._change(started=started)
             opened = self._resumed(self._directory.resume) if self._directory.resume else None
+            if opened is None:
+                named.check_held()
             for choice in [opened] if opened is not None else named.choices():
                 try:
                     return self._load(choice, self._directory.discard_rest, on_progress, cancelled, catch_up)
@@ -236,10 +246,12 @@ class ShardState:
         catch_up: CatchUp = lambda target: None,
         *,
         only_forward: bool = False,
+        by_name: bool = True,
     ) -> Generation:
         """Load into a new generation beside what is served, switch, and remove what was served before.
 
-        With `checkpoint_switch: in_place` it is `load_in_place`, once something is served.
+        With `checkpoint_switch: in_place` it is `load_in_place`, once something is served. If it is named by somebody
+        (`by_name`), none of the checkpoints that there are besides is loaded later without being named.
 
         `catch_up` brings the new tables up to what is served now, and is called twice: while the old ones go on being
         updated, and again inside `writing`, when what is left is little. Then lookups and updates go to the new ones.
@@ -249,18 +261,25 @@ class ShardState:
 
         Raises:
             ConflictError: another load is running.
-            CheckpointError, UpdateError: the checkpoint is refused.
+            CheckpointError, UpdateError: the checkpoint is refused, or is beyond a hold.
             StorageError: it cannot be read at the moment, or, with `only_forward`, not all packets after it can.
             LoadCancelled: `cancelled` was set.
             NoSpaceError: there is no memory, no room, or no descriptor for it.
             TableFolderError: its folder cannot be made.
         """
         if self._checkpoint_switch == "in_place" and self._target is not None:
-            return self.load_in_place(checkpoint, on_progress, cancelled, catch_up)
+            return self.load_in_place(checkpoint, on_progress, cancelled, catch_up, by_name=by_name)
         with self._one_load(checkpoint):
-            opened = open_checkpoint(checkpoint, self.checkpoints)
+            opened = self._opened(checkpoint)
+            declined = self._declined() if by_name else ()
             return self._load(
-                opened, lambda: None, on_progress, cancelled, catch_up, only_forward=only_forward
+                opened,
+                lambda: None,
+                on_progress,
+                cancelled,
+                catch_up,
+                only_forward=only_forward,
+                declined=declined,
             )
 
     def load_in_place(
@@ -269,6 +288,8 @@ class ShardState:
         on_progress: Callable[[LoadProgress], None],
         cancelled: threading.Event,
         catch_up: CatchUp = lambda target: None,
+        *,
+        by_name: bool = True,
     ) -> Generation:
         """Put a checkpoint into the tables in use, row by row, as `in_place` says, and apply packets anew from there.
 
@@ -280,7 +301,7 @@ class ShardState:
             As `load`.
         """
         with self._one_load(checkpoint):
-            opened = open_checkpoint(checkpoint, self.checkpoints)
+            opened = self._opened(checkpoint)
             target = self._target
             if target is None:
                 return self._load(opened, lambda: None, on_progress, cancelled, catch_up)
@@ -299,7 +320,8 @@ class ShardState:
                 replace_rows(target, opened, total, self._progressed(on_progress, 0.5), cancelled)
                 origin = opened.origin
                 target.store.set_applied(origin.base_sequence, origin.base_event_ns)
-                info = replace(self._info(opened.location, opened.identity), origin=origin)
+                info = self._info(opened.location, opened.identity, self._declined() if by_name else ())
+                info = replace(info, origin=origin)
                 # Another target, though of the same tables: what others know of the old one is not true of it.
                 new = Target(target.store, replace(info, created_ns=target.info.created_ns), self._changed)
                 new.tell(new.info)
@@ -307,20 +329,21 @@ class ShardState:
                 catch_up(new)
             return generation
 
-    def _named(self, checkpoint: Location | None, keep_through: Mapping[str, int]) -> "_Named":
+    def _opened(self, checkpoint: Location) -> OpenedCheckpoint:
+        opened = open_checkpoint(checkpoint, self.checkpoints)
+        check_held(Candidate.of(opened), self.holds())
+        return opened
+
+    def _named(self, checkpoint: Location | None) -> "_Named":
         if checkpoint is None:
-            return _Named("", frozenset(), [])
+            return _Named("", [], [], {})
+        holds = self.holds()
         if not is_folder_of_checkpoints(checkpoint):
             opened = open_checkpoint(checkpoint, self.checkpoints)
-            return _Named(opened.identity, frozenset(), [opened])
+            return _Named(opened.identity, [Candidate.of(opened)], [opened], holds)
         folder = CheckpointFolder(checkpoint, self.checkpoints)
         found = folder.candidates()
-        return _Named(
-            folder.identity,
-            frozenset(candidate.identity for candidate in found),
-            by_preference(found, keep_through),
-            self.checkpoints,
-        )
+        return _Named(folder.identity, found, by_preference(found, holds), holds, self.checkpoints)
 
     def _resumed(self, location: str) -> OpenedCheckpoint | None:
         """The checkpoint that the server before was putting in place, if it is still there."""
@@ -364,9 +387,10 @@ class ShardState:
         catch_up: CatchUp,
         *,
         only_forward: bool = False,
+        declined: tuple[str, ...] = (),
     ) -> Generation:
         """`make_room` is called once, before anything is made."""
-        info = self._info(opened.location, opened.identity)
+        info = self._info(opened.location, opened.identity, declined)
         building = _Building(self._directory, info, self._load_threads, make_room)
         try:
             loaded = opened.load(
@@ -436,7 +460,11 @@ class ShardState:
         with self._changing:
             self.snapshot = replace(self.snapshot, **changes)
 
-    def _info(self, checkpoint: str, identity: str) -> GenerationInfo:
+    def _declined(self) -> tuple[str, ...]:
+        """What whoever names a checkpoint passes over: the newest of them, should they be very many."""
+        return tuple(self.others())[-_MOST_DECLINED:]
+
+    def _info(self, checkpoint: str, identity: str, declined: tuple[str, ...] = ()) -> GenerationInfo:
         return GenerationInfo(
             row_dtype=self.row_dtype,
             config_digest=self._config_digest,
@@ -445,6 +473,7 @@ class ShardState:
             start_identity=self._start_identity,
             version=satrap.__version__,
             created_ns=time.time_ns(),
+            declined=declined,
         )
 
 
@@ -454,13 +483,28 @@ class _Named:
     def __init__(
         self,
         identity: str,
-        members: frozenset[str],
+        found: Sequence[Candidate],
         checkpoints: Sequence[OpenedCheckpoint | Candidate],
+        holds: Mapping[str, int],
         settings: CheckpointSettings | None = None,
     ) -> None:
-        self.identity, self.members = identity, members
-        self._checkpoints, self._settings = checkpoints, settings
+        """`found` is all there is, `checkpoints` what may be loaded."""
+        self.identity = identity
+        self.members = frozenset(candidate.identity for candidate in found)
+        self._found, self._checkpoints, self._holds = found, checkpoints, holds
+        self._settings = settings
         self._left = len(checkpoints)
+
+    def check_held(self) -> None:
+        """Nothing is loaded because of a hold: that is to be known, and not to be served as nothing.
+
+        Raises:
+            CheckpointError: all that there is is beyond it.
+        """
+        allowed = by_preference(self._found, self._holds)
+        if not allowed:
+            for candidate in self._found:
+                check_held(candidate, self._holds)
 
     def choices(self) -> Iterator[OpenedCheckpoint]:
         """One after another; a candidate is opened when it is its turn."""

@@ -36,7 +36,8 @@ class GenerationInfo:
     `checkpoint` is empty, and `checkpoint_identity` too, if nothing was loaded. `start_identity` is the identity of
     the checkpoint that was named when the server was started that loaded this; empty if none was. `created_ns` is
     nanoseconds since the epoch. A generation of a version before origins has none: it follows no stream.
-    `replacing` is set while another checkpoint is put into the tables in place.
+    `replacing` is set while another checkpoint is put into the tables in place. `declined` has the identities of the
+    checkpoints that there were when somebody had this one loaded by name: none of them takes its place by itself.
     """
 
     row_dtype: RowDType
@@ -49,6 +50,7 @@ class GenerationInfo:
     created_ns: int = 0
     origin: Origin = NO_ORIGIN
     replacing: Replacing | None = None
+    declined: tuple[str, ...] = ()
 
     def to_bytes(self, limit: int) -> bytes:
         """At most `limit` bytes: as many warnings as fit, and how many there were more."""
@@ -74,11 +76,13 @@ class GenerationInfo:
         warnings = value.pop("warnings", ())
         origin = Origin.from_json(value.pop("origin", {}))
         replacing = value.pop("replacing", None)
+        declined = value.pop("declined", ())
         try:
             info = GenerationInfo(
                 warnings=tuple(map(str, warnings)),
                 origin=origin,
                 replacing=None if replacing is None else Replacing(**replacing),
+                declined=tuple(map(str, declined)),
                 **value,
             )
         except TypeError as error:

@@ -14,7 +14,7 @@ from satrap.embedding_server.checkpoint_watch import CheckpointWatch
 from satrap.embedding_server.checkpoints import CheckpointFolder
 from satrap.embedding_server.loading import LoadProgress
 from satrap.embedding_server.room import Room
-from satrap.errors import CheckpointIncompleteError, NoSpaceError, StorageError
+from satrap.errors import CheckpointError, CheckpointIncompleteError, NoSpaceError, StorageError
 from satrap.formats.manifest import manifest_name
 from satrap.formats.packet import PacketContent, publish_packet
 from satrap.storage import open_storage
@@ -107,8 +107,17 @@ class TestStart:
         add(3)
         add(12)
         state = shard_state()
-        state.start(folder, ignore, NEVER, keep_through={"ads": 11})
+        state.holds = lambda: {"ads": 11}
+        state.start(folder, ignore, NEVER)
         assert value_of(state) == 3
+
+    @pytest.mark.parametrize("named", ["", "c12"])
+    def test_all_are_beyond_a_hold(self, shard_state, add, folder, named):
+        add(12)
+        state = shard_state()
+        state.holds = lambda: {"ads": 11}
+        with pytest.raises(CheckpointError, match="it reaches 12, and stream ads is held at 11"):
+            state.start(folder / named, ignore, NEVER)
 
     def test_no_such_folder(self, shard_state, tmp_path):
         with pytest.raises(CheckpointIncompleteError, match="no such directory"):
@@ -205,12 +214,15 @@ class TestLook:
         assert make().look()
         assert state.generation().origin.stream == "new" and state.applied() == (2, 0)
 
-    def test_a_hold(self, watched, add):
+    def test_a_hold(self, watched, add, folder):
         state, make = watched
         add(9)
         add(12)
-        watch = make(keep_through=lambda: {"ads": 10})
-        assert watch.look() and value_of(state) == 9
+        state.holds = lambda: {"ads": 10}
+        assert make().look() and value_of(state) == 9
+        with pytest.raises(CheckpointError, match="held at 10"):
+            state.load(folder / "c12", ignore, NEVER)
+        assert value_of(state) == 9
 
     def test_back_behind_a_hold(self, watched, add):
         """What is served is beyond it, and the undo log does not reach."""
@@ -223,6 +235,38 @@ class TestLook:
         watch.reload(10)
         assert watch.look() and value_of(state) == 9 and state.applied() == (9, 0)
         assert watch.look() and value_of(state) == 12  # nobody holds it any more
+
+    def test_a_single_one_behind_a_hold(self, shard_state, add):
+        """It is loaded again because a hold needs it, and not by itself."""
+        path = add(9)
+        state = shard_state()
+        state.start(path, ignore, NEVER)
+        state.target().table_for(DIM).upsert(SIGNS, np.full((len(SIGNS), DIM), 15, np.float32), 15)
+        state.target().store.set_applied(15, 0)
+        watch = CheckpointWatch(CheckpointFolder(path, state.checkpoints), state, poll_seconds=60)
+        assert not watch.look() and watch.sequences() == [9]
+        watch.reload(9)
+        assert watch.look() and value_of(state) == 9
+        assert not watch.look()
+        shutil.rmtree(path)
+        add(20, name=path.name)
+        assert not watch.look() and value_of(state) == 9
+
+    def test_what_somebody_named_stays(self, watched, add, shard_state, folder):
+        """Until there is a newer one than there was then; a restart changes nothing about that."""
+        state, make = watched
+        for sequence in (9, 12):
+            add(sequence)
+        watch = make()
+        watch.look()
+        state.load(folder / "c9", ignore, NEVER)
+        assert not watch.look() and value_of(state) == 9
+        state = shard_state()
+        state.start(folder, ignore, NEVER)
+        watch = CheckpointWatch(CheckpointFolder(folder, state.checkpoints), state, poll_seconds=60)
+        assert state.snapshot.started == "warm" and not watch.look() and value_of(state) == 9
+        add(13)
+        assert watch.look() and value_of(state) == 13
 
     def test_not_to_fewer_packets(self, watched, add):
         """What follows the checkpoint is not there any more: the tables in use are better."""
@@ -313,12 +357,15 @@ class TestServer:
                 server = start()
             assert self.wait(server, str(folder / path.name)) == value
 
-    def test_a_lower_one_that_is_named(self, start, add, folder):
+    def test_a_lower_one_that_is_named(self, start, add):
         add(9)
         server = start()
         lower = add(5)
         assert server.load(lower)[-1].done
-        assert server.status().checkpoint == str(lower) or self.wait(server, str(folder / "c9")) == 9
+        NEVER.wait(0.3)  # some polls
+        assert self.wait(server, str(lower)) == 5
+        newer = add(10)
+        assert self.wait(server, str(newer)) == 10
 
     def test_while_packets_are_followed(self, start, add, tmp_path):
         """The checkpoint beside is brought up to what is served: no packet is lost in the switch."""

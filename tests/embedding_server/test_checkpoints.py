@@ -175,9 +175,10 @@ class TestFolder:
 
     def test_one_that_becomes_whole(self, tmp_path, write_ours):
         write_ours(tmp_path / "elsewhere" / "c", ROWS, 8)
+        (tmp_path / "folder").mkdir()
         folder = CheckpointFolder(tmp_path / "folder", SETTINGS)
         assert folder.candidates() == []
-        (tmp_path / "folder" / "c").mkdir(parents=True)
+        (tmp_path / "folder" / "c").mkdir()
         for path in sorted((tmp_path / "elsewhere" / "c").iterdir(), key=lambda path: path.suffix == ".json"):
             assert folder.candidates() == []
             shutil.copy(path, tmp_path / "folder" / "c")
