@@ -306,6 +306,17 @@ def test_rollback_mistakes(shards):
     assert list(shards.directory.glob("hold*")) == []
 
 
+def test_a_server_that_follows_nothing(satrap, tmp_path):
+    server = satrap("embedding-server", "--port", "0")
+    flags = ("--shards", server.addresses[0], "--packets", tmp_path, "--stream", "main")
+    result = run("rollback", "--to", 9, "--why", "w", *flags)
+    assert result.exit_code == 1 and "follows no packets" in result.output
+    assert "follows no packets" in run("stream", "show", *flags).output
+    result = run("quarantine", "list", *flags[:2])
+    assert result.exit_code == 1 and "follows no packets" in result.output
+    assert "updates" not in run("status", *flags[:2]).output
+
+
 def test_without_any_server_the_decision_is_written(tmp_path, table_directory):
     flags = ("--packets", tmp_path, "--table-directory", table_directory)
     result = run("rollback", "--to", 9, "--why", "w", *flags)
@@ -338,6 +349,10 @@ def test_skip(shards):
     assert "skip" in run("stream", "show", *shards.flags).output
     result = run("stream", "skip", "--to", 2, "--why", "lost", *shards.flags)
     assert result.exit_code == 1 and "nothing to skip" in result.output
+    result = run("stream", "skip", "--to", 9, "--why", "lost", "--stream", "mian", *shards.flags)
+    assert result.exit_code == 1 and "follows the stream mian" in result.output
+    result = run("rollback", "--to", 9, "--why", "w", "--stream", "mian", *shards.flags)
+    assert "no server that answers follows the stream mian" in result.output
 
 
 def test_metrics(shards):

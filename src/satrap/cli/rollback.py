@@ -73,6 +73,8 @@ def hold(stream: FollowedStream, to: int, *, who: str, why: str) -> list[str]:
     before = read_hold(stream.storage, stream.name)
     write_hold(stream.storage, Hold(stream.name, to, who, why, time.time_ns()))
     lines = [f"{stream.storage.path_of(hold_name(stream.name))}: keep through {to:,}, until it is released"]
+    if stream.is_unknown:
+        lines.append(f"no server that answers follows the stream {stream.name}")
     if before is not None:
         lines.append(f"in place of the hold through {before.keep_through:,} by {before.who}: {before.why}")
     for said in stream.servers:

@@ -31,9 +31,10 @@ class FollowedStream:
     servers: Sequence[Said[pb.StatusResponse]]
 
     @property
-    def addresses(self) -> list[str]:
-        """Of all servers, also of those that did not answer."""
-        return [said.address for said in self.servers]
+    def is_unknown(self) -> bool:
+        """Whether servers answer that follow a stream, and none of them this one: perhaps its name is wrong."""
+        followed = {said.answer.updates.stream for said in self.servers if said.answer is not None} - {""}
+        return bool(followed) and self.name not in followed
 
 
 def find_stream(
@@ -116,6 +117,10 @@ def skip(stream: FollowedStream, to: int, *, who: str, why: str) -> str:
         raise InvalidInputError(
             f"every server that answers has applied sequence {min(applied):,} or more already, so there is nothing to "
             f"skip up to {to:,}: `satrap stream show` says how far they are"
+        )
+    if stream.is_unknown:
+        raise InvalidInputError(
+            f"no server that answers follows the stream {stream.name}: `satrap status` names those that they follow"
         )
     add_skip(stream.storage, stream.name, Skip(to, who, why, time.time_ns()))
     return stream.storage.path_of(skip_name(stream.name))
