@@ -244,7 +244,7 @@ def main() -> None:
         document = measure(settings, console)
     except KeyboardInterrupt:
         sys.exit("stopped, and every process with it")
-    except (ChildFailedError, WrongAnswerError, SatrapError, RuntimeError) as error:
+    except (ChildFailedError, WrongAnswerError, SatrapError) as error:
         sys.exit(f"updates.py: {error}")
     if settings.json is not None:
         settings.json.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import resource
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.measure import WrongAnswerError
+from harness.processes import ChildFailedError
 from harness.update_rows import DIM, is_row_of, version_of
 from satrap._core.table import TableReader
 from satrap.middleware.shards import RpcShard
@@ -90,11 +93,12 @@ class LookupProcess:
     def __init__(self, served: Served, signs: NDArray[np.uint64], batch: int) -> None:
         """`signs` are those of the ids 0, 1, ...; of these, `batch` are looked up at a time."""
         context = multiprocessing.get_context("spawn")
-        self._own, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, served, signs, batch), daemon=True)
+        self._own, self._other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(self._other, served, signs, batch), daemon=True)
 
     def __enter__(self) -> Self:
         self._process.start()
+        self._other.close()  # so that its end is noticed
         return self
 
     def __exit__(
@@ -111,16 +115,21 @@ class LookupProcess:
         """Of the window that was started.
 
         Raises:
-            RuntimeError: an answer was wrong; it says how.
+            WrongAnswerError: an answer was wrong, or none; it says how.
+            ChildFailedError: the process ended.
         """
-        found = self._own.recv()
+        try:
+            found = self._own.recv()
+        except EOFError:
+            raise ChildFailedError("the process that looks up ended") from None
         if isinstance(found, str):
-            raise RuntimeError(found)
+            raise WrongAnswerError(found)
         assert isinstance(found, Window)
         return found
 
 
 def _serve(jobs: Connection, served: Served, signs: NDArray[np.uint64], batch: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
     ways: dict[Way, Callable[[bytes], bytes]] = {}
     seen = np.zeros(len(signs), np.int64)
     while True:

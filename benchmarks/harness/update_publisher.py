@@ -73,7 +73,9 @@ def trainer(
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with (
         log.open("wb") as errors,
-        Popen(command, stdin=PIPE, stdout=PIPE, stderr=errors, text=True, env=environ) as process,
+        Popen(
+            command, stdin=PIPE, stdout=PIPE, stderr=errors, text=True, env=environ, start_new_session=True
+        ) as process,
     ):
         try:
             yield Publisher(process, log)

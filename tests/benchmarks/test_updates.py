@@ -1,6 +1,7 @@
 """The benchmark of updates: what it makes of figures, what its trainer publishes, and a tiny run of all of it."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -158,3 +159,42 @@ def test_a_trainer_that_cannot_start_is_named_with_its_log(tmp_path):
         pytest.raises(ChildFailedError, match=r"(?s)the publisher ended.*none\.yaml"),
     ):
         publisher.order(do="fill")
+
+
+@pytest.mark.slow
+def test_lookups_notice_rows_that_are_torn_or_older_than_before(table_directory):
+    from harness.measure import WrongAnswerError
+    from harness.update_lookups import LookupProcess, Served
+    from harness.update_rows import DIM, rows_of
+    from satrap._core.table import TableGeneration, present_boot
+
+    folder, instance = table_directory / "00000001", bytes(range(16))
+    generation = TableGeneration.create(
+        str(folder), instance=instance, boot_id=present_boot(), replica_index=0, replica_size=1, info=b"{}"
+    )
+    ids = np.arange(500, dtype=np.uint64)
+    table = generation.add_table(DIM, "float32", len(ids))
+    table.upsert(ids, rows_of(ids, 3), 1)
+    generation.serve()
+    served = Served("127.0.0.1:1", str(folder), instance, os.getuid())
+    with LookupProcess(served, ids, 200) as client:
+
+        def look():
+            client.begin("attached", 400, 0.2, 1)
+            return client.result()
+
+        window = look()
+        assert window.newest == 3 and window.checked_rows == 200 * 10
+        assert len(window.latencies_ms) == 80 and (window.service_ms <= window.latencies_ms).all()
+        table.upsert(ids, rows_of(ids, 2), 2)
+        with pytest.raises(WrongAnswerError, match="is answered with packet 2 after packet 3 was seen"):
+            look()
+        table.upsert(
+            ids, np.where(np.arange(DIM) < 5, rows_of(ids, 4), rows_of(ids, 3)).astype(np.float32), 3
+        )
+        with pytest.raises(WrongAnswerError, match="is answered with a row that it never had"):
+            look()
+        client.begin("rpc", 10, 0.1, 1)
+        with pytest.raises(WrongAnswerError, match="ShardUnavailableError"):
+            client.result()
+    generation.remove()
