@@ -5,6 +5,7 @@ import secrets
 import fsspec
 import pytest
 from fsspec.implementations.arrow import ArrowFSWrapper
+from webhdfs_server import WebHdfsServer
 
 from satrap.storage import open_storage
 
@@ -25,9 +26,9 @@ def _arrow_local():
     fsspec.register_implementation("arrowlocal", ArrowLocal, clobber=True)
 
 
-@pytest.fixture(params=["path", "memory", "local", "arrowlocal"])
+@pytest.fixture(params=["path", "memory", "local", "arrowlocal", "webhdfs"])
 def storage(request, tmp_path):
-    """A folder that does not exist yet: by its path, of whole objects, and of files that are renamed, twice."""
+    """A folder that does not exist yet: by its path, of whole objects, and of files that are renamed, three times."""
     if request.param == "path":
         yield open_storage(tmp_path / "folder")
     elif request.param == "memory":
@@ -36,5 +37,9 @@ def storage(request, tmp_path):
         for entry in found.list():
             if not entry.is_folder:
                 found.remove(entry.name)
+    elif request.param == "webhdfs":
+        server = WebHdfsServer(tmp_path)
+        yield open_storage(f"webhdfs://{server.address}/folder")
+        server.close()
     else:
         yield open_storage(f"{request.param}://{tmp_path}/folder")

@@ -129,14 +129,17 @@ class RemoteStorage(Storage):
         check_name(self._url, name)
         place = self._place(name)
         with self._translated(name):
-            if not self._fs.isdir(place):
+            if self._fs.info(place)["type"] != "directory":
                 self._fs.rm_file(place)
                 return
             # Asked first, because HDFS would remove what is in it as well. An object store has no folders to remove.
             if self.list(name, temporary=True):
                 raise StorageError(self.path_of(name), "the folder is not empty")
             if self._scheme not in _OBJECT_STORES:
-                self._fs.rmdir(place)
+                remove = (
+                    self._fs.rm if self._scheme == "webhdfs" else self._fs.rmdir
+                )  # its rmdir does nothing
+                remove(place)
 
     def stat(self, name: str) -> Entry:
         """As promised."""
@@ -247,7 +250,7 @@ class _RemoteUpload(Upload):
         assert not self._done, "published or discarded already"
         with _translated(self._url):
             try:
-                if not replace and self._fs.exists(self._place):
+                if not replace and _is_there(self._fs, self._place):
                     raise FileExistsError(f"{self._url} exists already")
                 self._finish(replace)
                 self._done = True
@@ -303,9 +306,10 @@ class _RenamedUpload(_RemoteUpload):
 
     def _finish(self, replace: bool) -> None:
         self._file.close()
-        if replace and self._fs.exists(self._place):
+        if replace and _is_there(self._fs, self._place):
             self._fs.rm_file(self._place)  # HDFS renames to free names only
         self._fs.mv(self._temporary, self._place)
+        self._fs.info(self._place)  # WebHDFS does not say that it did nothing
 
     def _drop(self) -> None:
         self._file.close()
@@ -328,6 +332,15 @@ def _reason(error: Exception) -> str:
     if "libhdfs" in text or "libjvm" in text:
         return "Hadoop's client is not set up here (docs/storage.md says how): " + text[:200]
     return text[:500]
+
+
+def _is_there(fs: Any, place: str) -> bool:
+    """Whether there is a file. fsspec's own `exists` takes a storage that does not answer for an absent file."""
+    try:
+        fs.info(place)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _entry(info: Mapping[str, Any], key: str = "name") -> Entry:
