@@ -113,8 +113,7 @@ class TrainCtx:
         )
         self._storage = _packet_storage(config, directory)
         folder = checkpoint_directory or config.common_config.infer_config.embedding_checkpoint
-        self._storage_kind = servers.storage
-        self._checkpoints = open_storage(folder, servers.storage) if folder else None
+        self._checkpoints = open_storage(folder) if folder else None
         self._rule = FlushRule(servers.incremental_buffer_size, config.trainer.incremental_flush_seconds)
         self._start_over = start_over
         self._retry_seconds = retry_seconds
@@ -125,6 +124,7 @@ class TrainCtx:
         self._loaded: Loaded | None = None
         self._position: Position | None = None
         self._steps: Counter[int] = Counter()
+        self._cutters = 0
         self._dump: Dump | None = None
         self._tracker: Tracker | None = None
         self._closed = False
@@ -231,15 +231,18 @@ class TrainCtx:
         """
         thread = threading.get_ident()
         with self._lock:
+            # Steps of several threads may overlap for ever: when a packet is due, those that run are the last ones.
+            while thread not in self._steps and (self._cutters or (self._steps and self._is_due())):
+                self._publisher.wait_for_change()
             self._steps[thread] += 1
         try:
             yield
-        finally:
+        except BaseException:
             with self._lock:
-                self._steps[thread] -= 1
-                self._steps += Counter()  # those that are zero go
-                self._lock.notify_all()
+                self._leave_step(thread)
+            raise
         with self._lock:
+            self._leave_step(thread)
             self._publish_what_is_due()
 
     def track(
@@ -288,10 +291,8 @@ class TrainCtx:
         Raises:
             SatrapError: publishing fails, see the class; nothing is lost.
         """
-        with self._lock:
-            self._begin()
-            self._wait_for_steps()
-            self._cut_in_turn()
+        with self._cutting():
+            self._cut(None)
             sequence = self._require_position().last
         if wait:
             self._publisher.wait_for(sequence)
@@ -320,17 +321,12 @@ class TrainCtx:
             InvalidInputError: no `dst`, and no checkpoint directory.
             SatrapError: it cannot be written; or what waits cannot be published, see the class.
         """
-        with self._lock:
-            self._begin()
-            self._wait_for_steps()
-            while self._dump is not None:
-                self._publisher.wait_for_change()
-            position = self._require_position()
+        with self._cutting(dumping=True):
             target = self._dump_target(dst)
-            if position.full_due:
+            if self._require_position().full_due:
                 dump = self._full_checkpoint(target, progress)
             else:
-                self._cut_in_turn()
+                self._cut(None)
                 dump = self._new_dump(target, self._require_position().last, progress)
                 dump.start()
         if blocking:
@@ -355,7 +351,7 @@ class TrainCtx:
         with self._lock:
             if self._position is not None or self._loaded is not None:
                 raise ConflictError("load() comes before the first commit, flush or dump, and once")
-            storage = open_storage(checkpoint, self._storage_kind)
+            storage = open_storage(checkpoint)
             rows = Rows(self._identity.row_dtype)
             dims = {feature.dim for feature in self._features.values()}
             self._loaded, self._events = load_rows(
@@ -400,10 +396,8 @@ class TrainCtx:
         """
         from satrap.trainer.archiving import DenseDump, register_archive, write_dense_archive
 
-        with self._lock:
-            self._begin()
-            self._wait_for_steps()
-            self._cut_in_turn(Dense(model_name, version))
+        with self._cutting():
+            self._cut(Dense(model_name, version))
             sequence = self._require_position().last
         self._publisher.wait_for(sequence)
         # Without packets servers never reach a sequence on their own.
@@ -504,13 +498,14 @@ class TrainCtx:
         self, dim: int, signs: NDArray[np.uint64], rows: NDArray[Any] | None, event_time_ns: int
     ) -> None:
         signs = np.ascontiguousarray(signs)
+        idle = self._waiting.waiting.since is None
+        # Noted first: should memory end in between, a row is published once too often, not never.
+        self._waiting.add(dim, signs, event_time_ns, time.monotonic())
+        self._events.add(event_time_ns)
         if rows is None:
             self._rows.erase(dim, signs)
         else:
             self._rows.write(dim, signs, np.ascontiguousarray(rows))
-        self._events.add(event_time_ns)
-        idle = self._waiting.waiting.since is None
-        self._waiting.add(dim, signs, event_time_ns, time.monotonic())
         if idle:
             self._lock.notify_all()  # the publisher's thread has a deadline now
 
@@ -569,21 +564,54 @@ class TrainCtx:
         """Whether a full checkpoint is due that only the caller can ask for."""
         return self._require_position().full_due and (self._checkpoints is None or self._loaded is None)
 
-    def _wait_for_steps(self) -> None:
-        if self._steps[threading.get_ident()]:
-            raise ConflictError("not within step(): what is committed there belongs together")
-        while self._steps:
-            self._lock.wait()
+    @contextmanager
+    def _cutting(self, *, dumping: bool = False) -> Iterator[None]:
+        """Hold the lock at a moment when a packet may be cut: no step is open, and there is room for the packet.
+
+        With `dumping` no other checkpoint is being written, either.
+        """
+        with self._lock:
+            self._begin()
+            if threading.get_ident() in self._steps:
+                raise ConflictError("not within step(): what is committed there belongs together")
+            self._cutters += 1
+            try:
+                while True:
+                    if self._steps or (dumping and self._dump is not None):
+                        self._publisher.wait_for_change()
+                    elif self._storage is not None and not self._publisher.has_room:
+                        self._publisher.wait_for_room()
+                    else:
+                        break
+                yield
+            finally:
+                self._cutters -= 1
+                self._lock.notify_all()
+
+    def _leave_step(self, thread: int) -> None:
+        self._steps[thread] -= 1
+        if not self._steps[thread]:
+            del self._steps[thread]
+            self._lock.notify_all()
+
+    def _is_due(self) -> bool:
+        """Whether the rules ask for a packet that may be published."""
+        return (
+            self._storage is not None
+            and self._position is not None
+            and not self._held_back()
+            and self._rule.due(self._waiting.waiting, time.monotonic())
+        )
 
     def _publish_what_is_due(self) -> None:
         """Cut a packet if the rules ask for one, waiting for room; raise if publishing has failed for too long."""
-        if self._storage is None or self._held_back():
+        if self._position is None or self._storage is None or self._held_back():
             return
         self._publisher.check()
-        if self._steps or not self._rule.full(self._waiting.waiting):
+        if self._steps or not self._is_due():
             return
         self._publisher.wait_for_room()
-        if not self._steps and self._rule.full(self._waiting.waiting):
+        if not self._steps and self._is_due():
             self._cut(None)
 
     def _cut_if_due(self, now: float) -> float | None:
@@ -593,11 +621,6 @@ class TrainCtx:
         if self._rule.due(self._waiting.waiting, now):
             self._cut(None)
         return self._rule.deadline(self._waiting.waiting)
-
-    def _cut_in_turn(self, dense: Dense | None = None) -> None:
-        if self._storage is not None:
-            self._publisher.wait_for_room()
-        self._cut(dense)
 
     def _cut(self, dense: Dense | None) -> None:
         """Make a packet of what waits, if anything does; or the full checkpoint that is due."""
@@ -632,7 +655,7 @@ class TrainCtx:
 
     def _dump_target(self, dst: Path | str | None) -> Storage:
         if dst is not None:
-            target = open_storage(dst, self._storage_kind)
+            target = open_storage(dst)
             check_free(target)
             return target
         if self._checkpoints is None:

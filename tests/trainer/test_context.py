@@ -117,6 +117,59 @@ def test_a_flush_waits_for_another_threads_step(train, published):
     assert [manifest.records for manifest in published.manifests()] == [2]
 
 
+def test_steps_that_overlap_do_not_keep_a_due_packet_away(train, config):
+    ctx = train(config(buffer_size=0))
+    seen: list[int] = []
+
+    def other() -> None:
+        with ctx.step():
+            seen.append(ctx.sequence)
+            ctx.commit("user", [2], rows(1, 0))
+
+    with ctx.step():
+        ctx.commit("user", [1], rows(1, 0))
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join(0.2)
+        assert seen == []  # a packet is due, so no other step begins before it is cut
+    thread.join(30)
+    assert seen == [1]
+    assert ctx.flush() == 2
+
+
+def test_a_step_that_fails_keeps_what_was_committed(train, published):
+    ctx = train()
+    with pytest.raises(ZeroDivisionError), ctx.step():
+        ctx.commit("user", [1], rows(1, 0))
+        raise ZeroDivisionError
+    ctx.flush()
+    assert len(published.states()[1]) == 1
+
+
+def test_threads_whose_steps_overlap(train, config, published):
+    ctx = train(config(buffer_size=7, seconds=0.01))
+
+    def work(first: int) -> None:
+        for i in range(50):
+            with ctx.step():
+                ctx.commit("user", [first + i], rows(1, i))
+                ctx.commit("item", [first + i], rows(1, i))
+
+    threads = [threading.Thread(target=work, args=(1000 * n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        ctx.flush()
+    for thread in threads:
+        thread.join(60)
+    last = ctx.flush()
+    states = published.states()
+    assert len(states[last]) == 400
+    for state in states.values():  # both rows of a step, or none
+        users = {sign - USER for _, sign in state if sign < ITEM}
+        assert users == {sign - ITEM for _, sign in state if sign >= ITEM}
+
+
 def test_shards_are_as_many_as_told(train, config, checkpoints, packets, checkpoint_rows, published):
     ctx = train(config(num_shards=3, row_dtype="float16"))
     ctx.commit("user", range(100), rows(100, 0.5))
