@@ -15,6 +15,7 @@ from typing import Literal
 import xxhash
 
 from satrap._core.table import Table, TableGeneration
+from satrap.embedding_server.updates.alarms import Alarm
 from satrap.embedding_server.updates.decide import Decision, Wait
 from satrap.embedding_server.updates.feed import Standing
 from satrap.embedding_server.updates.packet import PacketPart, VerifiedPacket
@@ -39,6 +40,7 @@ from satrap.errors import (
     SatrapError,
     TruncatedFileError,
 )
+from satrap.formats.manifest import parse_manifest_name
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.formats.persia_packet import (
     PersiaDirectory,
@@ -100,6 +102,7 @@ class PersiaFeed:
         self._active = PersiaListing()
         self._resting: dict[str, PersiaDirectory] = {}
         self._removals = 0
+        self._foreign = ""
         self._looks: dict[str, Look] = {}
         self._troubles: dict[str, Trouble] = {}
         self._directories: Mapping[str, PersiaDirectory] = {}
@@ -142,6 +145,7 @@ class PersiaFeed:
             return directory
 
         entries = self._storage.list()
+        self._foreign = next((entry.name for entry in entries if parse_manifest_name(entry.name)), "")
         listing = list_packets(self._storage, entries, known)
         self._observe(listing.directories, now_ns)
         self._active = PersiaListing(
@@ -348,6 +352,8 @@ class PersiaFeed:
 
     def _decision(self, decision: PersiaDecision, now_ns: int) -> Decision:
         steps, alarms = wait_for_troubles(decision.steps, self._troubles, now_ns)
+        if self._foreign:
+            alarms = (*alarms, _foreign_alarm(self._foreign))
         to_do = tuple(step for step in steps if not isinstance(step, Wait))
         return Decision(
             steps=to_do or steps,  # once something was done it is decided anew, before anybody waits
@@ -358,6 +364,14 @@ class PersiaFeed:
             unmarked=decision.unmarked,
             changed=decision.changed,
         )
+
+
+def _foreign_alarm(name: str) -> Alarm:
+    return Alarm(
+        "foreign_stream",
+        f"{name} is a packet of satrap's own format; the tables follow PERSIA's packets, and go on with them. Load a "
+        "full checkpoint of its stream to change over, and give each its own directory",
+    )
 
 
 def _is_settled(settled: Mapping[str, Settled], file: PersiaFile) -> bool:

@@ -68,7 +68,9 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class Asked:
-    """What is to be pruned, by which rules. Locations are paths or URLs, empty: none."""
+    """What is to be pruned, by which rules. Locations are paths or URLs, empty: none. `storage` says what a path of
+    packets without a scheme means.
+    """
 
     packets: str = ""
     checkpoints: str = ""
@@ -119,7 +121,7 @@ def survey(asked: Asked, *, now_ns: int | None = None) -> Survey:
         )
     found: list[_Found] = []
     if asked.checkpoints:
-        found.append(_find_checkpoints(open_storage(asked.checkpoints, asked.storage), asked.margin_seconds))
+        found.append(_find_checkpoints(open_storage(asked.checkpoints), asked.margin_seconds))
     if asked.packets:
         found.append(_find_packets(open_storage(asked.packets, asked.storage)))
     servers, remarks = _ask(asked.servers)

@@ -196,6 +196,15 @@ class TestBadFiles:
         assert names(decision, PassOver) == [first] and names(decision) == [second]
 
 
+def test_packets_of_ours_among_them_are_told_of(trainer, feed_of):
+    trainer.write("s0/inc_a", "0_0.inc", rows_of([1], 1.0), 50)
+    trainer.mark("s0/inc_a")
+    (trainer.root / f"{1:020d}-w.json").write_text("{}")
+    decision = look(feed_of(trainer.root))
+    assert names(decision) == ["s0/inc_a/0_0.inc"]
+    assert [alarm.code for alarm in decision.alarms] == ["foreign_stream"]
+
+
 class TestUnmarked:
     def test_applied_with_a_warning(self, trainer, feed_of, caplog):
         trainer.write("s0/inc_a", "0_0.inc", rows_of([1], 1.0), 50)

@@ -12,6 +12,7 @@ from satrap._core import ids
 from satrap._core.table import TableGeneration, read_control
 from satrap.config import UpdatesConfig
 from satrap.protos import embedding_pb2 as pb
+from satrap.storage import open_storage
 
 CHECKPOINT_ORDINAL = 1795175200 - 600
 """The least datetime of the markers, less the margin."""
@@ -136,3 +137,16 @@ def test_the_margin_decides_what_is_replayed(serve, persia_data, packets, expect
             namespace=f"margin{margin}",
         )
         assert follow(server).applied_packets == packets_applied
+
+
+def test_from_a_storage_that_is_polled(serve, persia_data, expected):
+    storage = open_storage("memory://persia-fixtures")
+    for label in ("00", "10", "20"):
+        for path in sorted((persia_data / "inc_dir").glob(f"s*/inc_202601010000{label}/*")):
+            storage.publish(str(path.relative_to(persia_data / "inc_dir")), path.read_bytes(), replace=True)
+    server = serve(
+        checkpoint=persia_data / "ckpt_2x4", packets=storage.url, updates=UpdatesConfig(poll_seconds=0.05)
+    )
+    assert follow(server).applied_packets == 14
+    server.close()
+    assert stored(server) == expected
