@@ -204,3 +204,84 @@ class TestRefused:
         with pytest.raises(LoadCancelled):
             served.load(tmp_path / "c", meanwhile, NEVER)
         assert caught
+
+
+def anonymous_bytes() -> int:
+    """Memory of this process that is neither a file's nor shared with others."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("no RssAnon")
+
+
+@pytest.mark.slow
+def test_no_more_is_held_than_a_page_for_each_thread(shard_state, write_ours, tmp_path):
+    """128 MB of rows in four files: two threads hold some batches of 4 MiB, besides the table, which is shared."""
+    signs = np.arange(500_000, dtype=np.uint64)
+    rows = np.ones((len(signs), 64), np.float32)
+    write_ours(tmp_path / "c", {64: (signs, rows)}, 7, num_shards=4, page=50_000)
+    del rows
+    state = shard_state()
+    write_ours(tmp_path / "small", {4: (signs[:10], np.ones((10, 4), np.float32))}, 1)
+    state.load(tmp_path / "small", ignore, NEVER)  # imports
+    before, most = anonymous_bytes(), 0
+
+    def look(progress: LoadProgress) -> None:
+        nonlocal most
+        most = max(most, anonymous_bytes() - before)
+
+    state.load(tmp_path / "c", look, NEVER)
+    assert len(state.generation().tables[64]) == len(signs)
+    state.load_in_place(tmp_path / "c", look, NEVER)
+    assert most < 48 << 20
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """The URL of a bucket at moto's S3 server."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    boto3.client("s3").create_bucket(Bucket="rows")
+    yield "s3://rows"
+    server.stop()
+    S3FileSystem.clear_instance_cache()
+
+
+@pytest.mark.slow
+class TestS3:
+    def test_one_checkpoint(self, shard_state, write_ours, bucket):
+        write_ours(f"{bucket}/c", ROWS, 7, num_shards=3)
+        found = {}
+        for index in range(2):
+            state = shard_state(ShardRoute(index, 2))
+            found |= content(state.start(f"{bucket}/c", ignore, NEVER).tables[4])
+        assert found == expected(4, 7)
+        state = shard_state(ShardRoute(1, 2))
+        state.start(f"{bucket}/c", ignore, NEVER)
+        assert state.snapshot.started == "warm"
+
+    def test_a_folder_of_them_through_the_server(self, serve, write_ours, bucket, table_directory):
+        from satrap.config import UpdatesConfig
+
+        options = {"checkpoint": f"{bucket}/all", "updates": UpdatesConfig(poll_seconds=0.1)}
+        server = serve(**options, table_directory=table_directory)
+        assert server.status().checkpoint == "" and server.status().tables == []
+        for sequence in (3, 5):
+            write_ours(f"{bucket}/all/c{sequence}", ROWS, sequence)
+            for _ in range(200):
+                if server.status().checkpoint == f"{bucket}/all/c{sequence}":
+                    break
+                NEVER.wait(0.05)
+            assert server.status().checkpoint == f"{bucket}/all/c{sequence}"
+        (group,) = server.lookup((4, SIGNS)).groups
+        assert group.rows == ROWS[4][1].tobytes()
