@@ -384,7 +384,7 @@ def folder_identity(location: Location) -> str:
 class CheckpointFolder:
     """A folder of checkpoints, or a single one. What is wrong with one is logged once, as long as it stays the same.
 
-    Threads: one at a time.
+    Any thread may ask.
     """
 
     def __init__(self, location: Location, settings: CheckpointSettings) -> None:
@@ -401,6 +401,7 @@ class CheckpointFolder:
         self._settings = settings
         self._problems: dict[str, str] = {}
         self._seen: dict[tuple[str, Entry], Candidate] = {}
+        self._looking = threading.Lock()
         self.refused: set[str] = set()
         """Identities of those that could not be loaded; `refuse` adds."""
 
@@ -415,6 +416,10 @@ class CheckpointFolder:
         Raises:
             StorageError: the folder cannot be listed now.
         """
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> list[Candidate]:
         found: dict[tuple[str, Entry], Candidate] = {}
         problems: dict[str, str] = {}
         names = [""] if self.single else [entry.name for entry in self._storage.list() if entry.is_folder]

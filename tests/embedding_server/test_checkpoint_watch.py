@@ -15,6 +15,7 @@ from satrap.embedding_server.checkpoints import CheckpointFolder
 from satrap.embedding_server.loading import LoadProgress
 from satrap.embedding_server.room import Room
 from satrap.errors import CheckpointError, CheckpointIncompleteError, NoSpaceError, StorageError
+from satrap.formats.decisions import Hold, remove_hold, write_hold
 from satrap.formats.manifest import manifest_name
 from satrap.formats.packet import PacketContent, publish_packet
 from satrap.storage import open_storage
@@ -321,7 +322,8 @@ class TestServer:
     def start(self, serve, folder, table_directory):
         def server(**options: object):
             updates = UpdatesConfig(poll_seconds=0.05, **options.pop("updates", {}))
-            return serve(checkpoint=folder, table_directory=table_directory, updates=updates, **options)
+            options.setdefault("checkpoint", folder)
+            return serve(table_directory=table_directory, updates=updates, **options)
 
         return server
 
@@ -401,6 +403,45 @@ class TestServer:
                 break
             NEVER.wait(0.05)
         assert server.status().updates.applied_sequence == 40
+
+    @pytest.mark.parametrize("switch", ["beside", "in_place"])
+    @pytest.mark.parametrize("single", [True, False])
+    def test_back_behind_a_hold_and_forward_again(self, start, add, tmp_path, folder, switch, single):
+        """The undo log reaches two packets: a checkpoint and the packets after it are what is left."""
+        location = tmp_path / "packets"
+        location.mkdir()
+        packets = open_storage(str(location))
+        signs = np.append(SIGNS[:3], np.uint64(10**6))
+        for sequence in range(2, 30):
+            part = PacketContent(DIM, signs, np.full((4, DIM), 100 + sequence, np.float32))
+            publish_packet(
+                packets, stream="ads", writer="w", sequence=sequence, previous=sequence - 1, parts=[part]
+            )
+        path = add(1)
+        updates = {"undo_packets": 2, "checkpoint_switch": switch}
+        server = start(packets=str(location), updates=updates, checkpoint=path if single else folder)
+
+        def settle(sequence: int) -> None:
+            for _ in range(400):
+                if server.status().updates.applied_sequence == sequence:
+                    break
+                NEVER.wait(0.05)
+            status = server.status()
+            assert status.updates.applied_sequence == sequence
+            (group,) = server.lookup((DIM, signs)).groups
+            assert group.missing == 0
+            assert set(np.frombuffer(group.rows, np.float32)) == {100 + sequence}
+
+        settle(29)
+        write_hold(packets, Hold("ads", 10, "test", "bad rows", 1))
+        settle(10)
+        assert "no_room" not in {alarm.code for alarm in server.status().updates.alarms}
+        server.close()
+        server = start(packets=str(location), updates=updates, checkpoint=path if single else folder)
+        settle(10)
+        assert server.status().started == "warm"
+        remove_hold(packets, "ads")
+        settle(29)
 
     def test_a_bad_path(self, start, add, refused, tmp_path):
         add(9)
