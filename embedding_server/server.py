@@ -18,7 +18,8 @@ from satrap.embedding_server.state import ShardState
 from satrap.embedding_server.table_directory import QUARANTINE_FOLDER, TableDirectory, TablePlace
 from satrap.embedding_server.tables import RowDType
 from satrap.embedding_server.target import Target
-from satrap.embedding_server.updates.follower import Follower, Following
+from satrap.embedding_server.updates.follower import Follower
+from satrap.embedding_server.updates.following import Following
 from satrap.embedding_server.updates.quarantine import Quarantine
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.metrics import MetricsServer
@@ -158,10 +159,10 @@ def _serve(
                 watch.start()
             stop.wait()
     finally:
+        if follower is not None:
+            follower.stop()  # a load that is catching up ends with it
         if watch is not None:
             watch.stop()
-        if follower is not None:
-            follower.stop()
         checks.enter_graceful_shutdown()
         server.stop(_GRACE_SECONDS).wait()
         if metrics is not None:
@@ -244,7 +245,7 @@ def _load_first(
     def catch_up(target: Target) -> None:
         # Tables that were served already go on being served at once; those just loaded wait for what came since.
         if follower is not None and state.snapshot.started:
-            follower.catch_up_if_possible(target)
+            follower.catch_up_if_possible(target, stop.is_set)
 
     try:
         if follower is not None:

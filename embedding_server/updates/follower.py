@@ -7,35 +7,30 @@ thread that loads them, through `catch_up`, before they take their place.
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Protocol
 
-from satrap.config import UpdatesConfig
+from satrap.embedding_server.loading import LoadCancelled
 from satrap.embedding_server.state import ShardState
 from satrap.embedding_server.target import Target
 from satrap.embedding_server.updates.alarms import Alarm, AlarmCode, changed_alarms
 from satrap.embedding_server.updates.decide import Decision
 from satrap.embedding_server.updates.decisions import DecisionFiles
 from satrap.embedding_server.updates.feed import Feed
-from satrap.embedding_server.updates.freshness import Delays, Freshness
-from satrap.embedding_server.updates.guard import judge, unjudged
-from satrap.embedding_server.updates.packet import VerifiedPacket
-from satrap.embedding_server.updates.persia import PersiaSettings
-from satrap.embedding_server.updates.persia_feed import PersiaFeed
+from satrap.embedding_server.updates.follower_status import FollowerStatus
+from satrap.embedding_server.updates.following import Feeds, Following
+from satrap.embedding_server.updates.freshness import Freshness
+from satrap.embedding_server.updates.guard import unjudged
 from satrap.embedding_server.updates.pipeline import Counts, Outcome, Pipeline
-from satrap.embedding_server.updates.quarantine import Quarantine, Record, answer_quarantine
+from satrap.embedding_server.updates.quarantine import Quarantine, answer_quarantine
 from satrap.embedding_server.updates.readiness import is_ready
-from satrap.embedding_server.updates.satrap_feed import SatrapFeed
 from satrap.embedding_server.updates.watch import FolderWatch
 from satrap.errors import NoSpaceError, SatrapError, StorageError, UpdateError
-from satrap.formats.decisions import Hold
-from satrap.formats.persia_packet import list_packets
 from satrap.protos import embedding_pb2 as pb
-from satrap.storage import Storage
 
-__all__ = ["Checkpoints", "Follower", "FollowerStatus", "Following"]
+__all__ = ["Checkpoints", "Follower"]
 
 log = logging.getLogger(__name__)
 
@@ -44,41 +39,6 @@ _STOP_SECONDS = 0.1
 
 _LONGEST_PAUSE = 30.0
 """Seconds between two looks when one after another fails."""
-
-
-@dataclass(frozen=True)
-class Following:
-    """What is followed, and how. `config_digest` and `dims` are the embedding config's; empty and None: not known."""
-
-    storage: Storage
-    config: UpdatesConfig
-    config_digest: str = ""
-    dims: Collection[int] | None = None
-
-
-@dataclass(frozen=True)
-class FollowerStatus:
-    """How far a server is, at one moment. Times are nanoseconds since the epoch, 0 if not known.
-
-    `format` and `stream` are empty as long as no packet decided them. `hold` is the one that is obeyed.
-    """
-
-    directory: str
-    format: str = ""
-    stream: str = ""
-    applied: int = 0
-    newest: int = 0
-    behind: int = 0
-    newest_event_ns: int = 0
-    gap_detection: str = ""
-    alarms: tuple[Alarm, ...] = ()
-    hold: Hold | None = None
-    undo_reaches: int = 0
-    counts: Counts = field(default_factory=Counts)
-    delays: Delays = field(default_factory=Delays)
-    skew_seconds: float = 0.0
-    refused: Sequence[Record] = ()
-    settled: bool = False
 
 
 class Checkpoints(Protocol):
@@ -123,7 +83,7 @@ class Follower:
         self._decisions = DecisionFiles(self._storage)
         self._counts, self._freshness = Counts(), Freshness()
         self._pipeline: Pipeline | None = None
-        self._feeds: tuple[tuple[Target, Feed], ...] = ()
+        self._feeds = Feeds(following, state.owner)
         self._ready: bool | None = None
         self._failures = 0
         self.status = FollowerStatus(self._storage.url)
@@ -195,30 +155,46 @@ class Follower:
             self.wake()
         return answer
 
-    def catch_up(self, target: Target, counts: Counts | None = None) -> None:
+    def catch_up(
+        self,
+        target: Target,
+        counts: Counts | None = None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Apply to tables that are not in use yet every packet there is for them; `counts` counts them.
 
         Raises:
             StorageError, NoSpaceError, TableFolderError, UpdateError: that is not possible now.
+            LoadCancelled: `stopped`, or `stop` was called.
         """
+
+        def ending() -> bool:
+            return stopped() or self._stopping.is_set()
+
         pipeline = Pipeline(
             target,
-            self._feed_of(target),
+            self._feeds.of(target),
             DecisionFiles(self._storage),
             self._quarantine,
             self._config,
-            self._judge,
+            lambda packet, target: self._following.judge(packet, target, self._state.owner),
             on_step=self._on_step,
             now_ns=self._now_ns,
             counts=counts,
         )
         pipeline.recover()
-        pipeline.advance(self._stopping.is_set)
+        pipeline.advance(ending)
+        if ending():
+            raise LoadCancelled
 
-    def catch_up_if_possible(self, target: Target) -> None:
-        """As `catch_up`, before the first tables are served; what is not possible now, the thread tries again."""
+    def catch_up_if_possible(self, target: Target, stopped: Callable[[], bool] = lambda: False) -> None:
+        """As `catch_up`, before the first tables are served; what is not possible now, the thread tries again.
+
+        Raises:
+            LoadCancelled: as `catch_up`.
+        """
         try:
-            self.catch_up(target, self._counts)
+            self.catch_up(target, self._counts, stopped)
         except SatrapError as error:
             log.warning("not all packets are applied yet: %s", error)
 
@@ -242,20 +218,22 @@ class Follower:
                 asked = self._asked
             self._wake.clear()
             pause = self._look()
+            if pause is None:
+                continue
             with self._rounds:
                 self._answered = asked
                 self._rounds.notify_all()
             self._wake.wait(pause)
 
-    def _look(self) -> float:
-        """One look at everything; seconds until the next one."""
+    def _look(self) -> float | None:
+        """One look at everything; seconds until the next one, None if other tables have come into use meanwhile."""
         try:
             outcome = self._advance()
         except _ReplacedError:
-            return 0.0
+            return None
         except Exception as error:
             if self._pipeline is not None and self._pipeline.target is not self._state.target():
-                return 0.0  # what it was about is closed: other tables are in use since
+                return None  # what it was about is closed
             if not isinstance(error, SatrapError):
                 log.exception("following %s failed", self._storage.url)
             return self._failed(error)
@@ -271,7 +249,7 @@ class Follower:
             return None
         if self._pipeline is not None and self._pipeline.target is not target:
             self._pipeline = None
-        feed = self._feed_of(target)
+        feed = self._feeds.of(target)
         self._watch.watch(feed.folders())
         if self._pipeline is None or self._pipeline.feed is not feed:
             pipeline = self._pipeline_of(target, feed)
@@ -296,7 +274,7 @@ class Follower:
             self._decisions,
             self._quarantine,
             self._config,
-            self._judge,
+            lambda packet, target: self._following.judge(packet, target, self._state.owner),
             writing=writing,
             checkpoints=self.checkpoints.sequences if self.checkpoints is not None else list,
             on_step=self._on_step,
@@ -304,48 +282,6 @@ class Follower:
             now_ns=self._now_ns,
             counts=self._counts,
             freshness=self._freshness,
-        )
-
-    def _feed_of(self, target: Target) -> Feed:
-        """The feed for a target, by the format that its rows came from, or by what the directory holds."""
-        wanted = target.origin.format
-        if not wanted:
-            wanted = "persia" if list_packets(self._storage).directories else "satrap"
-        for of_target, known in self._feeds:
-            if of_target is target and known.format == wanted:
-                return known
-        config = self._config
-        feed: Feed
-        if wanted == "persia":
-            settings = PersiaSettings(target.origin.replay_from, int(config.persia_unmarked_seconds * 1e9))
-            feed = PersiaFeed(
-                self._storage,
-                self._state.owner,
-                settings,
-                target.folder,
-                config.poll_seconds,
-                lambda: target.tables,
-            )
-        else:
-            feed = SatrapFeed(
-                self._storage,
-                self._state.owner,
-                self._following.config_digest,
-                config.poll_seconds,
-                config.gap_alarm_seconds,
-            )
-        # Two are needed: one for the tables in use, one for those that are loaded beside them.
-        self._feeds = (*self._feeds[-1:], (target, feed))
-        return feed
-
-    def _judge(self, packet: VerifiedPacket, target: Target) -> None:
-        judge(
-            packet,
-            route=self._state.owner,
-            row_dtype=target.info.row_dtype,
-            dims=self._following.dims,
-            limits=target.origin.limits,
-            config=self._config.guardrails,
         )
 
     def _changed(self, decision: Decision, done: int) -> None:

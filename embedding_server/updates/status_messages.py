@@ -1,7 +1,7 @@
 """How far a follower is, as the message that Status carries."""
 
 from satrap.embedding_server.updates.alarms import Alarm
-from satrap.embedding_server.updates.follower import FollowerStatus
+from satrap.embedding_server.updates.follower_status import FollowerStatus
 from satrap.embedding_server.updates.freshness import BOUNDS
 from satrap.protos import embedding_pb2 as pb
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from satrap.formats.checkpoint import CheckpointWriter
 from satrap.formats.packet import PacketContent, publish_packet
 from satrap.storage import open_storage
 
@@ -69,6 +70,28 @@ def oracle(seed: int, last: int) -> Contents:
         )
         for dim, rows in held.items()
         if rows
+    }
+
+
+def write_checkpoint(folder: Path, seed: int, sequence: int) -> None:
+    """What is there after packet `sequence`, as a full checkpoint."""
+    with CheckpointWriter(
+        open_storage(folder),
+        stream=STREAM,
+        writer="w",
+        sequence=sequence,
+        newest_event_ns=sequence * 1000 + 999,
+    ) as checkpoint:
+        for dim, (signs, _, rows) in oracle(seed, sequence).items():
+            checkpoint.write(dim, signs, rows)
+        checkpoint.finish()
+
+
+def since_checkpoint(found: Contents, sequence: int) -> Contents:
+    """What is there, if the checkpoint of `sequence` was loaded on the way: its rows carry its sequence."""
+    return {
+        dim: (signs, np.maximum(ordinals, np.uint32(sequence)), rows)
+        for dim, (signs, ordinals, rows) in found.items()
     }
 
 

@@ -3,7 +3,7 @@
 It is started by exec, reads one JSON object a line, and answers each with one: how the pipeline ended. It starts no
 thread itself, as threads do not survive a fork.
 
-    {"tables": DIR, "packets": DIR, "last": 40 or null, "checkpoint": DIR or null, "at_step": 17 or null,
+    {"tables": DIR, "packets": DIR, "last": 40 or null, "checkpoints": FOLDER or null, "at_step": 17 or null,
      "named": ["undo_written", 2] or null, "after_us": 12000 or null, "result": FILE, "config": {...}}
 """
 
@@ -13,6 +13,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -20,9 +21,12 @@ import packet_history
 import pyarrow.ipc  # noqa: F401  here, so that the forked ones need not
 
 from satrap.config import UpdatesConfig
+from satrap.embedding_server.checkpoint_watch import CheckpointWatch
+from satrap.embedding_server.checkpoints import CheckpointFolder
 from satrap.embedding_server.state import ShardState
 from satrap.embedding_server.table_directory import TableDirectory, TablePlace
-from satrap.embedding_server.updates.follower import Follower, Following
+from satrap.embedding_server.updates.follower import Follower
+from satrap.embedding_server.updates.following import Following
 from satrap.embedding_server.updates.quarantine import Quarantine
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.storage import open_storage
@@ -54,18 +58,34 @@ def live(order: dict) -> None:
         signal.setitimer(signal.ITIMER_REAL, order["after_us"] / 1e6)
     killer = Killer(order.get("at_step"), order.get("named"))
     directory = TableDirectory(TablePlace(Path(order["tables"]), "default", None), ShardRoute(0, 1))
-    state = ShardState(directory, "float32", 1)
     config = UpdatesConfig(**order.get("config", {}))
+    state = ShardState(directory, "float32", 1, checkpoint_switch=config.checkpoint_switch)
     follower = Follower(
         state,
         Following(open_storage(order["packets"]), config),
         Quarantine(directory.folder / "quarantine"),
         on_step=killer,
     )
-    checkpoint = Path(order["checkpoint"]) if order.get("checkpoint") else None
-    state.start(checkpoint, lambda progress: None, threading.Event(), follower.catch_up_if_possible)
+    folder, watch = order.get("checkpoints"), None
+    if folder is not None:
+        watch = CheckpointWatch(
+            CheckpointFolder(folder, state.checkpoints),
+            state,
+            poll_seconds=config.poll_seconds,
+            catch_up=follower.catch_up,
+            on_change=follower.wake,
+        )
+        follower.checkpoints = watch
+    state.holds = lambda: follower.holds
+    follower.read_holds()
+    state.start(folder, lambda progress: None, threading.Event(), follower.catch_up_if_possible)
     follower.start()
+    if watch is not None:
+        watch.start()
     status = follower.follow_now(20)
+    deadline = time.monotonic() + 20
+    while watch is not None and status.applied != order["last"] and time.monotonic() < deadline:
+        status = follower.follow_now(20)  # the checkpoint that it waits for is being loaded
     assert order["last"] in (None, status.applied), status
     target = state.target()
     result = Path(order["result"])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +26,9 @@ class Pipelines:
         """Let one pipeline live, and say how it ended: 0, or minus the signal."""
         self._process.stdin.write(json.dumps({name: _plain(value) for name, value in order.items()}) + "\n")
         self._process.stdin.flush()
-        return json.loads(self._process.stdout.readline())["ended"]
+        ended = json.loads(self._process.stdout.readline())["ended"]
+        assert ended in (0, -signal.SIGKILL, -signal.SIGALRM)
+        return ended
 
     def close(self) -> None:
         self._process.stdin.close()

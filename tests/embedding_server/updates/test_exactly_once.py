@@ -8,7 +8,6 @@ random; the oracle is `packet_history`, record by record. After each kill comes 
 import pickle
 import random
 import shutil
-import signal
 from pathlib import Path
 
 import packet_history
@@ -120,3 +119,39 @@ def test_random_cuts(pipelines, packets, expected, table_directory, tmp_path):
                 shutil.rmtree(tables, ignore_errors=True)
         check(result, expected)
         shutil.rmtree(tables)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("switch", ["beside", "in_place"])
+def test_a_checkpoint_ends_a_gap(switch, pipelines, expected, table_directory, tmp_path):
+    """Packets 16 to 22 are lost. A checkpoint of 22 appears, and every process on the way to it is killed somewhere."""
+    chance = random.Random(SEED)
+    packets, ready = tmp_path / "packets", tmp_path / "checkpoint"
+    packets.mkdir()
+    packet_history.publish(packets, SEED, range(1, 16))
+    packet_history.publish(packets, SEED, range(23, LAST + 1))
+    packet_history.write_checkpoint(ready, SEED, 22)
+    wanted = packet_history.since_checkpoint(expected, 22)
+    config = {"poll_seconds": 0.02, "checkpoint_switch": switch}
+    for run in range(6):
+        tables, folder, result = (
+            table_directory / str(run),
+            tmp_path / f"folder-{run}",
+            tmp_path / f"result-{run}",
+        )
+        folder.mkdir()
+        where = {
+            "tables": tables,
+            "packets": packets,
+            "checkpoints": folder,
+            "config": config,
+            "result": result,
+        }
+        assert pipelines.live(**where, last=15, after_us=chance.choice([20_000, 2_000_000])) in (0, -14)
+        shutil.copytree(ready, folder / "22")
+        for _ in range(12):
+            if pipelines.live(**where, last=LAST, after_us=chance.randrange(5_000, 90_000)) == 0:
+                break
+        else:
+            assert pipelines.live(**where, last=LAST) == 0
+        check(result, wanted)
