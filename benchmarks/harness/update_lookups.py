@@ -4,6 +4,7 @@ import gc
 import multiprocessing
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,10 @@ Ids = NDArray[np.uint64]
 _TIMEOUT = 30.0
 _CHECK_EVERY = 8
 _SPIN_SECONDS = 0.0002
+_LATE_SECONDS = 0.001
+_WARM_UP = 20
+_LANES: dict[Way, int] = {"attached": 1, "rpc": 4}
+"""Lookups in flight at most. A worker reads an attached table by itself; a server is asked by several."""
 
 
 @dataclass(frozen=True)
@@ -130,51 +135,93 @@ class LookupProcess:
 
 def _serve(jobs: Connection, served: Served, signs: NDArray[np.uint64], batch: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
-    ways: dict[Way, Callable[[bytes], bytes]] = {}
-    seen = np.zeros(len(signs), np.int64)
+    lanes: dict[Way, list[_Lane]] = {}
     while True:
         job: _Job = jobs.recv()
         try:
-            if job.way not in ways:
-                ways[job.way] = look_up(served, job.way)
-            jobs.send(_window(ways[job.way], signs, seen, batch, job))
+            if job.way not in lanes:
+                lanes[job.way] = [
+                    _Lane(look_up(served, job.way), signs, batch) for _ in range(_LANES[job.way])
+                ]
+            jobs.send(_window(lanes[job.way], job))
         except Exception as error:  # whatever it is, the parent says it
             jobs.send(f"{type(error).__name__}: {error}")
 
 
-def _window(
-    look: Callable[[bytes], bytes], signs: NDArray[np.uint64], seen: NDArray[np.int64], batch: int, job: _Job
-) -> Window:
+class _Lane:
+    """One thread's lookups: of those of a window, every so many-th one."""
+
+    def __init__(self, look: Callable[[bytes], bytes], signs: NDArray[np.uint64], batch: int) -> None:
+        self._look, self._signs, self._batch = look, signs, batch
+        self._seen = np.zeros(len(signs), np.int32)
+        self.checked = self.newest = 0
+        self.latencies: list[float] = []
+        self.service: list[float] = []
+        self.error: Exception | None = None
+
+    def prepare(self, random: np.random.Generator, count: int) -> None:
+        """Draw the ids, and look some of them up, untimed."""
+        self.latencies, self.service, self.checked, self.newest = [], [], 0, 0
+        self._ids = [_draw(random, len(self._signs), self._batch) for _ in range(max(1, min(count, 200)))]
+        self._questions = [self._signs[one].tobytes() for one in self._ids]
+        for question in self._questions[:_WARM_UP]:
+            self._look(question)
+
+    def run(self, due: NDArray[np.float64], alone: bool) -> None:
+        """Look up at these times, by `time.perf_counter`. Alone, it spins for the last moment before each."""
+        try:
+            clock = time.perf_counter
+            early = _SPIN_SECONDS if alone else 0.0
+            for number, at in enumerate(due.tolist()):
+                wait = at - clock()
+                if wait > early:
+                    time.sleep(wait - early)
+                while (sent := clock()) < at:
+                    pass
+                turn = number % len(self._questions)
+                rows = self._look(self._questions[turn])
+                done = clock()
+                self.latencies.append(done - at)
+                self.service.append(done - sent)
+                if number % _CHECK_EVERY == 0:
+                    self.newest = max(self.newest, _check(self._ids[turn], rows, self._seen))
+                    self.checked += self._batch
+        except Exception as error:  # whatever it is, the window raises it
+            self.error = error
+
+
+def _window(lanes: list[_Lane], job: _Job) -> Window:
     random = np.random.default_rng(job.seed)
-    count = int(job.rate * job.seconds)
-    due = np.sort(random.uniform(0, job.seconds, count))
-    ids = [_draw(random, len(signs), batch) for _ in range(min(count, 200))]
-    questions = [signs[one].tobytes() for one in ids]
-    for question in questions[:20]:
-        look(question)
-    latencies, service = np.empty(count), np.empty(count)
-    late = checked = newest = 0
+    due = np.sort(random.uniform(0, job.seconds, int(job.rate * job.seconds)))
+    for lane in lanes:
+        lane.prepare(random, len(due) // len(lanes))
     gc.collect()
     gc.disable()
     cpu = _cpu()
     start = time.perf_counter()
-    for number in range(count):
-        at = start + due[number]
-        wait = at - time.perf_counter()
-        if wait > _SPIN_SECONDS:
-            time.sleep(wait - _SPIN_SECONDS)
-        while (sent := time.perf_counter()) < at:
-            pass
-        rows = look(questions[number % len(questions)])
-        done = time.perf_counter()
-        latencies[number], service[number] = done - at, done - sent
-        late += sent - at > 0.001
-        if number % _CHECK_EVERY == 0:
-            newest = max(newest, _check(ids[number % len(questions)], rows, seen))
-            checked += batch
+    threads = [
+        threading.Thread(target=lane.run, args=(start + due[first :: len(lanes)], len(lanes) == 1))
+        for first, lane in enumerate(lanes)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     spent = _cpu() - cpu
     gc.enable()
-    return Window(latencies * 1e3, service * 1e3, late / count, spent, checked, newest)
+    for lane in lanes:
+        if lane.error is not None:
+            raise lane.error
+    latencies = np.concatenate([np.asarray(lane.latencies) for lane in lanes])
+    service = np.concatenate([np.asarray(lane.service) for lane in lanes])
+    return Window(
+        latencies_ms=latencies * 1e3,
+        service_ms=service * 1e3,
+        late_share=float((latencies - service > _LATE_SECONDS).mean()),
+        cpu_seconds=spent,
+        checked_rows=sum(lane.checked for lane in lanes),
+        newest=max(lane.newest for lane in lanes),
+    )
 
 
 def _draw(random: np.random.Generator, known: int, batch: int) -> Ids:
@@ -183,7 +230,7 @@ def _draw(random: np.random.Generator, known: int, batch: int) -> Ids:
     return np.concatenate([hot, random.integers(0, known, batch - len(hot))]).astype(np.uint64)
 
 
-def _check(ids: Ids, packed: bytes, seen: NDArray[np.int64]) -> int:
+def _check(ids: Ids, packed: bytes, seen: NDArray[np.int32]) -> int:
     """Every row is whole, and none is older than it was seen before. Returns the newest version."""
     rows = np.frombuffer(packed, np.float32).reshape(-1, DIM)
     if not is_row_of(ids, rows).all():
@@ -196,7 +243,7 @@ def _check(ids: Ids, packed: bytes, seen: NDArray[np.int64]) -> int:
         raise ValueError(
             f"id {ids[bad]} is answered with packet {versions[bad]} after packet {seen[at[bad]]} was seen"
         )
-    np.maximum.at(seen, at, versions)
+    np.maximum.at(seen, at, versions.astype(np.int32))
     return int(versions.max())
 
 
