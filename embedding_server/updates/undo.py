@@ -52,7 +52,9 @@ __all__ = [
     "SequencePosition",
     "UndoEntry",
     "UndoLog",
+    "UndoRows",
     "Watermark",
+    "read_undo_file",
     "usable_entries",
 ]
 
@@ -335,6 +337,38 @@ def usable_entries(entries: Sequence[UndoEntry], applied: int) -> list[UndoEntry
         usable.append(entry)
         expected = entry.previous.sequence
     return usable[::-1]
+
+
+@dataclass(frozen=True)
+class UndoRows:
+    """What a table knew of signs (u64 [n]) before a packet: states u8 [n] (0 absent, 1 present, 2 deleted), ordinals
+    u32 [n], and the rows of those present, in their order.
+    """
+
+    dim: int
+    dtype: str
+    signs: NDArray[np.uint64]
+    states: NDArray[np.uint8]
+    ordinals: NDArray[np.uint32]
+    rows: NDArray[Any]
+
+
+def read_undo_file(path: Path) -> tuple[UndoEntry, list[UndoRows]]:
+    """Everything that one file says, checked, for whoever looks.
+
+    Raises:
+        TableFolderError: it is damaged, cut, or no undo file.
+        OSError: it cannot be read.
+    """
+    groups = _read_groups(path)
+    try:
+        entry = _read_entry(path)
+    except ValueError as error:
+        raise TableFolderError(path, f"is damaged ({error})") from error
+    return entry, [
+        UndoRows(group.dim, group.dtype, group.signs, group.states, group.ordinals, group.rows)
+        for group in groups
+    ]
 
 
 @dataclass(frozen=True)

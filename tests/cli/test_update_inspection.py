@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from satrap._core.table import TableGeneration, present_boot
 from satrap.cli.app import app
 from satrap.cli.inspection import examine
+from satrap.embedding_server.updates.packet import PacketPart
+from satrap.embedding_server.updates.persia import Settled
+from satrap.embedding_server.updates.persia_ledger import format_applied
+from satrap.embedding_server.updates.undo import SequencePosition, UndoLog
 from satrap.errors import InvalidInputError
 from satrap.formats.checkpoint import CheckpointWriter
 from satrap.formats.decisions import Hold, Skip, add_skip, write_hold
 from satrap.formats.packet import PacketContent, publish_packet
+from satrap.formats.persia_packet import PersiaFile
 from satrap.storage import open_storage
 
 SIGNS = np.array([7, 8, 2**64 - 1], np.uint64)
@@ -230,6 +236,62 @@ def test_behind_a_url():
     ):
         with pytest.raises(InvalidInputError, match="no packet or checkpoint"):
             examine(path)
+
+
+def test_markers_are_their_folders(persia_data):
+    found = facts(persia_data / "ckpt_2x4" / "embedding_dump_done")
+    assert (found["kind"], found["file"], found["rows"]) == ("PERSIA checkpoint", "embedding_dump_done", 434)
+    marker = persia_data / "inc_dir" / "s0" / "inc_20260101000000" / "inc_update_done"
+    assert (facts(marker)["kind"], facts(marker)["files"]) == ("PERSIA packets", 2)
+
+
+def test_an_undo_file(tmp_path):
+    folder = tmp_path / "00000001"
+    store = TableGeneration.create(
+        str(folder), instance=bytes(16), boot_id=present_boot(), replica_index=0, replica_size=1, info=b""
+    )
+    table = store.add_table(2, "float32", 10)
+    store.serve()
+    table.upsert(SIGNS[:1], ROWS[:1], 4)
+    table.erase(SIGNS[1:2], 5)
+    store.set_applied(5, 0)
+    UndoLog(folder, 4).begin(store, "x.json", 6, [PacketPart(2, SIGNS, ROWS)], SequencePosition(store))
+    store.close()
+    [path] = (folder / "undo").iterdir()
+    found = facts(path, "--id", 7)
+    assert (found["kind"], found["packet"], found["sequence"], found["leads_back_to"]) == (
+        "undo file",
+        "x.json",
+        "6",
+        "5",
+    )
+    assert found["dims"][0]["changed"] == 3 and found["dims"][0]["were_present"] == 1
+    assert found["rows_of_id"] == [{"dim": 2, "was": "present", "ordinal": "4", "values": [3.0, 4.0]}]
+    assert facts(path, "--id", 8)["rows_of_id"] == [{"dim": 2, "was": "deleted", "ordinal": "5"}]
+    assert facts(path, "--id", 2**64 - 1)["rows_of_id"] == [{"dim": 2, "was": "absent", "ordinal": "0"}]
+    path.write_bytes(path.read_bytes()[:-1])
+    assert "is damaged" in facts(path)["damage"] and run(path).exit_code == 1
+
+
+def test_a_list_of_applied_files(tmp_path):
+    path = tmp_path / "applied.json"
+    path.write_bytes(format_applied({"x": Settled(PersiaFile("s0/inc_1/0_0.inc", 5, 6), 1_700_000_000, "")}))
+    found = facts(path)
+    assert (found["files"], found["ordinals"]) == (1, ["1700000000", "1700000000"])
+    path.write_bytes(b"{}")
+    assert "not a list of applied files" in facts(path)["damage"]
+
+
+def test_a_quarantined_packet(kept):
+    (kept / "reason.json").write_text(
+        '{"format": "satrap-quarantine", "version": 1, "name": "x.json", "sequence": 812, "code": "guardrail",'
+        ' "reason": "too large", "since_ns": 1795175211000000000, "decision": "waiting"}'
+    )
+    found = facts(kept)
+    assert (found["kind"], found["code"], found["reason"]) == ("quarantined packet", "guardrail", "too large")
+    assert found["since"].startswith("2026-11-20") and len(found["copies"]) == 3
+    (kept / "reason.json").write_text("{}")
+    assert facts(kept)["damage"]
 
 
 def test_a_folder_that_is_empty_is_nothing(tmp_path):

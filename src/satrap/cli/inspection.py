@@ -28,9 +28,12 @@ from satrap.embedding_server.inventory import (
     inspect_generation,
     inspect_table_folder,
 )
+from satrap.embedding_server.updates.persia_ledger import parse_applied
+from satrap.embedding_server.updates.undo import read_undo_file
 from satrap.errors import InvalidInputError, SatrapError, TableFolderError
 from satrap.formats.persia_checkpoint import CheckpointFile, ShardRoute, open_checkpoint, summarize_file
 from satrap.formats.persia_marker import MARKER
+from satrap.formats.persia_packet import PACKET_MARKER
 from satrap.storage import Storage, open_storage
 
 __all__ = ["Facts", "examine", "show"]
@@ -108,6 +111,12 @@ def _file(path: Path, sign: int | None) -> Facts:
             magic = file.read(8)
     except OSError as error:
         raise InvalidInputError(f"{path}: {error.strerror}") from error
+    if path.name in (MARKER, PACKET_MARKER):
+        return {"file": path.name, **examine(str(path.absolute().parent), sign)}
+    if magic == b"satrapUN":
+        return _undo_file(path, sign)
+    if path.name in ("applied.json", "applied-recent.json"):
+        return _applied_files(path)
     part = _PARTS.get(magic)
     if part is None:
         update = examine_update_file(open_storage(path.parent), path.name, sign)
@@ -126,6 +135,56 @@ def _file(path: Path, sign: int | None) -> Facts:
     if whole == "generation":
         return {"file": path.name, **_generation(inspect_generation(folder)), **_held_rows(folder, sign)}
     return {"file": path.name, **_table(inspect_table_folder(folder)), **_held_rows(folder.parent, sign)}
+
+
+def _undo_file(path: Path, sign: int | None) -> Facts:
+    """What one packet changed, as it was before."""
+    facts: Facts = {"kind": "undo file", "path": str(path), "damage": "", "bytes": path.stat().st_size}
+    try:
+        entry, groups = read_undo_file(path)
+    except SatrapError as error:
+        return facts | {"damage": str(error)}
+    facts |= {
+        "packet": entry.name,
+        "sequence": str(entry.sequence),
+        "leads_back_to": str(entry.previous.sequence),
+        "dims": [
+            {
+                "dim": group.dim,
+                "dtype": group.dtype,
+                "signs": [int(group.signs.min()), int(group.signs.max())] if len(group.signs) else None,
+                "changed": len(group.signs),
+                "were_present": len(group.rows),
+            }
+            for group in groups
+        ],
+        "checked": "every byte was read, and its checksum is right",
+    }
+    if sign is None:
+        return facts
+    found = []
+    for group in groups:
+        place = np.cumsum(group.states == 1) - 1
+        for index in np.flatnonzero(group.signs == np.uint64(sign)):
+            was = ("absent", "present", "deleted")[int(group.states[index])]
+            row = shown_values(group.rows[place[index]]) if was == "present" else {}
+            found.append({"dim": group.dim, "was": was, "ordinal": str(group.ordinals[index]), **row})
+    return facts | {"id": sign, "rows_of_id": found}
+
+
+def _applied_files(path: Path) -> Facts:
+    """Which of PERSIA's files are applied."""
+    facts: Facts = {"kind": "list of PERSIA's applied files", "path": str(path), "damage": ""}
+    try:
+        settled = parse_applied(path.read_bytes())
+    except ValueError as error:
+        return facts | {"damage": f"{path}: {error}"}
+    times = [done.unix_seconds for done in settled.values()]
+    return facts | {
+        "files": len(settled),
+        "ordinals": [str(min(times)), str(max(times))] if times else None,
+        "checked": "all of it was read",
+    }
 
 
 def _held_rows(folder: Path, sign: int | None) -> Facts:

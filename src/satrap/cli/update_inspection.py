@@ -33,6 +33,7 @@ from satrap.formats.persia_packet import (
     parse_packet,
 )
 from satrap.formats.row_file import describe_row_file
+from satrap.formats.strict_json import MAX_JSON_BYTES, strict_json
 from satrap.storage import Entry, Storage
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
 
 Facts = dict[str, Any]
 
+_QUARANTINE = "reason.json"
 _DECISION = re.compile(r"(hold|skip)-(.+)\.json")
 _WHOLE = "every byte was read, and is what the manifest says"
 _HEADERS = "every manifest was read, and every file that it names is there with its size; no file was read"
@@ -145,6 +147,8 @@ def examine_update_folder(storage: Storage, sign: int | None = None) -> Facts | 
         StorageError: it cannot be listed.
     """
     listing = storage.list()
+    if any(entry.name == _QUARANTINE for entry in listing):
+        return _quarantined(storage, listing)
     manifests = [entry.name for entry in listing if parse_manifest_name(entry.name) and not entry.is_folder]
     if manifests:
         first = _read(storage, manifests[-1])
@@ -323,6 +327,28 @@ def _said(decision: dict[str, Any]) -> Facts:
     return {
         key.removesuffix("_ns"): moment(value) if key == "time_ns" else str(value)
         for key, value in decision.items()
+    }
+
+
+def _quarantined(storage: Storage, listing: Sequence[Entry]) -> Facts:
+    """A packet that a server refused, with what it could copy of it."""
+    path = storage.path_of(_QUARANTINE)
+    facts: Facts = {"kind": "quarantined packet", "path": storage.url, "damage": ""}
+    try:
+        record = strict_json(path, storage.read(_QUARANTINE, limit=MAX_JSON_BYTES))
+        record.check_format("satrap-quarantine", 1)
+    except UpdateError as error:
+        return facts | {"damage": str(error)}
+    since = record.content.get("since_ns")
+    return facts | {
+        "packet": record.content.get("name"),
+        "sequence": str(record.content.get("sequence")),
+        "code": record.content.get("code"),
+        "reason": record.content.get("reason"),
+        "since": moment(since) if isinstance(since, int) else None,
+        "decision": record.content.get("decision"),
+        "copies": [entry.name for entry in listing if entry.name != _QUARANTINE],
+        "checked": "the reason was read; inspect the manifest among the copies to see what is wrong with it",
     }
 
 
