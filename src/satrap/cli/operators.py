@@ -60,7 +60,8 @@ def inspect(
             metavar="PATH",
             help="A packet's or checkpoint's manifest, one of their files, a folder of them, or an operator's "
             "decision, by path or URL; a PERSIA checkpoint, packet directory, .emb or .inc file; a generation of "
-            "tables, one of its tables, a shard's folder of them, or a file of those.",
+            "tables, one of its tables, a shard's folder of them, or a file of those, undo files included; a refused "
+            "packet's folder.",
         ),
     ],
     sign: Annotated[
