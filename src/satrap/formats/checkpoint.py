@@ -92,9 +92,7 @@ class UpdateCheckpoint:
                     try:
                         signs, rows = select_route(path, *page, entry, self.manifest.shards, route)
                     except MisroutedSignError:
-                        deque(
-                            pages, maxlen=0
-                        )  # if its bytes are not the manifest's, that is what is wrong with it
+                        deque(pages, maxlen=0)  # raises if its bytes are not the manifest's: that comes first
                         raise
                     if len(signs):
                         yield entry.dim, signs, rows

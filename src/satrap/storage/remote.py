@@ -132,13 +132,12 @@ class RemoteStorage(Storage):
             if self._fs.info(place)["type"] != "directory":
                 self._fs.rm_file(place)
                 return
-            # Asked first, because HDFS would remove what is in it as well. An object store has no folders to remove.
+            # Asked first, because HDFS would remove what is in it as well. An object store has no folders to remove,
+            # and the `rmdir` of WebHDFS does nothing.
             if self.list(name, temporary=True):
                 raise StorageError(self.path_of(name), "the folder is not empty")
             if self._scheme not in _OBJECT_STORES:
-                remove = (
-                    self._fs.rm if self._scheme == "webhdfs" else self._fs.rmdir
-                )  # its rmdir does nothing
+                remove = self._fs.rm if self._scheme == "webhdfs" else self._fs.rmdir
                 remove(place)
 
     def stat(self, name: str) -> Entry:
