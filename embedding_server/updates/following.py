@@ -12,7 +12,7 @@ from satrap.embedding_server.updates.persia import PersiaSettings
 from satrap.embedding_server.updates.persia_feed import PersiaFeed
 from satrap.embedding_server.updates.satrap_feed import SatrapFeed
 from satrap.formats.persia_checkpoint import ShardRoute
-from satrap.formats.persia_packet import list_packets
+from satrap.formats.persia_packet import is_persia
 from satrap.storage import Storage
 
 __all__ = ["Feeds", "Following"]
@@ -55,7 +55,7 @@ class Feeds:
         storage = self._following.storage
         wanted = target.origin.format
         if not wanted:
-            wanted = "persia" if list_packets(storage).directories else "satrap"
+            wanted = "persia" if is_persia(storage) else "satrap"
         for made_for, feed in self._made:
             if made_for is target and feed.format == wanted:
                 return feed

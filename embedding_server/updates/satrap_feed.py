@@ -1,5 +1,6 @@
 """A directory of our own packets as a server meets it: lists it, reads manifests, fetches packets. `decide` decides."""
 
+import re
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from satrap._core.table import TableGeneration
+from satrap.embedding_server.updates.alarms import Alarm
 from satrap.embedding_server.updates.decide import (
     Decision,
     Head,
@@ -27,12 +29,16 @@ from satrap.errors import ForeignConfigError, SatrapError, UpdateError
 from satrap.formats.manifest import Manifest, after_sequence, parse_manifest_name
 from satrap.formats.packet import entries_of, read_manifest, read_shard
 from satrap.formats.persia_checkpoint import ShardRoute
+from satrap.formats.persia_packet import is_persia
+from satrap.formats.strict_json import MAX_JSON_BYTES
 from satrap.storage import Entry, Storage
 
 __all__ = ["SatrapFeed"]
 
 _WINDOW = 32
 """Names that are looked at for one decision, so that it costs the same however many packets wait."""
+
+_PERSIA_SHARD = re.compile(r"s[0-9]+")
 
 _ARRIVALS = 8
 """Of what appeared, the last ones are remembered."""
@@ -68,6 +74,8 @@ class SatrapFeed:
         self._troubles: dict[str, Trouble] = {}
         self._refused: frozenset[str] = frozenset()
         self._memory = Memory()
+        self._persia_folders: set[str] = set()
+        self._persia = False
 
     def folders(self) -> Iterable[Path]:
         """The directory, if it is one of this machine."""
@@ -85,6 +93,7 @@ class SatrapFeed:
         stream's.
         """
         entries = self._storage.list(after=after_sequence(applied))
+        self._look_for_persia(entries)
         self._names = [
             (entry.name, known[0])
             for entry in entries
@@ -133,7 +142,8 @@ class SatrapFeed:
             if not isinstance(step, ReadManifests):
                 beyond = self._names[end:]
                 newest = max(decision.newest, beyond[-1][1]) if beyond else decision.newest
-                return replace(decision, behind=decision.behind + len(beyond), newest=newest)
+                alarms = (*decision.alarms, *self._foreign_format())
+                return replace(decision, behind=decision.behind + len(beyond), newest=newest, alarms=alarms)
             for name in step.names:
                 if stopped():
                     return replace(decision, steps=())
@@ -176,7 +186,7 @@ class SatrapFeed:
 
     def copy(self, name: str, folder: Path) -> None:
         """Copy the manifest, and this shard's files as far as they can be read."""
-        (folder / name).write_bytes(self._storage.read(name))
+        (folder / name).write_bytes(self._storage.read(name, limit=MAX_JSON_BYTES))
         manifest = self._manifests.get(name)
         for entry in entries_of(manifest, self._route) if manifest is not None else ():
             try:
@@ -192,6 +202,24 @@ class SatrapFeed:
     def position(self, store: TableGeneration) -> Position:
         """The watermark."""
         return SequencePosition(store)
+
+    def _look_for_persia(self, entries: Sequence[Entry]) -> None:
+        """Whether PERSIA's packets lie here as well; looked for when a folder appears that has such a name."""
+        folders = {entry.name for entry in entries if entry.is_folder and _PERSIA_SHARD.fullmatch(entry.name)}
+        if folders != self._persia_folders:
+            self._persia = bool(folders) and is_persia(self._storage)
+            self._persia_folders = folders
+
+    def _foreign_format(self) -> tuple[Alarm, ...]:
+        if not self._persia:
+            return ()
+        return (
+            Alarm(
+                "foreign_stream",
+                f"PERSIA's packets lie in {self._storage.url} among ours, and are left alone: give each trainer a "
+                "directory of its own",
+            ),
+        )
 
     def _forget(self, name: str) -> None:
         self._manifests.pop(name, None)

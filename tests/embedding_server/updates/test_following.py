@@ -1,6 +1,7 @@
 """A real server that follows a directory: what is published is served, and what people decide is obeyed."""
 
 import os
+import threading
 import time
 
 import grpc
@@ -100,6 +101,30 @@ class TestFollowing:
         assert not server.status().HasField("updates")
         code, sentence = refused(lambda: server.stub.FollowNow(pb.FollowNowRequest(), timeout=5))
         assert code is grpc.StatusCode.INVALID_ARGUMENT and "--packets" in sentence
+
+    def test_lookups_go_on_and_see_whole_rows(self, packets, following):
+        """While packet after packet is applied: a row is of one packet, and never goes back."""
+        packets.publish()
+        server = following()
+        publisher = threading.Thread(target=packets.publish, args=(60,))
+        publisher.start()
+        before, lookups = np.zeros(100), 0
+        while before.min() < 61:
+            (group,) = server.server.lookup((DIM, packets.signs)).groups
+            rows = np.frombuffer(group.rows, np.float32).reshape(-1, DIM)
+            assert (rows == rows[:, :1]).all() and (rows[:, 0] >= before).all()
+            before, lookups = rows[:, 0].copy(), lookups + 1
+        publisher.join()
+        assert server.follow().applied_sequence == 61 and lookups > 1
+
+    def test_persias_packets_among_ours(self, packets, following, persia_data):
+        packets.publish()
+        server = following()
+        (packets.directory / "s0" / "inc_20260101000000").mkdir(parents=True)
+        (packets.directory / "s0" / "inc_20260101000000" / "0_0.inc").write_bytes(b"")
+        packets.publish()
+        status = server.follow()
+        assert [alarm.code for alarm in status.alarms] == ["foreign_stream"] and status.applied_sequence == 2
 
 
 class TestRestart:
