@@ -144,7 +144,7 @@ def train(packets: Path, checkpoints: Path) -> Iterator[Callable[..., TrainCtx]]
             arguments.setdefault("directory", packets)
             arguments.setdefault("checkpoint_directory", checkpoints)
             ctx = TrainCtx(global_config or _config(), EMBEDDING_CONFIG, **arguments)
-            stack.callback(ctx._publisher.stop)
+            stack.callback(ctx._writer.publisher.stop)
             return ctx
 
         yield make

@@ -69,11 +69,11 @@ def test_persias_rule_is_more_than_the_buffer_size(train, config, published):
 def test_the_time_rule_needs_no_further_call(train, config, published):
     ctx = train(config(seconds=0.01))
     ctx.commit("user", [1], rows(1, 0))
-    with ctx._lock:
-        assert ctx._lock.wait_for(lambda: ctx.published == 1, 30)
+    with ctx._writer.lock:
+        assert ctx._writer.lock.wait_for(lambda: ctx.published == 1, 30)
     ctx.commit("user", [2], rows(1, 0))
-    with ctx._lock:
-        assert ctx._lock.wait_for(lambda: ctx.published == 2, 30)
+    with ctx._writer.lock:
+        assert ctx._writer.lock.wait_for(lambda: ctx.published == 2, 30)
     assert [manifest.previous for manifest in published.manifests()] == [0, 1]
 
 
@@ -265,10 +265,7 @@ def test_many_threads_commit(train, config, published):
 def test_a_dense_version_that_belongs_to_a_packet_is_in_its_manifest(train, published):
     ctx = train()
     ctx.commit("user", [1], rows(1, 0))
-    with ctx._lock:
-        ctx._begin()
-        ctx._cut(Dense("ctr", "7"))
-    ctx.flush()
+    ctx._writer.flush(Dense("ctr", "7"))
     assert published.manifests()[0].dense == Dense("ctr", "7")
 
 

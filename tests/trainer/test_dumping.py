@@ -267,8 +267,8 @@ def test_a_full_checkpoint_that_is_due_is_tried_again(train, config, checkpoints
     with pytest.raises(StorageError, match="the disk is full"):
         again.flush()
     broken.set()
-    with again._lock:
-        assert again._lock.wait_for(lambda: again.published == 3, 30)
+    with again._writer.lock:
+        assert again._writer.lock.wait_for(lambda: again.published == 3, 30)
     again.commit("user", [6], rows(1, 9))
     assert again.flush() == 4
     assert sorted(published.states()) == [0, 1, 2, 3, 4]

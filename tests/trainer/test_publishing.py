@@ -79,8 +79,8 @@ def test_a_failure_is_raised_and_nothing_is_lost(lost, away, published):
         ctx.commit("user", [3, 4], rows(2, 2))  # taken all the same
     assert ctx.row_count == 4
     away.come_back()
-    with ctx._lock:
-        assert ctx._lock.wait_for(lambda: ctx.published == 1, 30)
+    with ctx._writer.lock:
+        assert ctx._writer.lock.wait_for(lambda: ctx.published == 1, 30)
     ctx.flush()
     states = type(published)(away.folder).states()
     assert sorted(states) == [0, 1, 2]
@@ -89,7 +89,7 @@ def test_a_failure_is_raised_and_nothing_is_lost(lost, away, published):
 
 def test_the_caller_waits_when_too_many_packets_do(lost, away, published):
     ctx = lost(buffer_size=0, waiting_packets=2)
-    ctx._publisher._retry_seconds = 3600.0
+    ctx._writer.publisher._retry_seconds = 3600.0
     done = threading.Event()
 
     def commit() -> None:
@@ -99,10 +99,10 @@ def test_the_caller_waits_when_too_many_packets_do(lost, away, published):
 
     thread = threading.Thread(target=commit)
     thread.start()
-    with ctx._lock:
-        assert ctx._lock.wait_for(lambda: ctx._publisher.waiting == 2, 30)
+    with ctx._writer.lock:
+        assert ctx._writer.lock.wait_for(lambda: ctx._writer.publisher.waiting == 2, 30)
     assert not done.wait(0.3)
-    assert ctx._publisher.waiting == 2
+    assert ctx._writer.publisher.waiting == 2
     away.come_back()
     thread.join(30)
     ctx.flush()

@@ -105,7 +105,7 @@ def test_from_commits_to_answers(deployment: Deployment) -> None:
             assert management.describe("total")[0].version == "2"
 
         # A trainer that goes on from before all that: servers take its state for theirs, not a mixture.
-        first._publisher.stop()
+        first._writer.publisher.stop()
         with TrainCtx(*deployment.configs) as second:
             second.load(deployment.first_checkpoint)
             second.commit("user", [2], np.array([[7, 0]], np.float32))

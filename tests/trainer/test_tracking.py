@@ -174,7 +174,7 @@ def test_only_rows_that_differ_from_what_was_loaded_are_committed(train, config,
 
 
 def test_a_large_module_goes_out_in_parts(embedding_config, config, packets, published, monkeypatch):
-    monkeypatch.setattr("satrap.trainer.context._CHUNK_ROWS", 8)
+    monkeypatch.setattr("satrap.trainer.stream_writer.StreamWriter.chunk_rows", 8)
     with TrainCtx(config(buffer_size=7), embedding_config, directory=packets) as ctx:
         module = embedding()
         ctx.track(module, "user")
