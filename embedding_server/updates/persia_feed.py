@@ -62,6 +62,9 @@ _CACHE_BYTES = 64 << 20
 _LAST = 64
 """How many marked directories, by their labels, are watched and listed as those without a marker are."""
 
+_AT_ONCE = 1000
+"""Steps of one decision: holds are seen between two."""
+
 _IN_TURN = 64
 """How many of the others are listed at each look."""
 
@@ -356,7 +359,8 @@ class PersiaFeed:
             alarms = (*alarms, _foreign_alarm(self._foreign))
         to_do = tuple(step for step in steps if not isinstance(step, Wait))
         return Decision(
-            steps=to_do or steps,  # once something was done it is decided anew, before anybody waits
+            steps=to_do[:_AT_ONCE]
+            or steps,  # once something was done it is decided anew, before anybody waits
             alarms=(*decision.alarms, *alarms),
             stream=PERSIA_STREAM,
             behind=decision.behind,

@@ -1,5 +1,6 @@
 """`satrap prune` on real directories: what goes, what stays, and that everybody recovers from the rest."""
 
+import itertools
 import json
 import os
 import shutil
@@ -8,21 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from persia_packets import PersiaTrainer, rows_of
 from typer.testing import CliRunner, Result
 
 from satrap.cli.app import app
 from satrap.cli.pruning import Asked, remove, survey
-from satrap.errors import InvalidInputError, ManifestError
-from satrap.formats.checkpoint import CheckpointWriter
+from satrap.errors import CheckpointError, InvalidInputError, ManifestError
+from satrap.formats.checkpoint import CheckpointWriter, open_checkpoint
 from satrap.formats.decisions import Hold, write_hold
-from satrap.formats.packet import PacketContent, publish_packet
+from satrap.formats.manifest import parse_manifest_name
+from satrap.formats.packet import PacketContent, publish_packet, read_manifest, read_shard
+from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
 from satrap.rpc import channel
 from satrap.storage import Storage, open_storage
 from satrap.trainer import write_persia_checkpoint
 
+NUMBERS = itertools.count()
 SIGNS = np.arange(50, dtype=np.uint64)
 
 
@@ -212,6 +218,12 @@ class TestOurs:
         pruned(packets, checkpoints)
         assert sequences(packets) == [1, 2, 3, 3]
 
+    def test_a_directory_that_is_not_there(self, packets, checkpoints):
+        with pytest.raises(InvalidInputError, match="packets: no such directory"):
+            survey(Asked(packets=packets.url))
+        with pytest.raises(CheckpointError, match="checkpoints: no such directory"):
+            survey(Asked(checkpoints=checkpoints.url))
+
     def test_nothing_is_named(self):
         with pytest.raises(InvalidInputError, match="--packets"):
             survey(Asked())
@@ -282,6 +294,135 @@ class TestPersias:
         age(packets.local)
         pruned(packets, checkpoints)
         assert [path.name for path in (packets.local / "s0/inc_20260101000000").iterdir()] == ["README"]
+
+
+class TestAnyPruning:
+    """After any pruning whoever recovers, cold or warm, gets what it would have got before: with real files."""
+
+    State = dict[int, tuple[int, bytes]]
+
+    def packet(self, sequence: int) -> tuple[np.ndarray, np.ndarray]:
+        chance = np.random.default_rng(sequence)
+        signs = np.unique(chance.integers(0, 30, 8)).astype(np.uint64)
+        return signs, chance.normal(size=(len(signs), 4)).astype(np.float32)
+
+    def apply(self, state: State, ordinal: int, signs: np.ndarray, rows: np.ndarray) -> None:
+        for sign, row in zip(signs.tolist(), rows, strict=True):
+            if ordinal >= state.get(sign, (0, b""))[0]:
+                state[sign] = ordinal, row.tobytes()
+
+    def state(self, last: int) -> State:
+        found: TestAnyPruning.State = {}
+        for sequence in range(1, last + 1):
+            self.apply(found, sequence, *self.packet(sequence))
+        return found
+
+    def rows(self, state: State) -> tuple[np.ndarray, np.ndarray]:
+        values = [np.frombuffer(row, np.float32) for _, row in state.values()]
+        return np.array(list(state), np.uint64), np.array(values, np.float32).reshape(-1, 4)
+
+    def recover(
+        self, packets: Storage, checkpoints: Storage, applied: int = 0, through: int = 10**6
+    ) -> tuple[int, dict[int, bytes]]:
+        """From a warm state at `applied`, or from nothing; no further than `through`."""
+        state = self.state(applied)
+        for entry in checkpoints.list():
+            opened = open_checkpoint(checkpoints.subfolder(entry.name))
+            if applied < opened.manifest.sequence <= through:
+                state, applied = {}, opened.manifest.sequence
+                for file in opened.entries(ShardRoute()):
+                    for _, signs, rows in opened.pages(file, ShardRoute()):
+                        self.apply(state, applied, signs, rows)
+        for entry in packets.list():
+            if parse_manifest_name(entry.name) is None:
+                continue
+            manifest = read_manifest(packets, entry.name)
+            if manifest.previous == applied and manifest.sequence <= through:
+                applied = manifest.sequence
+                for _, signs, rows in read_shard(packets, manifest, ShardRoute()):
+                    self.apply(state, applied, signs, rows)
+        return applied, {sign: row for sign, (_, row) in state.items()}
+
+    @given(st.data())
+    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_of_ours(self, table_directory, data):
+        last = data.draw(st.integers(1, 9))
+        dumps = data.draw(st.frozensets(st.integers(1, last), max_size=4))
+        hold = data.draw(st.none() | st.integers(1, last))
+        root = open_storage(table_directory / str(next(NUMBERS)))
+        packets, checkpoints = root.subfolder("packets"), root.subfolder("checkpoints")
+        checkpoints.local.mkdir(parents=True)
+        for sequence in range(1, last + 1):
+            publish_packet(
+                packets,
+                stream="main",
+                writer="w",
+                sequence=sequence,
+                previous=sequence - 1,
+                parts=[PacketContent(4, *self.packet(sequence))],
+            )
+        for sequence in dumps:
+            folder = checkpoints.subfolder(f"{sequence:04d}")
+            with CheckpointWriter(folder, stream="main", writer="w", sequence=sequence) as writer:
+                writer.write(4, *self.rows(self.state(sequence)))
+                writer.finish()
+        if hold is not None:
+            write_hold(packets, Hold("main", hold, "me", "why", 1))
+        starts = [(applied, through) for applied in range(last + 1) for through in (10**6, hold or last)]
+        before = [self.recover(packets, checkpoints, *start) for start in starts]
+        pruned(packets, checkpoints, keep=data.draw(st.integers(1, 3)))
+        assert [self.recover(packets, checkpoints, *start) for start in starts] == before
+        assert before[0][0] == last
+
+    @given(st.data())
+    @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_of_persias(self, table_directory, data):
+        """A checkpoint at a time has every row from before, and packets from 600 s before on come again."""
+        times = data.draw(st.lists(st.integers(1, 30), min_size=1, max_size=8))
+        dumps = data.draw(st.frozensets(st.integers(1, 30), max_size=3))
+        root = open_storage(table_directory / str(next(NUMBERS)))
+        trainer, checkpoints = PersiaTrainer(root.local / "packets"), root.local / "checkpoints"
+        trainer.root.mkdir(parents=True)
+        checkpoints.mkdir()
+        contents = []
+        for number, time_ in enumerate(times):
+            signs, values = self.packet(number)
+            second = 100_000 + 300 * time_
+            contents.append((second, f"s0/inc_{number:04d}", signs, values))
+            trainer.write(f"s0/inc_{number:04d}", "0.inc", zip(signs.tolist(), values, strict=True), second)
+            trainer.mark(f"s0/inc_{number:04d}")
+        age(trainer.root)
+
+        def all_of(since: int, until: int) -> TestAnyPruning.State:
+            state: TestAnyPruning.State = {}
+            for second, name, signs, values in sorted(contents, key=lambda item: item[:2]):
+                if since <= second < until and (trainer.root / name).exists():
+                    self.apply(state, second, signs, values)
+            return state
+
+        kept = {}
+        for time_ in dumps:
+            second = 100_000 + 300 * time_
+            state = kept[second] = all_of(0, second)
+            rows = self.rows({sign: (0, row) for sign, (_, row) in state.items()})
+            write_persia_checkpoint(
+                checkpoints / str(second), {4: rows}, num_shards=1, written_ns=second * 10**9
+            )
+
+        def recover(second: int) -> dict[int, bytes]:
+            state = {sign: (second - 600, row) for sign, (_, row) in kept[second].items()} if second else {}
+            for sign, item in all_of(second - 600, 10**6).items():
+                if item[0] >= state.get(sign, (0, b""))[0]:
+                    state[sign] = item
+            return {sign: row for sign, (_, row) in state.items()}
+
+        newest = sorted(kept, reverse=True)
+        keep = data.draw(st.integers(1, 2))
+        starts = newest[:keep] or [0]
+        before = [recover(start) for start in starts]
+        pruned(open_storage(trainer.root), open_storage(checkpoints), keep=keep)
+        assert [recover(start) for start in starts] == before
+        assert sorted(path.name for path in checkpoints.iterdir()) == sorted(map(str, newest[:keep]))
 
 
 @pytest.mark.slow

@@ -110,7 +110,8 @@ def survey(asked: Asked, *, now_ns: int | None = None) -> Survey:
     """Look what there is, ask the servers, and plan. Nothing is changed.
 
     Raises:
-        InvalidInputError: neither packets nor checkpoints are named.
+        InvalidInputError: neither packets nor checkpoints are named, or there is no such directory.
+        CheckpointError: there is no such folder of checkpoints, or the one that is named cannot be used.
         UpdateError: a hold cannot be read, so it is not known what it needs.
         StorageError: something cannot be listed.
     """
@@ -282,6 +283,10 @@ def _files(storage: Storage, folder: str) -> Iterator[tuple[str, Entry]]:
 
 
 def _find_packets(storage: Storage) -> _Found:
+    if storage.local is not None and not storage.local.is_dir():
+        raise InvalidInputError(
+            f"{storage.url}: no such directory; name the one that the trainer publishes into"
+        )
     found = _Found(storage)
     entries = storage.list(temporary=True)
     for entry in entries:
