@@ -74,7 +74,6 @@ class SatrapFeed:
         self._troubles: dict[str, Trouble] = {}
         self._refused: frozenset[str] = frozenset()
         self._memory = Memory()
-        self._persia_folders: set[str] = set()
         self._persia = False
 
     def folders(self) -> Iterable[Path]:
@@ -204,11 +203,9 @@ class SatrapFeed:
         return SequencePosition(store)
 
     def _look_for_persia(self, entries: Sequence[Entry]) -> None:
-        """Whether PERSIA's packets lie here as well; looked for when a folder appears that has such a name."""
-        folders = {entry.name for entry in entries if entry.is_folder and _PERSIA_SHARD.fullmatch(entry.name)}
-        if folders != self._persia_folders:
-            self._persia = bool(folders) and is_persia(self._storage)
-            self._persia_folders = folders
+        """Whether PERSIA's packets lie here as well; where they once were found they are not looked for again."""
+        folders = any(entry.is_folder and _PERSIA_SHARD.fullmatch(entry.name) for entry in entries)
+        self._persia = folders and (self._persia or is_persia(self._storage))
 
     def _foreign_format(self) -> tuple[Alarm, ...]:
         if not self._persia:
