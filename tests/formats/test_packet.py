@@ -4,6 +4,9 @@ import io
 import json
 import os
 import secrets
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -424,6 +427,48 @@ def test_any_packet_reaches_its_shards(content, num_shards, replica_size, dtype)
     assert found == table_of([(part.dim, part.signs, part.rows) for part in parts])
     for entry in storage.list():
         storage.remove(entry.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_a_publisher_that_is_killed_anywhere(storage, seed):
+    """What is visible is whole, and its successor goes on with the next sequence, or with the same one again."""
+    code = """
+import sys
+import numpy as np
+from satrap.formats.packet import PacketContent, publish_packet
+from satrap.storage import open_storage
+storage = open_storage(sys.argv[1])
+signs = np.arange(2000, dtype=np.uint64)
+sequence = int(sys.argv[2])
+while True:
+    rows = np.full((2000, 2), sequence, np.float32)
+    parts = [PacketContent(2, signs, rows), PacketContent(2, signs[:9])]
+    publish_packet(storage, stream="ads", writer="5a1c", sequence=sequence, previous=sequence - 1, parts=parts,
+                   num_shards=3)
+    print(sequence, flush=True)
+    sequence += 1
+"""
+    random = np.random.default_rng(seed)
+    sequence = 1
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, storage.url, str(sequence)], stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(int(random.integers(1, 20))):
+            said = int(process.stdout.readline())
+        spin = time.perf_counter() + random.uniform(0, 0.01)
+        while time.perf_counter() < spin:
+            pass
+        process.kill()
+        process.communicate()
+        manifests = [read_manifest(storage, name) for name in names(storage) if name.endswith(".json")]
+        assert [manifest.sequence for manifest in manifests] == list(range(1, len(manifests) + 1))
+        assert len(manifests) >= said
+        for manifest in manifests:
+            rows = [rows for _, _, rows in read_shard(storage, manifest, ALL) if rows is not None]
+            assert sum(map(len, rows)) == 2000 and all((part == manifest.sequence).all() for part in rows)
+        sequence = len(manifests) + 1
 
 
 def test_entries_are_json_as_they_are():

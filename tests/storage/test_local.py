@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,27 @@ def test_folders_and_files_are_told_apart(storage):
         storage.remove("sub")
     with pytest.raises(StorageError, match="is a file, not a folder"):
         storage.subfolder("a").list()
+
+
+def test_of_many_who_publish_one_name_one_does(storage, folder):
+    start = threading.Barrier(8)
+    results = []
+
+    def publish(number):
+        start.wait()
+        try:
+            storage.publish("a", bytes([number]) * 10_000)
+        except FileExistsError:
+            return
+        results.append(number)
+
+    threads = [threading.Thread(target=publish, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 1 and storage.read("a") == bytes(results) * 10_000
+    assert hidden(folder) == []
 
 
 def test_names_that_are_not_utf8_are_left_out(storage, folder):
