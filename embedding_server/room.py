@@ -13,7 +13,7 @@ import numpy as np
 from satrap.embedding_server.tables import RowDType
 from satrap.errors import NoSpaceError
 
-__all__ = ["Room", "check_room", "needed_bytes", "present_room"]
+__all__ = ["Room", "check_room", "needed_bytes", "present_room", "require_room"]
 
 _SLOTS = 7
 _BUCKET_BYTES = 64
@@ -48,6 +48,15 @@ def check_room(what: str, needed: int, rooms: "tuple[Room, ...]") -> None:
                 f"{what}: its tables take about {needed:,} bytes, and {room.what} has room for {room.bytes:,}; "
                 f"{room.advice}"
             )
+
+
+def require_room(what: str, rows: Mapping[int, int], row_dtype: RowDType, table_directory: Path) -> None:
+    """Refuse tables of so many rows by dim that do not fit now.
+
+    Raises:
+        NoSpaceError: as `check_room`.
+    """
+    check_room(what, needed_bytes(rows, row_dtype), present_room(table_directory))
 
 
 def present_room(

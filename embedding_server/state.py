@@ -7,27 +7,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from pathlib import Path
+from itertools import chain
 from typing import Any, Literal
 
 import satrap
-from satrap._core.table import Table, TableGeneration
+from satrap.embedding_server.building import Building, remove_generation
 from satrap.embedding_server.checkpoints import (
     Candidate,
-    CheckpointFolder,
     CheckpointSettings,
     Location,
     OpenedCheckpoint,
     Serving,
-    by_preference,
     check_held,
-    is_folder_of_checkpoints,
     open_checkpoint,
 )
 from satrap.embedding_server.in_place import clear_records, replace_rows, verify
 from satrap.embedding_server.loading import LoadProgress
-from satrap.embedding_server.room import check_room, needed_bytes, present_room
-from satrap.embedding_server.table_directory import TableDirectory, table_errors
+from satrap.embedding_server.named_checkpoints import NamedCheckpoints
+from satrap.embedding_server.room import require_room
+from satrap.embedding_server.table_directory import TableDirectory
 from satrap.embedding_server.tables import Generation, RowDType
 from satrap.embedding_server.takeover import GenerationInfo, Replacing, Wanted
 from satrap.embedding_server.target import Target
@@ -196,7 +194,7 @@ class ShardState:
         """
         with self._one_load(checkpoint):
             began = time.monotonic()
-            named = self._named(checkpoint)
+            named = NamedCheckpoints(checkpoint, self.checkpoints, self.holds())
             wanted = Wanted(
                 self._directory.boot_id,
                 self.owner,
@@ -224,7 +222,7 @@ class ShardState:
             opened = self._resumed(self._directory.resume) if self._directory.resume else None
             if opened is None:
                 named.check_held()
-            for choice in [opened] if opened is not None else named.choices():
+            for choice in chain([opened] if opened is not None else [], named.choices()):
                 try:
                     return self._load(choice, self._directory.discard_rest, on_progress, cancelled, catch_up)
                 except (CheckpointError, UpdateError) as error:
@@ -308,9 +306,7 @@ class ShardState:
             rows = verify(opened, self._progressed(on_progress, 0.0), cancelled)
             held = {dim: len(table) for dim, table in target.tables.items()}
             more = {dim: count - held.get(dim, 0) for dim, count in rows.items() if count > held.get(dim, 0)}
-            check_room(
-                opened.location, needed_bytes(more, self.row_dtype), present_room(self._directory.folder)
-            )
+            require_room(opened.location, more, self.row_dtype, self._directory.folder)
             with self.writing:
                 replacing = Replacing(opened.location, opened.identity)
                 target.tell(replace(target.info, replacing=replacing))
@@ -333,17 +329,6 @@ class ShardState:
         opened = open_checkpoint(checkpoint, self.checkpoints)
         check_held(Candidate.of(opened), self.holds())
         return opened
-
-    def _named(self, checkpoint: Location | None) -> "_Named":
-        if checkpoint is None:
-            return _Named("", [], [], {})
-        holds = self.holds()
-        if not is_folder_of_checkpoints(checkpoint):
-            opened = open_checkpoint(checkpoint, self.checkpoints)
-            return _Named(opened.identity, [Candidate.of(opened)], [opened], holds)
-        folder = CheckpointFolder(checkpoint, self.checkpoints)
-        found = folder.candidates()
-        return _Named(folder.identity, found, by_preference(found, holds), holds, self.checkpoints)
 
     def _resumed(self, location: str) -> OpenedCheckpoint | None:
         """The checkpoint that the server before was putting in place, if it is still there."""
@@ -391,7 +376,7 @@ class ShardState:
     ) -> Generation:
         """`make_room` is called once, before anything is made."""
         info = self._info(opened.location, opened.identity, declined)
-        building = _Building(self._directory, info, self._load_threads, make_room)
+        building = Building(self._directory, info, self._load_threads, make_room)
         try:
             loaded = opened.load(
                 self._load_threads, building.make_tables, self._progressed(on_progress), cancelled
@@ -412,7 +397,7 @@ class ShardState:
         if before is None:
             new.store.serve()
             return self._serve_first(new, catch_up, self.snapshot.started)
-        _remove(before.store)
+        remove_generation(before.store)
         try:
             self._directory.discard_rest(new.store)  # what could not be removed earlier
         except TableFolderError as error:
@@ -477,98 +462,11 @@ class ShardState:
         )
 
 
-class _Named:
-    """What a start was told to load: one checkpoint, or the candidates of a folder, the best one first."""
-
-    def __init__(
-        self,
-        identity: str,
-        found: Sequence[Candidate],
-        checkpoints: Sequence[OpenedCheckpoint | Candidate],
-        holds: Mapping[str, int],
-        settings: CheckpointSettings | None = None,
-    ) -> None:
-        """`found` is all there is, `checkpoints` what may be loaded."""
-        self.identity = identity
-        self.members = frozenset(candidate.identity for candidate in found)
-        self._found, self._checkpoints, self._holds = found, checkpoints, holds
-        self._settings = settings
-        self._left = len(checkpoints)
-
-    def check_held(self) -> None:
-        """Nothing is loaded because of a hold: that is to be known, and not to be served as nothing.
-
-        Raises:
-            CheckpointError: all that there is is beyond it.
-        """
-        allowed = by_preference(self._found, self._holds)
-        if not allowed:
-            for candidate in self._found:
-                check_held(candidate, self._holds)
-
-    def choices(self) -> Iterator[OpenedCheckpoint]:
-        """One after another; a candidate is opened when it is its turn."""
-        for checkpoint in self._checkpoints:
-            self._left -= 1
-            if not isinstance(checkpoint, Candidate):
-                yield checkpoint
-                continue
-            assert self._settings is not None
-            try:
-                yield open_checkpoint(checkpoint.location, self._settings)
-            except (CheckpointError, UpdateError) as error:
-                if not self._left:
-                    raise
-                log.warning("this checkpoint is passed over: %s", error)
-
-    def pass_over(self, opened: OpenedCheckpoint, error: Exception) -> bool:
-        """Whether there is another one to try."""
-        if self._left:
-            log.warning("%s cannot be loaded, and is passed over: %s", opened.location, error)
-        return self._left > 0
-
-
-class _Building:
-    """A generation that comes to be with its first table: a checkpoint that is refused before leaves no trace."""
-
-    def __init__(
-        self, directory: TableDirectory, info: GenerationInfo, threads: int, make_room: Callable[[], None]
-    ) -> None:
-        self._directory, self._info, self._threads, self._make_room = directory, info, threads, make_room
-        self._target: Target | None = None
-
-    def make_tables(self, rows: Mapping[int, int]) -> dict[int, Table]:
-        """A table of each dim for so many rows.
-
-        Raises:
-            NoSpaceError, TableFolderError: they cannot be made; none is, unless room vanishes meanwhile.
-        """
-        target = self._begun(needed_bytes(rows, self._info.row_dtype))
-        return {dim: target.add_table(dim, count, self._threads) for dim, count in rows.items()}
-
-    def finish(self, info: GenerationInfo) -> Target:
-        """The generation, whole from now on but not served, which says `info`."""
-        target = self._begun(0)
-        target.store.set_applied(info.origin.base_sequence, info.origin.base_event_ns)
-        target.tell(info)
-        return target
-
-    def give_up(self) -> None:
-        """Remove what there is of it."""
-        if self._target is not None:
-            _remove(self._target.store)
-
-    def _begun(self, needed: int) -> Target:
-        if self._target is None:
-            self._make_room()
-        check_room(self._info.checkpoint, needed, present_room(self._directory.folder))
-        if self._target is None:
-            self._target = Target(self._directory.new_generation(self._info), self._info)
-        return self._target
-
-
 def _check_forward(before: Target, new: Target) -> None:
     applied, reached = before.store.applied[0], new.store.applied[0]
+    if new.origin.format == "persia":
+        # What was applied until then is in it, though its watermark is a margin earlier.
+        reached = max(reached, new.origin.published_ns // 10**9)
     if new.origin.stream == before.origin.stream and reached < applied:
         raise StorageError(
             new.info.checkpoint,
@@ -586,12 +484,3 @@ def _generation(target: Target) -> Generation:
         warnings=target.info.warnings,
         origin=target.origin,
     )
-
-
-def _remove(store: TableGeneration) -> None:
-    """Remove a generation that nobody is to find any more; what cannot be removed now, the next start removes."""
-    try:
-        with table_errors(Path(store.folder)):
-            store.remove()
-    except SatrapError as error:
-        log.warning("%s", error)

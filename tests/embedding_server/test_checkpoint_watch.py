@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from satrap.config import UpdatesConfig
+from satrap.embedding_server import room
 from satrap.embedding_server import state as state_module
 from satrap.embedding_server.checkpoint_watch import CheckpointWatch
 from satrap.embedding_server.checkpoints import CheckpointFolder
@@ -283,12 +284,24 @@ class TestLook:
             watch.look()
         assert value_of(state) == 7 and state.applied() == (15, 0)
 
+    def test_persias_packets_may_be_gone(self, shard_state, folder, add):
+        """A later checkpoint contains them, though its watermark is a margin before it was written."""
+        write_persia_checkpoint(folder / "p1", rows(1), num_shards=1)
+        state = shard_state()
+        state.start(folder, ignore, NEVER)
+        write_persia_checkpoint(folder / "p2", rows(2), num_shards=1)
+        watch = CheckpointWatch(CheckpointFolder(folder, state.checkpoints), state, poll_seconds=60)
+        written = state.generation().origin.published_ns // 10**9
+        state.target().store.set_applied(written, 0)
+        assert watch.look() and value_of(state) == 2
+        assert state.applied()[0] < written
+
     def test_no_room(self, watched, add, monkeypatch):
         state, make = watched
         add(9)
         watch = make()
         with monkeypatch.context() as patch:
-            patch.setattr(state_module, "present_room", lambda folder: (Room("the machine", 5, "buy more"),))
+            patch.setattr(room, "present_room", lambda folder: (Room("the machine", 5, "buy more"),))
             with pytest.raises(NoSpaceError):
                 watch.look()
             assert watch._round() > 0

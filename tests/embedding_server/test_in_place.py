@@ -172,7 +172,7 @@ class TestRefused:
         assert (served.target().folder / "undo").is_dir() and served.applied() == (5, 0)
 
     def test_no_room_for_what_is_more(self, served, write_ours, tmp_path, monkeypatch):
-        from satrap.embedding_server import state as module
+        from satrap.embedding_server import room as module
         from satrap.embedding_server.room import Room
 
         monkeypatch.setattr(module, "present_room", lambda folder: (Room("the machine", 1000, "buy"),))
@@ -260,6 +260,14 @@ class TestNextStart:
     def test_loads_what_is_named_if_the_other_is_gone(self, cut_off, tmp_path):
         for path in (tmp_path / "new").iterdir():
             path.unlink()
+        started, rows = self.values(cut_off(), tmp_path / "old")
+        assert started.startswith("cold: ") and rows == expected(OLD, OLD_ROWS, 5)
+
+    def test_loads_what_is_named_if_the_other_is_damaged(self, cut_off, tmp_path):
+        path = max((tmp_path / "new").glob("*.arrow"))
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
         started, rows = self.values(cut_off(), tmp_path / "old")
         assert started.startswith("cold: ") and rows == expected(OLD, OLD_ROWS, 5)
 

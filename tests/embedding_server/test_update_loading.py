@@ -183,7 +183,7 @@ class TestRefused:
 
     def test_no_room(self, served, write_ours, tmp_path, monkeypatch):
         """It is asked before anything is made or read."""
-        from satrap.embedding_server import state as module
+        from satrap.embedding_server import room as module
         from satrap.embedding_server.room import Room
 
         write_ours(tmp_path / "c", ROWS, 7)
