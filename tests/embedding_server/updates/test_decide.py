@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from satrap.embedding_server.updates.alarms import Alarm
 from satrap.embedding_server.updates.decide import (
@@ -142,6 +144,75 @@ def test_scenario(path: Path):
                 assert getattr(decision, name) == moment[name], place
         if "says" in moment:
             assert moment["says"] in " ".join(alarm.message for alarm in decision.alarms), place
+
+
+ANY = st.builds(
+    Seen,
+    st.integers(0, 30).map(str),
+    st.integers(0, 12),
+    st.none() | st.builds(Head, st.sampled_from(["main", "other"]), st.integers(0, 12)),
+    st.sampled_from(["", "bad_manifest"]),
+)
+
+
+@given(
+    st.lists(ANY, max_size=10, unique_by=lambda entry: entry.name),
+    st.integers(0, 12),
+    st.sampled_from(["", "main"]),
+    st.dictionaries(st.sampled_from(["main", "other"]), st.integers(0, 12)),
+    st.dictionaries(st.sampled_from(["main", "other"]), st.integers(0, 12)),
+    st.dictionaries(st.integers(0, 30).map(str), st.sampled_from(["waiting", "skipped", "dropped"])),
+)
+def test_whatever_lies_there(listing, applied, stream, holds, skips, verdicts):
+    """One step for any listing whatever, and never one that breaks a rule."""
+    listing.sort(key=lambda entry: entry.sequence)
+    by_name = {entry.name: entry for entry in listing}
+    state = StreamState(applied, stream, holds, skips, verdicts)
+    decision = decide(state, listing, Memory(), 0)
+    (step,) = decision.steps
+    keep, skip_to = holds.get(decision.stream), skips.get(decision.stream, 0)
+    match step:
+        case ReadManifests(names):
+            assert all(by_name[name].head is None and not by_name[name].unreadable for name in names)
+        case Apply(name, jumped):
+            entry = by_name[name]
+            assert entry.head is not None and entry.head.stream == decision.stream
+            assert stream in ("", entry.head.stream) and entry.sequence > applied
+            assert keep is None or entry.sequence <= keep
+            assert verdicts.get(name) is None
+            assert jumped == (entry.head.previous != applied)
+            assert not jumped or applied < skip_to >= entry.head.previous
+        case PassOver(name, sequence):
+            assert verdicts[name] in ("skipped", "dropped") and sequence == by_name[name].sequence > applied
+            assert keep is None or sequence <= keep
+        case RollBack(to):
+            assert to == keep < applied
+        case Wait():
+            chained = [
+                entry
+                for entry in listing
+                if entry.head == Head(decision.stream, applied)
+                and entry.sequence > applied
+                and entry.name not in verdicts
+            ]
+            alone = len({entry.sequence for entry in chained}) == len(chained) == 1
+            stopped = decision.alarms or (
+                keep is not None and keep < chained[0].sequence if chained else True
+            )
+            assert not alone or stopped
+
+
+@given(st.permutations(range(1, 9)), st.integers(0, 7))
+def test_any_order_of_arrival_ends_the_same(order, start):
+    """Packets of one chain, whatever their order: all of them, once, and in order."""
+    story = Story({"applied": start, "stream": "main"})
+    done = []
+    for sequence in order:
+        story.happen({"publish": [f"{sequence}<{sequence - 1}"]})
+        steps, _ = story.settle()
+        done += steps
+    assert done == [f"apply {sequence}-w" for sequence in range(start + 1, 9)]
+    assert story.settle()[1].alarms == ()
 
 
 def test_there_are_stories():
