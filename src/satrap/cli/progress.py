@@ -1,14 +1,23 @@
-"""A progress bar on standard error while a checkpoint loads; a line every few seconds where it is no terminal."""
+"""A progress bar on standard error while something takes long; a line every few seconds where it is no terminal."""
 
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
-__all__ = ["LoadProgress"]
+__all__ = ["LoadProgress", "item_progress"]
 
 log = logging.getLogger("satrap.load")
 
@@ -59,3 +68,32 @@ class LoadProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+@contextmanager
+def item_progress(what: str, total: int) -> Iterator[Callable[[], None]]:
+    """Show how many of `total` items are done. What it gives is to be called after each."""
+    done = 0
+    if sys.stderr.isatty():
+        bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        task = bar.add_task(what, total=total)
+        with bar:
+            yield lambda: bar.advance(task)
+        return
+    said = time.monotonic()
+
+    def step() -> None:
+        nonlocal done, said
+        done += 1
+        if time.monotonic() - said >= _LINE_SECONDS:
+            said = time.monotonic()
+            log.info("%s: %s of %s", what, f"{done:,}", f"{total:,}")
+
+    yield step

@@ -7,11 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from satrap import rpc
 from satrap._core import ids
 from satrap._core.table import TableGeneration, read_control
+from satrap.cli.app import app
 from satrap.config import UpdatesConfig
 from satrap.protos import embedding_pb2 as pb
+from satrap.protos import embedding_pb2_grpc as pb_grpc
 from satrap.storage import open_storage
 
 CHECKPOINT_ORDINAL = 1795175200 - 600
@@ -150,3 +154,36 @@ def test_from_a_storage_that_is_polled(serve, persia_data, expected):
     assert follow(server).applied_packets == 14
     server.close()
     assert stored(server) == expected
+
+
+@pytest.mark.slow
+def test_as_an_operator_sees_it(satrap, persia_data, packets, table_directory):
+    command = satrap(
+        *("embedding-server", "--port", "0", "--table-directory", table_directory),
+        *("--checkpoint", persia_data / "ckpt_2x4", "--packets", packets),
+    )
+    with rpc.channel(command.addresses[0]) as channel:
+        stub = pb_grpc.EmbeddingServiceStub(channel)
+        deadline = time.monotonic() + 20
+        while not stub.Status(pb.StatusRequest(), timeout=20).updates.quarantined_packets:
+            assert time.monotonic() < deadline
+            stub.FollowNow(pb.FollowNowRequest(), timeout=20)
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(
+            app,
+            [*arguments, "--shards", command.addresses[0]],
+            env={"COLUMNS": "300"},
+            catch_exceptions=False,
+        )
+        assert result.exit_code == 0, result.output
+        return result.output
+
+    said = run("status")
+    assert "gap detection" in said and "none" in said and "quarantined" in said and "1,795,175,304" in said
+    name = "s0/inc_20260101000040/0_0.inc"
+    assert name in run("quarantine", "list") and "bad_persia_packet" in run("quarantine", "show", name)
+    run("quarantine", "drop", name)
+    deadline = time.monotonic() + 20
+    while "was refused and the stream waits" in run("status"):
+        assert time.monotonic() < deadline
