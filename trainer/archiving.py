@@ -18,7 +18,7 @@ from satrap.serving.archive.package import DEFAULT_HANDLER, package
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DenseDump", "register_archive", "write_dense_archive"]
+__all__ = ["DenseDump", "check_archive", "register_archive", "write_dense_archive"]
 
 _CONFIG_NAME = "satrap-model-config.yaml"
 
@@ -32,6 +32,23 @@ class DenseDump:
     archive: Path
     sparse_sequence: int | None
     answer: str = ""
+
+
+def check_archive(archive: Path, model_name: str, version: str) -> None:
+    """Refuse what can be no archive, before anything is published that names it.
+
+    Raises:
+        ArchiveError: a path that does not end in `.mar`, or a name or version that no manifest can have.
+    """
+    if archive.suffix != ".mar":
+        raise ArchiveError(
+            str(archive), "an archive's name ends in .mar: give the path of the archive that is to be written"
+        )
+    for what, text in (("model_name", model_name), ("version", version)):
+        if not text or len(text) > 256 or not text.isprintable():
+            raise ArchiveError(
+                str(archive), f"{what} must have 1 to 256 printable characters, which {text!r} has not"
+            )
 
 
 def write_dense_archive(
@@ -52,10 +69,6 @@ def write_dense_archive(
     Raises:
         ArchiveError: a name, version or file that cannot be, or a model that TorchScript does not take.
     """
-    if archive.suffix != ".mar":
-        raise ArchiveError(
-            str(archive), "an archive's name ends in .mar: give the path of the archive that is to be written"
-        )
     archive.parent.mkdir(parents=True, exist_ok=True)
     settings = dict(config)
     if sparse_sequence is not None:

@@ -6,6 +6,7 @@ commit ──▶ rows (all of them) ──▶ dump ──▶ checkpoint
 
 import logging
 import os
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 
 from satrap.config import EmbeddingConfig, GlobalConfig, load_embedding_config, load_global_config
 from satrap.errors import InvalidInputError, SatrapError
-from satrap.formats.manifest import Dense
+from satrap.formats.manifest import Dense, manifest_name, parse_manifest_name
 from satrap.storage import Storage, open_storage
 from satrap.trainer.dumping import Dump, DumpProgress
 from satrap.trainer.packets import Identity
@@ -90,7 +91,7 @@ class TrainCtx:
         servers = config.embedding_parameter_server_config
         self._identity = Identity(
             stream=_stream_name(config.trainer.stream if stream is None else stream),
-            writer=secrets.token_hex(8) if writer is None else writer,
+            writer=_writer_name(writer),
             num_shards=_num_shards(config, num_shards),
             row_dtype=config.trainer.row_dtype,
             embedding_config=self._embedding_config.digest,
@@ -332,12 +333,13 @@ class TrainCtx:
             ArchiveError: the archive cannot be.
             SatrapError: as `flush`, and as `ManagementClient.register`.
         """
-        from satrap.trainer.archiving import DenseDump, register_archive, write_dense_archive
+        from satrap.trainer.archiving import DenseDump, check_archive, register_archive, write_dense_archive
 
+        path = Path(os.fspath(archive))
+        check_archive(path, model_name, version)
         sequence = self._writer.flush(Dense(model_name, version))
         # Without packets servers never reach a sequence on their own.
         needed = sequence if self._writer.has_packets and sequence else None
-        path = Path(os.fspath(archive))
         write_dense_archive(
             model,
             path,
@@ -399,8 +401,21 @@ def _embedding_config(given: Path | str | EmbeddingConfig) -> tuple[EmbeddingCon
 
 
 def _stream_name(name: str) -> str:
-    if not name or not name[0].isalnum() or not name.isascii():
-        raise InvalidInputError(f"the stream {name!r} must begin with a letter or digit (trainer.stream)")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise InvalidInputError(
+            f"the stream {name!r} must have up to 64 letters, digits, '.', '_' and '-', and begin with a letter or "
+            "digit (trainer.stream)"
+        )
+    return name
+
+
+def _writer_name(name: str | None) -> str:
+    if name is None:
+        return secrets.token_hex(8)
+    if parse_manifest_name(manifest_name(1, name)) is None:
+        raise InvalidInputError(
+            f"the writer {name!r} must have up to 64 letters, digits, '_' and '-', and begin with a letter or digit"
+        )
     return name
 
 
@@ -409,8 +424,8 @@ def _num_shards(config: GlobalConfig, given: int | None) -> int:
     shards = config.trainer.num_shards if given is None else given
     if shards is None:
         shards = max(len(config.common_config.infer_config.servers), 1)
-    if shards < 1:
-        raise InvalidInputError(f"num_shards must be at least 1, not {shards}")
+    if not 1 <= shards <= 65_536:
+        raise InvalidInputError(f"num_shards must be 1 to 65,536, not {shards}")
     return shards
 
 

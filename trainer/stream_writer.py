@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,7 +119,9 @@ class StreamWriter:
                     part = slice(start, start + self.chunk_rows)
                     self._take(dim, signs[part], None if rows is None else rows[part], event_time_ns)
                     if not together:
-                        self._publish_what_is_due()
+                        # Whatever is wrong, all of it is taken; the call below raises it.
+                        with suppress(Exception):
+                            self._publish_what_is_due()
             self._publish_what_is_due()
 
     @contextmanager

@@ -98,12 +98,15 @@ class Unscriptable(torch.nn.Module):
         ({"archive": "m.zip"}, r"ends in \.mar"),
         ({"model_name": "../m"}, "letter or digit"),
         ({"version": ""}, "version"),
+        ({"version": "1\n"}, "version"),
+        ({"model_name": "m" * 257}, "model_name"),
         ({"extra_files": ["nowhere.txt"]}, "does not exist"),
         ({"model": Unscriptable()}, "TorchScript does not take"),
     ],
 )
 def test_archives_that_cannot_be(train, tmp_path, arguments, message):
     ctx = train()
+    ctx.commit("user", [1], USER_ROW)
     given = {
         "model": torch.nn.Linear(1, 1),
         "archive": "m.mar",
@@ -114,6 +117,8 @@ def test_archives_that_cannot_be(train, tmp_path, arguments, message):
     with pytest.raises(ArchiveError, match=message):
         ctx.dump_dense(model, archive, **given)
     assert not list(tmp_path.glob("*.mar"))
+    ctx.commit("user", [1], USER_ROW)
+    ctx.flush()  # publishing goes on
 
 
 def test_a_server_that_is_not_there(train, tmp_path, monkeypatch):

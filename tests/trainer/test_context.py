@@ -1,5 +1,7 @@
 """TrainCtx: what it publishes is what was committed, in order, once."""
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -305,7 +307,12 @@ def test_the_configuration_says_where_things_go(tmp_path, embedding_config):
     [
         ({"stream": "_ads"}, InvalidInputError, "letter or digit"),
         ({"stream": ""}, InvalidInputError, "letter or digit"),
+        ({"stream": "a b"}, InvalidInputError, "letter or digit"),
+        ({"stream": "a" * 65}, InvalidInputError, "letter or digit"),
+        ({"writer": "a/b"}, InvalidInputError, "writer"),
+        ({"writer": ""}, InvalidInputError, "writer"),
         ({"num_shards": 0}, InvalidInputError, "num_shards"),
+        ({"num_shards": 70_000}, InvalidInputError, "num_shards"),
         ({"directory": "gopher://x"}, InvalidInputError, "gopher"),
     ],
 )
@@ -317,6 +324,11 @@ def test_arguments_that_cannot_be(embedding_config, arguments, error, message):
 def test_a_config_file_that_is_not_there(tmp_path, embedding_config):
     with pytest.raises(ConfigError):
         TrainCtx(tmp_path / "none.yaml", embedding_config)
+
+
+def test_torch_and_pyarrow_are_imported_when_they_are_needed():
+    code = "import sys, satrap.trainer; sys.exit(bool({'torch', 'pyarrow', 'fsspec'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-P", "-c", code], timeout=60).returncode == 0
 
 
 operation = st.one_of(

@@ -109,6 +109,18 @@ def test_the_caller_waits_when_too_many_packets_do(lost, away, published):
     assert sorted(type(published)(away.folder).states()[5]) == [(4, USER + i) for i in range(5)]
 
 
+def test_a_large_commit_is_taken_whole_though_publishing_fails(lost, away, published, monkeypatch):
+    monkeypatch.setattr("satrap.trainer.stream_writer.StreamWriter.chunk_rows", 10)
+    ctx = lost(buffer_size=5, waiting_packets=1)
+    with pytest.raises(StorageError, match="could not be published"):
+        ctx.commit("user", range(95), rows(95, 1))
+    assert ctx.row_count == 95
+    away.come_back()
+    assert ctx.flush() >= 2
+    states = type(published)(away.folder).states()
+    assert len(states[max(states)]) == 95
+
+
 def test_closing_says_what_could_not_be_published(lost, away):
     ctx = lost()
     ctx.commit("user", [1], rows(1))
