@@ -15,28 +15,8 @@ from satrap.storage import open_storage
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def endpoint():
-    """moto's server, and the environment that leads s3fs to it."""
-    from moto.server import ThreadedMotoServer
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()  # of whom an earlier test reached elsewhere
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        yield f"http://{host}:{port}"
-    server.stop()
-    S3FileSystem.clear_instance_cache()
-
-
 @pytest.fixture
-def storage(endpoint, request):
+def storage(s3_endpoint, request):
     """A folder of a bucket of the test's own."""
     import boto3
 
@@ -147,7 +127,7 @@ def test_several_threads_at_once(storage):
     assert found == [b"x" * 1000] * 8
 
 
-def test_no_such_bucket(endpoint):
+def test_no_such_bucket(s3_endpoint):
     storage = open_storage("s3://no-such-bucket-here/folder")
     for use in (storage.list, lambda: storage.publish("a", b"1")):
         with pytest.raises(StorageError, match="bucket"):
