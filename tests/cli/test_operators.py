@@ -126,6 +126,7 @@ class TestInspect:
             "serving",
             "0 of 1",
         )
+        assert (generation["stream"], generation["replacing"]) == ("persia", None)
         assert generation["held_by"] is None and generation["checkpoint"] == str(persia_data / "ckpt_2x4")
         assert [(table["dim"], table["rows"]) for table in generation["tables"]] == [
             (8, 138),

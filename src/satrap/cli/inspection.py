@@ -264,6 +264,8 @@ def _generation(generation: HeldGeneration) -> Facts:
         "shard": f"{found.owner.replica_index} of {found.owner.replica_size}",
         "held_by": found.pid if found.locked else None,
         "checkpoint": info.checkpoint,
+        "replacing": f"{info.replacing.checkpoint} is being put in its place" if info.replacing else None,
+        "stream": info.origin.stream or None,
         "row_dtype": info.row_dtype,
         "written_by": f"satrap {info.version}",
         "age_seconds": generation.age_seconds,
