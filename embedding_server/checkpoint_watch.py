@@ -97,7 +97,8 @@ class CheckpointWatch:
             NoSpaceError, TableFolderError, ConflictError: it cannot be loaded now.
             LoadCancelled: `stop` was called.
         """
-        self._candidates = tuple(self._folder.candidates())
+        if not self._folder.single or self._reload is not None or not self._candidates:
+            self._candidates = tuple(self._folder.candidates())
         while (choice := self._choice()) is not None:
             log.info("loading %s (%s, sequence %d)", choice.location, choice.stream, choice.sequence)
             try:

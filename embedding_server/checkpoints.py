@@ -208,11 +208,14 @@ def _open(storage: Storage, settings: CheckpointSettings) -> OpenedCheckpoint:
         ours = update_format.open_checkpoint(storage)
         _check_config(ours, settings.config_digest)
         return OpenedUpdate(ours, settings, update_origin(ours), update_checkpoint_digest(ours))
+    marked = any(entry.name == MARKER for entry in listing)
+    if not marked and _has_checkpoints(storage, listing):
+        raise CheckpointError(storage.url, "a folder of checkpoints, not a checkpoint: name one of them")
     if local is not None:
         checkpoint = persia_format.open_checkpoint(local, settings.owner)
         origin = persia_origin(checkpoint, settings.replay_margin_seconds)
         return OpenedPersia(checkpoint, settings, origin, checkpoint_digest(checkpoint))
-    if any(entry.name == MARKER for entry in listing):
+    if marked:
         raise CheckpointError(
             storage.url, "PERSIA's checkpoints are read from local paths only: copy it to the machine"
         )
@@ -367,11 +370,20 @@ def is_folder_of_checkpoints(location: Location) -> bool:
     listing = storage.list()
     if find_checkpoint_manifest(listing) or any(entry.name == MARKER for entry in listing):
         return False
-    others = [entry for entry in listing if not (entry.is_folder and not _PERSIA_SHARD.fullmatch(entry.name))]
-    if not others:
+    if all(entry.is_folder and not _PERSIA_SHARD.fullmatch(entry.name) for entry in listing):
         return True
     # Part of a checkpoint that was not written to its end, or whatever lies beside checkpoints.
-    return any(_last_written(storage.subfolder(entry.name)) for entry in listing if entry not in others)
+    return _has_checkpoints(storage, listing)
+
+
+def _has_checkpoints(storage: Storage, listing: Sequence[Entry]) -> bool:
+    """Whether a folder below this one is a checkpoint; the parts of one of PERSIA's are none."""
+    return any(
+        entry.is_folder
+        and not _PERSIA_SHARD.fullmatch(entry.name)
+        and _last_written(storage.subfolder(entry.name)) is not None
+        for entry in listing
+    )
 
 
 def folder_identity(location: Location) -> str:

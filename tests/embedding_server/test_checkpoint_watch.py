@@ -456,8 +456,10 @@ class TestServer:
         remove_hold(packets, "ads")
         settle(29)
 
-    def test_a_bad_path(self, start, add, refused, tmp_path):
+    def test_a_bad_path(self, start, add, refused, tmp_path, folder):
         add(9)
         server = start()
         code, details = refused(lambda: server.load(tmp_path / "nowhere"))
         assert code is grpc.StatusCode.INVALID_ARGUMENT and "no such directory" in details
+        code, details = refused(lambda: server.load(folder))
+        assert code is grpc.StatusCode.INVALID_ARGUMENT and "name one of them" in details

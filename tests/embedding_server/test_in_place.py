@@ -159,6 +159,41 @@ class TestRows:
         assert content(generation.tables[4]) == expected(NEW, NEW_ROWS, 8)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_it_is_as_if_it_were_loaded(seed, shard_state, write_ours, tmp_path):
+    """Random packets, a checkpoint in place, random packets behind it: against a table that is loaded from it."""
+    random = np.random.default_rng(seed)
+    known = random.integers(0, 2**64, 300, np.uint64)
+    sequence = int(random.integers(0, 30))
+
+    def packet(table, ordinal: int, rng) -> None:
+        signs = rng.choice(known, 40, replace=False)
+        if rng.random() < 0.3:
+            table.erase(signs, ordinal)
+        else:
+            table.upsert(signs, rng.standard_normal((40, 4)).astype(np.float32), ordinal)
+
+    signs = random.choice(known, 150, replace=False)
+    write_ours(tmp_path / "new", {4: (signs, rows_of(signs, 4, seed))}, sequence)
+    write_ours(tmp_path / "old", {4: (known[:100], rows_of(known[:100], 4, seed + 1))}, 2)
+    state = shard_state()
+    state.load(tmp_path / "old", ignore, NEVER)
+    for ordinal in range(3, 60):
+        packet(state.target().tables[4], ordinal, random)
+    state.load_in_place(tmp_path / "new", ignore, NEVER)
+    mine = [content(state.target().tables[4])]
+    follow = np.random.default_rng(seed + 2)
+    for ordinal in range(sequence + 1, sequence + 40):
+        packet(state.target().tables[4], ordinal, follow)
+        mine.append(content(state.target().tables[4]))
+    state.load(tmp_path / "new", ignore, NEVER)
+    assert content(state.target().tables[4]) == mine.pop(0)
+    follow = np.random.default_rng(seed + 2)
+    for ordinal in range(sequence + 1, sequence + 40):
+        packet(state.target().tables[4], ordinal, follow)
+        assert content(state.target().tables[4]) == mine.pop(0)
+
+
 class TestRefused:
     def test_before_anything_is_changed(self, served, tmp_path):
         path = max((tmp_path / "new").glob("*.arrow"))
