@@ -100,8 +100,14 @@ def age(root: Path) -> None:
 
 
 class TestOurs:
-    @pytest.fixture(params=["local", "memory"])
+    @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
     def both(self, request, packets, checkpoints, tmp_path):
+        if request.param == "s3":
+            request.getfixturevalue("s3_endpoint")
+            import boto3
+
+            boto3.client("s3").create_bucket(Bucket="prune")
+            packets, checkpoints = open_storage("s3://prune/p"), open_storage("s3://prune/c")
         if request.param == "memory":
             url = f"memory://prune{abs(hash(tmp_path))}"
             packets, checkpoints = open_storage(f"{url}/p"), open_storage(f"{url}/c")

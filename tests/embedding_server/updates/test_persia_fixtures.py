@@ -16,7 +16,7 @@ from satrap.cli.app import app
 from satrap.config import UpdatesConfig
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
-from satrap.storage import open_storage
+from satrap.storage import Storage, open_storage
 
 CHECKPOINT_ORDINAL = 1795175200 - 600
 """The least datetime of the markers, less the margin."""
@@ -143,13 +143,24 @@ def test_the_margin_decides_what_is_replayed(serve, persia_data, packets, expect
         assert follow(server).applied_packets == packets_applied
 
 
-def test_from_a_storage_that_is_polled(serve, persia_data, expected):
-    storage = open_storage("memory://persia-fixtures")
+@pytest.fixture(params=["memory", pytest.param("s3", marks=pytest.mark.slow)])
+def remote(request) -> Storage:
+    """A folder that can only be polled."""
+    if request.param == "memory":
+        return open_storage("memory://persia-fixtures")
+    request.getfixturevalue("s3_endpoint")
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="persia-fixtures")
+    return open_storage("s3://persia-fixtures/packets")
+
+
+def test_from_a_storage_that_is_polled(serve, persia_data, expected, remote):
     for label in ("00", "10", "20"):
         for path in sorted((persia_data / "inc_dir").glob(f"s*/inc_202601010000{label}/*")):
-            storage.publish(str(path.relative_to(persia_data / "inc_dir")), path.read_bytes(), replace=True)
+            remote.publish(str(path.relative_to(persia_data / "inc_dir")), path.read_bytes(), replace=True)
     server = serve(
-        checkpoint=persia_data / "ckpt_2x4", packets=storage.url, updates=UpdatesConfig(poll_seconds=0.05)
+        checkpoint=persia_data / "ckpt_2x4", packets=remote.url, updates=UpdatesConfig(poll_seconds=0.05)
     )
     assert follow(server).applied_packets == 14
     server.close()
