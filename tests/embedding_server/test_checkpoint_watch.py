@@ -328,6 +328,7 @@ class TestLook:
         assert value_of(state) == 8 and state.applied() == (8, 0)
 
 
+@pytest.mark.slow
 class TestServer:
     """The real server, with the watch's own thread."""
 
