@@ -88,6 +88,13 @@ def served(packets, following):
     return following(dims=frozenset([DIM, 8]), config_digest="ours")
 
 
+@pytest.fixture
+def patient(packets, following):
+    """The same, with a second between two tries, so that something can happen meanwhile."""
+    packets.publish()
+    return following({"poll_seconds": 1.0})
+
+
 def refused_with(served, code: str) -> None:
     """The next packet was refused by this error, and only that has happened."""
     status = served.follow_until(lambda status: len(status.verdicts) == 1)
@@ -205,7 +212,7 @@ def test_another_stream_that_begins_below(packets, served):
 
 
 @pytest.mark.parametrize("slow", ["data", "half of the data", "half of the manifest"])
-def test_slow_to_appear(slow, packets, served):
+def test_slow_to_appear(slow, packets, patient):
     """Copied by something that does not publish as it should: waited for, and applied when it is whole."""
     files = packets.files(2)
     data, manifest = data_name(files), manifest_name(files)
@@ -215,20 +222,20 @@ def test_slow_to_appear(slow, packets, served):
         "half of the manifest": {data: files[data], manifest: files[manifest][:200]},
     }[slow]
     packets.put(first)
-    status = served.follow()
+    status = patient.follow()
     assert status.applied_sequence == 1 and [alarm.code for alarm in status.alarms] == ["storage"]
     packets.put(files)
-    status = served.follow_until(lambda status: status.applied_sequence == 2)
-    assert not status.verdicts and served.value() == 2
+    status = patient.follow_until(lambda status: status.applied_sequence == 2)
+    assert not status.verdicts and patient.value() == 2
 
 
-def test_deleted_while_it_is_read(packets, served):
+def test_deleted_while_it_is_read(packets, patient):
     """The manifest was read, its data are gone: and it may be that it all is, as a tidy operator leaves it."""
     files = packets.files(2)
     packets.put(without_data(files))
-    served.follow()
+    patient.follow()
     (packets.directory / manifest_name(files)).unlink()
-    status = served.follow()
+    status = patient.follow()
     assert status.applied_sequence == 1 and not status.alarms and not status.verdicts
 
 
