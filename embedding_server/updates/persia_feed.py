@@ -32,7 +32,7 @@ from satrap.embedding_server.updates.persia import (
 from satrap.embedding_server.updates.persia_dims import with_one_dim_per_sign
 from satrap.embedding_server.updates.persia_ledger import AppliedFiles
 from satrap.embedding_server.updates.trouble import Trouble, after_failure
-from satrap.embedding_server.updates.undo import FilePosition, Position
+from satrap.embedding_server.updates.undo import FilePosition, Position, UndoLog
 from satrap.errors import (
     MissingFileError,
     PathEscapeError,
@@ -100,6 +100,7 @@ class PersiaFeed:
         """
         self._storage = storage
         self.ledger = AppliedFiles(generation)
+        self._generation = generation
         self._route, self._settings, self._tables = route, settings, tables
         self._poll_ns = int(poll_seconds * _NANOS)
         self._active = PersiaListing()
@@ -284,7 +285,8 @@ class PersiaFeed:
             return  # rather a mount that is away than a trainer's tidying up
         gone = before.keys() - directories.keys()
         if gone or not before:
-            self.ledger.forget_all_but(directories)
+            undoable = UndoLog(self._generation, 0).entries()
+            self.ledger.forget_all_but(directories, [entry.name for entry in undoable])
         for name in gone:
             self._resting.pop(name, None)
         self._refused = {name: file for name, file in self._refused.items() if self._file(name) is not None}

@@ -137,10 +137,17 @@ class AppliedFiles:
         if any(name in self._settled for name in names):
             self._write_all({name: done for name, done in self._settled.items() if name not in names})
 
-    def forget_all_but(self, directories: Iterable[str]) -> None:
-        """What was in directories that are gone need not be known any more. On disk with a later `add`."""
-        there = set(directories)
-        gone = [name for name, done in self._settled.items() if done.file.directory not in there]
+    def forget_all_but(self, directories: Iterable[str], names: Iterable[str] = ()) -> None:
+        """What was in directories that are gone need not be known any more. On disk with a later `add`.
+
+        `names` stay: those that can be taken back. One that is not on the list counts as begun and not finished.
+        """
+        there, kept = set(directories), set(names)
+        gone = [
+            name
+            for name, done in self._settled.items()
+            if done.file.directory not in there and name not in kept
+        ]
         for name in gone:
             self._by_second[self._settled.pop(name).unix_seconds].discard(name)
             self._recent.pop(name, None)
