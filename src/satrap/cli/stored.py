@@ -102,7 +102,7 @@ def _checkpoint(
     publication: "_Publication", candidate: Candidate, replay_from: int, folder: str = ""
 ) -> StoredCheckpoint:
     covers = replay_from - 1 if candidate.stream == PERSIA_STREAM else candidate.sequence
-    return StoredCheckpoint(publication.finished(folder), candidate.stream, candidate.sequence, covers)
+    return StoredCheckpoint(publication.finished(folder), candidate.stream, candidate.reaches, covers)
 
 
 def _files(storage: Storage, folder: str) -> Iterator[tuple[str, Entry]]:
