@@ -143,8 +143,26 @@ bool TableWriter<Stores>::copy_rows(const Segment& from, const std::vector<std::
   // Keys that fit into their home bucket come first, whatever their order: one that went into the next bucket
   // instead would take the place of a key that is at home there, and lookups of both would need a line more.
   // Both sides are in the order of the hash, so both are walked front to back.
+  // The processor does not keep up with so many places that are read and written front to back by itself.
+  constexpr std::size_t kBucketsAhead = 16, kRowsAhead = 8;
+  const std::size_t row_bytes = std::min<std::size_t>(kSlots * from.row_words() * 8, 1024);
+  const auto fetch_source = [&](std::size_t index) {
+    if (index + kBucketsAhead >= from.bucket_count()) return;
+    __builtin_prefetch(&from.bucket(index + kBucketsAhead));
+    const Place ahead{index + kRowsAhead, 0};
+    const auto* const rows = reinterpret_cast<const std::byte*>(from.row(ahead));
+    for (std::size_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(rows + at);
+    __builtin_prefetch(&from.ordinal(ahead));
+  };
+  const auto fetch_target = [](const Segment& target, std::size_t home, std::size_t slot) {
+    if (home + kBucketsAhead >= target.bucket_count()) return;
+    __builtin_prefetch(&target.bucket(home + kBucketsAhead), 1);
+    __builtin_prefetch(target.row({home + kRowsAhead, slot}), 1);
+    __builtin_prefetch(&target.ordinal({home + kRowsAhead, slot}), 1);
+  };
   std::vector<Source> displaced;
   for (std::size_t index = 0; index < from.bucket_count(); ++index) {
+    fetch_source(index);
     const Bucket& line = from.bucket(index);
     const std::uint64_t header = line.header.load(std::memory_order_relaxed);
     for (std::uint64_t left = bucket_header::used(header); left; left &= left - 1) {
@@ -157,8 +175,10 @@ bool TableWriter<Stores>::copy_rows(const Segment& from, const std::vector<std::
       while (entry_of(hash) >= to[part]->segment->end_entry()) ++part;
       const Source source{to[part].get(), sign, hash, slot, is_row};
       const Segment& target = *source.to->segment;
-      const std::uint64_t home = target.bucket(target.home(hash)).header.load(std::memory_order_relaxed);
-      if (bucket_header::used(home) == bucket_header::kSlotMask) {
+      const std::size_t home = target.home(hash);
+      fetch_target(target, home, slot.slot);
+      const std::uint64_t there = target.bucket(home).header.load(std::memory_order_relaxed);
+      if (bucket_header::used(there) == bucket_header::kSlotMask) {
         displaced.push_back(source);
       } else {
         place(source);
