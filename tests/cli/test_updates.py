@@ -192,6 +192,7 @@ def test_refused_by_one_shard(shards):
     assert retried.exit_code == 0 and "judged again" in retried.output and "at sequence 1" in retried.output
     dropped = run("quarantine", "drop", name, *shards.flags)
     assert dropped.exit_code == 0 and "at sequence 3" in dropped.output, dropped.output
+    assert "shard 1 of 2 applied it and keeps its rows" in dropped.output
     assert shards.follow() == [3, 3] and shards.values() == [3, 3]
     assert run("quarantine", "list", *shards.flags).output.split()[5:7] == ["dropped", "guardrail"]
     refused = run("quarantine", "retry", name, *shards.flags)

@@ -127,6 +127,7 @@ def decide(addresses: Sequence[str], name: str, action: Literal["retry", "drop"]
         InvalidInputError: none of them could be asked.
         SatrapError: a server refuses; the others have done it.
     """
+    lines = _halves(collect(addresses)[0], name) if action == "drop" else []
     request = pb.QuarantineRequest(action=_ACTIONS[action], name=name)
     said_all = ask_all(addresses, lambda stub: stub.Quarantine(request, timeout=_SECONDS))
     done = [said.address for said in said_all if said.answer is not None]
@@ -135,7 +136,7 @@ def decide(addresses: Sequence[str], name: str, action: Literal["retry", "drop"]
         raise NotFoundError(
             f"no server has {name!r} in quarantine: `satrap quarantine list` shows what they have"
         )
-    lines = [f"{address}: {'judged again' if action == 'retry' else 'dropped'}" for address in done]
+    lines += [f"{address}: {'judged again' if action == 'retry' else 'dropped'}" for address in done]
     for said in ask_all(done, lambda stub: stub.FollowNow(pb.FollowNowRequest(), timeout=_SECONDS)):
         if said.answer is not None:
             alarms = "".join(f"; {alarm.code}: {alarm.message}" for alarm in said.answer.alarms)
@@ -144,6 +145,15 @@ def decide(addresses: Sequence[str], name: str, action: Literal["retry", "drop"]
         told = "; ".join(f"{said.address}: {said.error}" for said in refusals)
         raise InvalidInputError("; ".join((*lines, told)) if lines else told)
     return lines
+
+
+def _halves(records: Sequence[Refused], name: str) -> list[str]:
+    """What is left of a packet that is dropped where it was refused and applied elsewhere."""
+    applied = {shard for record in records if record.name == name for shard in record.applied_by}
+    if not applied:
+        return []
+    told = ", ".join(f"shard {shard}" for shard in sorted(applied))
+    return [f"{told} applied it and keeps its rows (docs/operations.md says how to have none of it anywhere)"]
 
 
 def _lacks(error: SatrapError) -> bool:
