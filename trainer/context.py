@@ -198,8 +198,10 @@ class TrainCtx:
     def step(self) -> Iterator[None]:
         """What is committed within belongs together: no packet has a part of it without the rest.
 
+        Where several threads have steps, one waits at its beginning while a packet that is due is cut between them.
+
         Raises:
-            SatrapError: at its end, as `commit`.
+            SatrapError: publishing fails, see the class; what was committed within was taken.
         """
         with self._writer.step():
             yield
@@ -280,7 +282,13 @@ class TrainCtx:
             dump.wait()
         return dump
 
-    def load(self, checkpoint: Path | str, *, progress: Callable[[DumpProgress], None] | None = None) -> None:
+    def load(
+        self,
+        checkpoint: Path | str,
+        *,
+        catch_up: bool = False,
+        progress: Callable[[DumpProgress], None] | None = None,
+    ) -> None:
         """Take the rows of a checkpoint, to go on from it. Only before anything is committed, flushed or dumped.
 
         If the stream has packets after it, or it is another stream's or PERSIA's, the first publication is a full
@@ -288,6 +296,9 @@ class TrainCtx:
 
         Args:
             checkpoint: Its directory, a path or URL; or a folder of checkpoints, whose newest is taken.
+            catch_up: Apply the stream's packets that were published after it as well: then these are the rows that
+                servers have, packets go on, and no full checkpoint is needed. For jobs that take their rows from here
+                (`lookup`), or whose modules are tracked: rows in which a module differs are published as changed.
             progress: Called now and then.
 
         Raises:
@@ -296,7 +307,7 @@ class TrainCtx:
             StorageError: it cannot be read.
         """
         dims = {feature.dim for feature in self._features.values()}
-        self._writer.load(open_storage(checkpoint), dims, progress)
+        self._writer.load(open_storage(checkpoint), dims, progress, catch_up=catch_up)
 
     def dump_dense(
         self,

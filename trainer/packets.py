@@ -1,15 +1,17 @@
 """What is published already, and publishing one more packet: nothing that another trainer wrote is passed over."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from satrap.errors import ForkedStreamError, UpdateError
+from satrap.errors import ForeignConfigError, ForkedStreamError, UpdateError
 from satrap.formats.manifest import Dense, RowDType, after_sequence, parse_manifest_name
-from satrap.formats.packet import PacketContent, publish_packet, read_manifest
+from satrap.formats.packet import PacketContent, publish_packet, read_manifest, read_shard
+from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.storage import Storage
+from satrap.trainer.rows import Rows
 
-__all__ = ["Identity", "PacketJob", "check_fork", "newest_checkpoint", "newest_sequence"]
+__all__ = ["Identity", "PacketJob", "check_fork", "newest_checkpoint", "newest_sequence", "replay"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,50 @@ def newest_checkpoint(storage: Storage, stream: str) -> int:
     """
     folders = [storage.subfolder(entry.name) for entry in storage.list() if entry.is_folder]
     return max(newest_sequence(folder, stream) for folder in [storage, *folders])
+
+
+def replay(
+    storage: Storage, identity: Identity, rows: Rows, dims: Collection[int], applied: int
+) -> tuple[int, int]:
+    """Bring `rows`, which are those of sequence `applied`, up to the stream's newest packet that follows on it.
+
+    Returns the sequence that they have then, and the newest event in the packets (nanoseconds, 0: none). A missing
+    packet ends it; what comes after it is left alone.
+
+    Raises:
+        ForkedStreamError: two packets follow on one.
+        ForeignConfigError: a packet of another embedding config, or with a dim that this one lacks.
+        UpdateError: a packet is not whole.
+        StorageError: the folder cannot be listed or read.
+    """
+    newest_event_ns = 0
+    for name, sequence, _ in _manifests(storage, after_sequence(applied + 1)):
+        if _stream_of(storage, name) not in (identity.stream, None):
+            continue
+        manifest = read_manifest(storage, name)
+        path = storage.path_of(name)
+        if manifest.previous is not None and manifest.previous < applied:
+            raise ForkedStreamError(
+                path, f"it follows on sequence {manifest.previous}, as another packet does"
+            )
+        if manifest.previous != applied:
+            log.warning(
+                "%s follows on sequence %s, which is missing after %d", path, manifest.previous, applied
+            )
+            break
+        if manifest.embedding_config not in (None, identity.embedding_config):
+            raise ForeignConfigError(path, "it was published with another embedding config")
+        for dim, signs, values in read_shard(storage, manifest, ShardRoute()):
+            if dim not in dims:
+                raise ForeignConfigError(
+                    path, f"it has rows of dim {dim}, which no slot of the embedding config has"
+                )
+            if values is None:
+                rows.erase(dim, signs)
+            else:
+                rows.write(dim, signs, values)
+        applied, newest_event_ns = sequence, max(newest_event_ns, manifest.newest_event_ns)
+    return applied, newest_event_ns
 
 
 def check_fork(storage: Storage, stream: str, sequence: int, writer: str) -> None:

@@ -73,9 +73,11 @@ class Rows:
         self._tables[dim] = table
 
     def write(self, dim: int, signs: Signs, rows: NDArray[Any]) -> None:
-        """Set the rows ([n, dim] of float32, or of the rows' dtype) of signs; the last one of a sign counts."""
+        """Set the rows ([n, dim] of float32 or float16) of signs; the last one of a sign counts."""
         if not len(signs):
             return
+        if rows.dtype == np.float16 and self.dtype == "float32":
+            rows = rows.astype(np.float32)
         self._table(self._above if self._frozen else self._tables, dim).upsert(signs, rows)
         if dim in self._erased:
             _forget(self._erased[dim], signs)

@@ -29,7 +29,7 @@ from satrap.trainer.dumping import (
     is_checkpoint,
     load_rows,
 )
-from satrap.trainer.packets import Identity, PacketJob, newest_checkpoint, newest_sequence
+from satrap.trainer.packets import Identity, PacketJob, newest_checkpoint, newest_sequence, replay
 from satrap.trainer.publisher import Publisher, retry_delay
 from satrap.trainer.resuming import Loaded, Position, resume
 from satrap.trainer.rows import Rows
@@ -168,16 +168,21 @@ class StreamWriter:
         storage: Storage,
         dims: Collection[int],
         progress: Callable[[DumpProgress], None] | None,
+        *,
+        catch_up: bool,
     ) -> None:
-        """Take a checkpoint's rows."""
+        """Take a checkpoint's rows, and with `catch_up` what was published after it."""
         with self.lock:
             if self._has_begun() or self._loaded is not None:
                 raise ConflictError("load() comes before the first commit, flush or dump, and once")
             rows = Rows(self._identity.row_dtype)
-            self._loaded, self._events = load_rows(
-                storage, rows, self._identity.embedding_config, dims, progress
-            )
-            self._rows = rows
+            loaded, events = load_rows(storage, rows, self._identity.embedding_config, dims, progress)
+            if catch_up and self._storage is not None and loaded.stream == self._identity.stream:
+                sequence, newest_event_ns = replay(self._storage, self._identity, rows, dims, loaded.sequence)
+                loaded = Loaded(loaded.stream, sequence)
+                if newest_event_ns:
+                    events.add(newest_event_ns)
+            self._loaded, self._events, self._rows = loaded, events, rows
 
     def close(self) -> None:
         """Publish what waits, and end; may be called again if it raises."""

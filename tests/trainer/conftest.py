@@ -125,6 +125,12 @@ def embedding_config() -> EmbeddingConfig:
     return EMBEDDING_CONFIG
 
 
+def _stop(ctx: TrainCtx) -> None:
+    if ctx._tracker is not None:
+        ctx._tracker.close()
+    ctx._writer.publisher.stop()
+
+
 @pytest.fixture
 def packets(tmp_path: Path) -> Path:
     return tmp_path / "packets"
@@ -144,7 +150,7 @@ def train(packets: Path, checkpoints: Path) -> Iterator[Callable[..., TrainCtx]]
             arguments.setdefault("directory", packets)
             arguments.setdefault("checkpoint_directory", checkpoints)
             ctx = TrainCtx(global_config or _config(), EMBEDDING_CONFIG, **arguments)
-            stack.callback(ctx._writer.publisher.stop)
+            stack.callback(_stop, ctx)
             return ctx
 
         yield make

@@ -13,11 +13,13 @@ from satrap.errors import (
     ConflictError,
     DeadlineError,
     ForeignConfigError,
+    ForkedStreamError,
     InvalidInputError,
     MissingFileError,
     StorageError,
 )
 from satrap.formats.checkpoint import CheckpointWriter, open_checkpoint
+from satrap.formats.packet import PacketContent, publish_packet
 from satrap.storage import open_storage
 from satrap.trainer import DumpProgress, TrainCtx, write_persia_checkpoint
 
@@ -232,6 +234,66 @@ def test_a_trainer_older_than_its_stream_publishes_a_full_checkpoint_first(
     assert states[5] == {**state, (4, USER + 7): [9.0] * 4}
     assert (4, USER + 22) in states[3]
     assert (4, USER + 22) not in states[5]  # what the loaded state never knew is gone
+
+
+def test_a_trainer_that_catches_up_needs_no_full_checkpoint(train, config, checkpoints, published):
+    with trained(train, config, num_shards=2) as ctx:
+        ctx.dump(checkpoints / "first")
+        for value in (2, 3):
+            ctx.commit("user", [1, 20 + value], rows(2, value), event_time_ns=value)
+            ctx.delete("user", [value])
+            ctx.flush()
+    again = train(config())
+    again.load(checkpoints / "first", catch_up=True)
+    assert again.lookup("user", [1, 2, 3, 22, 23])[0][:, 0].tolist() == [3.0, 0.0, 0.0, 2.0, 3.0]
+    again.commit("user", [5], rows(1, 9))
+    assert again.flush() == 4
+    assert published.manifests()[-1].previous == 3
+    assert len(published.full()) == 1
+    published.shards = 2
+    assert len(published.states()[4]) == 10
+
+
+def test_catching_up_ends_at_a_gap(train, config, checkpoints, published, packets, caplog):
+    with trained(train, config) as ctx:
+        ctx.dump(checkpoints / "first")
+        for value in (2, 3, 4):
+            ctx.commit("user", [1], rows(1, value))
+            ctx.flush()
+    (packets / published.manifests()[2].name).unlink()
+    again = train()
+    again.load(checkpoints / "first", catch_up=True)
+    assert "missing after 2" in caplog.text
+    assert again.lookup("user", [1])[0].tolist() == [[2.0] * 4]
+    again.commit("user", [5], rows(1, 9))
+    assert again.flush() == 5  # servers may have packet 4: a full checkpoint
+    assert published.full()[-1][0].sequence == 5
+
+
+def test_catching_up_refuses_a_fork(train, config, checkpoints, packets):
+    with trained(train, config) as ctx:
+        ctx.dump(checkpoints / "first")
+        ctx.commit("user", [1], rows(1, 2))
+    publish_packet(
+        open_storage(packets),
+        stream="default",
+        writer="other",
+        sequence=2,
+        previous=1,
+        parts=[PacketContent(4, np.array([1], np.uint64), rows(1))],
+    )
+    with pytest.raises(ForkedStreamError, match="as another packet does"):
+        train().load(checkpoints / "first", catch_up=True)
+
+
+@pytest.mark.parametrize("catch_up", [False, True])
+def test_rows_of_half_precision_are_loaded_by_a_trainer_of_full(train, config, checkpoints, catch_up):
+    with trained(train, config, row_dtype="float16") as ctx:
+        ctx.dump(checkpoints / "first")
+        ctx.commit("user", [1], rows(1, 0.1))
+    again = train()
+    again.load(checkpoints / "first", catch_up=catch_up)
+    assert again.lookup("user", [1])[0][0, 0] == (np.float16(0.1) if catch_up else 1.0)
 
 
 def test_a_dump_is_the_full_checkpoint_that_is_due(train, config, checkpoints, published, tmp_path):

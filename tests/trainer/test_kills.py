@@ -49,7 +49,7 @@ def train_on(folder: Path, config, embedding_config, seed: int, die_at: int | No
     places = {"directory": folder / "packets", "checkpoint_directory": folder / "checkpoints"}
     ctx = TrainCtx(config, embedding_config, **places)
     try:
-        ctx.load(folder / "checkpoints")
+        ctx.load(folder / "checkpoints", catch_up=chance.random() < 0.5)
     except MissingFileError:
         try:
             ctx.flush()
