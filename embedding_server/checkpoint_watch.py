@@ -111,6 +111,8 @@ class CheckpointWatch:
                     by_name=False,
                 )
             except (CheckpointError, UpdateError) as error:
+                if choice.reaches > self._state.holds().get(choice.stream, choice.reaches):
+                    continue  # held since it was chosen: nothing is wrong with it
                 self._folder.refuse(choice, error)
                 self._raise("checkpoint", f"{choice.location} is passed over: {error}")
                 continue

@@ -266,7 +266,9 @@ class ShardState:
             TableFolderError: its folder cannot be made.
         """
         if self._checkpoint_switch == "in_place" and self._target is not None:
-            return self.load_in_place(checkpoint, on_progress, cancelled, catch_up, by_name=by_name)
+            return self.load_in_place(
+                checkpoint, on_progress, cancelled, catch_up, only_forward=only_forward, by_name=by_name
+            )
         with self._one_load(checkpoint):
             opened = self._opened(checkpoint)
             declined = self._declined() if by_name else ()
@@ -287,6 +289,7 @@ class ShardState:
         cancelled: threading.Event,
         catch_up: CatchUp = lambda target: None,
         *,
+        only_forward: bool = False,
         by_name: bool = True,
     ) -> Generation:
         """Put a checkpoint into the tables in use, row by row, as `in_place` says, and apply packets anew from there.
@@ -308,6 +311,10 @@ class ShardState:
             more = {dim: count - held.get(dim, 0) for dim, count in rows.items() if count > held.get(dim, 0)}
             require_room(opened.location, more, self.row_dtype, self._directory.folder)
             with self.writing:
+                # What was verified for a while may be forbidden, or outdated, by now.
+                check_held(Candidate.of(opened), self.holds())
+                if only_forward and not self._half_changed:
+                    _check_ahead(target, opened)
                 replacing = Replacing(opened.location, opened.identity)
                 target.tell(replace(target.info, replacing=replacing))
                 self._half_changed = True
@@ -471,6 +478,18 @@ def _check_forward(before: Target, new: Target) -> None:
         raise StorageError(
             new.info.checkpoint,
             f"packets after it can be applied up to {reached} only, and what is served is at {applied}",
+        )
+
+
+def _check_ahead(before: Target, opened: OpenedCheckpoint) -> None:
+    origin, applied = opened.origin, before.store.applied[0]
+    if (
+        origin.format == "satrap"
+        and origin.stream == before.origin.stream
+        and origin.base_sequence <= applied
+    ):
+        raise ConflictError(
+            f"{opened.location} reaches {origin.base_sequence}, and what is served is at {applied} by now"
         )
 
 

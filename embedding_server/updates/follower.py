@@ -27,7 +27,7 @@ from satrap.embedding_server.updates.pipeline import Counts, Outcome, Pipeline
 from satrap.embedding_server.updates.quarantine import Quarantine, answer_quarantine
 from satrap.embedding_server.updates.readiness import is_ready
 from satrap.embedding_server.updates.watch import FolderWatch
-from satrap.errors import NoSpaceError, SatrapError, StorageError, UpdateError
+from satrap.errors import ConflictError, NoSpaceError, SatrapError, StorageError, UpdateError
 from satrap.protos import embedding_pb2 as pb
 
 __all__ = ["Checkpoints", "Follower"]
@@ -165,8 +165,10 @@ class Follower:
 
         Raises:
             StorageError, NoSpaceError, TableFolderError, UpdateError: that is not possible now.
+            ConflictError: the tables have something that is beyond a hold, as the directory says now.
             LoadCancelled: `stopped`, or `stop` was called.
         """
+        decisions = DecisionFiles(self._storage)
 
         def ending() -> bool:
             return stopped() or self._stopping.is_set()
@@ -174,7 +176,7 @@ class Follower:
         pipeline = Pipeline(
             target,
             self._feeds.of(target),
-            DecisionFiles(self._storage),
+            decisions,
             self._quarantine,
             self._config,
             lambda packet, target: self._following.judge(packet, target, self._state.owner),
@@ -186,6 +188,14 @@ class Follower:
         pipeline.advance(ending)
         if ending():
             raise LoadCancelled
+        origin, reached = target.origin, target.store.applied[0]
+        if origin.format == "persia":
+            reached = max(reached, origin.published_ns // 10**9)
+        held = decisions.holds.get(origin.stream, reached)
+        if reached > held:
+            raise ConflictError(
+                f"{target.info.checkpoint} reaches {reached}, and stream {origin.stream} is held at {held} by now"
+            )
 
     def catch_up_if_possible(self, target: Target, stopped: Callable[[], bool] = lambda: False) -> None:
         """As `catch_up`, before the first tables are served; what is not possible now, the thread tries again.

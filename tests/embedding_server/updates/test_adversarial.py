@@ -1,12 +1,21 @@
 """What an enemy, or a bad day, does to tables that follow packets: nothing is lost, doubled, or believed by half."""
 
 import shutil
+import threading
 
 import numpy as np
 import pytest
 from persia_packets import PersiaTrainer, rows_of
 
 from satrap.config import UpdatesConfig
+from satrap.embedding_server import checkpoint_watch
+from satrap.embedding_server import state as state_module
+from satrap.embedding_server.checkpoint_watch import CheckpointWatch
+from satrap.embedding_server.checkpoints import Candidate, CheckpointFolder, choose
+from satrap.embedding_server.updates.follower import Follower
+from satrap.embedding_server.updates.following import Following
+from satrap.embedding_server.updates.quarantine import Quarantine
+from satrap.errors import ConflictError
 from satrap.formats.decisions import Hold, remove_hold, write_hold
 from satrap.protos import embedding_pb2 as pb
 from satrap.storage import open_storage
@@ -77,3 +86,90 @@ class TestPersiaDirectoriesThatGo:
         remove_hold(storage, "persia")
         self.now(server)
         assert self.values(server) == {100: 1000, 101: 2000}
+
+
+class TestHoldsAndCheckpoints:
+    """What must not be served any more is known while a checkpoint that has it is on its way in."""
+
+    @pytest.mark.parametrize("switch", ["beside", "in_place"])
+    def test_a_hold_that_appears_while_a_checkpoint_is_loaded(
+        self, packets, shard_state, write_ours, tmp_path, monkeypatch, switch
+    ):
+        folder = tmp_path / "checkpoints"
+        signs = packets.signs
+
+        def checkpoint(sequence: int) -> None:
+            rows = np.full((len(signs), 4), sequence, np.float32)
+            write_ours(folder / f"c{sequence}", {4: (signs, rows)}, sequence, stream="main")
+
+        def value() -> set[float]:
+            found = np.empty((len(signs), 4), np.float32)
+            assert state.generation().tables[4].lookup(signs, found) == 0
+            return set(found.ravel().tolist())
+
+        checkpoint(4)
+        state = shard_state(checkpoint_switch=switch)
+        storage = open_storage(packets.directory)
+        follower = Follower(state, Following(storage, UpdatesConfig()), Quarantine(tmp_path / "quarantine"))
+        state.holds = lambda: follower.holds
+        state.start(folder, lambda progress: None, threading.Event(), follower.catch_up)
+        packets.last = 4
+        packets.publish(2)
+        follower.catch_up(state.target())
+        assert value() == {6}
+        checkpoint(8)
+
+        def chosen(*arguments: object) -> Candidate | None:
+            found = choose(*arguments)
+            write_hold(storage, Hold("main", 6, "me", "bad", 1))
+            if switch == "in_place":  # what there is already is not kept aside, so it has to be known
+                follower.read_holds()
+            return found
+
+        monkeypatch.setattr(checkpoint_watch, "choose", chosen)
+        candidates = CheckpointFolder(folder, state.checkpoints)
+        watch = CheckpointWatch(candidates, state, poll_seconds=60, catch_up=follower.catch_up)
+        if switch == "beside":
+            with pytest.raises(ConflictError, match="held at 6"):
+                watch.look()
+        else:
+            assert not watch.look()
+        assert value() == {6} and state.applied()[0] == 6
+        follower.read_holds()
+        assert not watch.look() and value() == {6}
+        remove_hold(storage, "main")
+        follower.read_holds()
+        monkeypatch.undo()
+        assert watch.look() and value() == {8}  # nothing was wrong with it
+
+    def test_in_place_never_goes_back_by_itself(
+        self, packets, shard_state, write_ours, tmp_path, monkeypatch
+    ):
+        """Packets go on while a checkpoint is verified, and pass it."""
+        folder = tmp_path / "checkpoints"
+
+        def checkpoint(sequence: int) -> None:
+            rows = np.full((len(packets.signs), 4), sequence, np.float32)
+            write_ours(folder / f"c{sequence}", {4: (packets.signs, rows)}, sequence, stream="main")
+
+        checkpoint(4)
+        state = shard_state(checkpoint_switch="in_place")
+        following = Following(open_storage(packets.directory), UpdatesConfig())
+        follower = Follower(state, following, Quarantine(tmp_path / "quarantine"))
+        state.start(folder, lambda progress: None, threading.Event(), follower.catch_up)
+        packets.last = 4
+        checkpoint(6)
+        verify = state_module.verify
+
+        def verified(*arguments):
+            packets.publish(3)
+            follower.catch_up(state.target())
+            return verify(*arguments)
+
+        monkeypatch.setattr(state_module, "verify", verified)
+        candidates = CheckpointFolder(folder, state.checkpoints)
+        watch = CheckpointWatch(candidates, state, poll_seconds=60, catch_up=follower.catch_up)
+        with pytest.raises(ConflictError, match="reaches 6, and what is served is at 7"):
+            watch.look()
+        assert state.applied()[0] == 7 and state.target() is not None
+        assert not watch.look()
