@@ -47,7 +47,7 @@ PERSIA_STREAM = "persia"
 MAX_ORDINAL = 2**32 - 1
 
 _TRIES = 3
-"""Looks at which a file of a marked directory may be broken before it is refused."""
+"""Looks at which a file of a marked directory must be broken before it is refused."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,12 @@ class PersiaSettings:
     """What does not change while tables are followed.
 
     `replay_from` (unix seconds): what is older is in the checkpoint for sure. `unmarked_ns`: how long a directory
-    without a marker must have been left alone.
+    without a marker must have been left alone. `patience_ns`: how long a file of a marked one may be broken.
     """
 
     replay_from: int = 0
     unmarked_ns: int = 60_000_000_000
+    patience_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Settled:
 
 @dataclass(frozen=True)
 class Look:
-    """What came of reading a file from its first byte to its last, `tries` times, last in the look number `round`.
+    """What came of reading a file from its first byte to its last, `tries` times since `since_ns`, last in the look
+    number `round`.
 
     `error` is None if it is whole; UpdateError: it is not what it must be; any other: it could not be read.
     """
@@ -84,6 +86,7 @@ class Look:
     checksum: str = ""
     error: SatrapError | None = None
     tries: int = 1
+    since_ns: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,9 +143,9 @@ def decide_persia(
     """
     if keep_through is not None and applied > keep_through:
         return PersiaDecision((RollBack(keep_through),), alarms=(_held(keep_through),), newest=applied)
-    plan = _Plan(known, settings, keep_through, verdicts or {}, applied)
+    plan = _Plan(known, settings, keep_through, verdicts or {}, applied, now_ns)
     for directory in listing.directories.values():
-        plan.take_directory(directory, now_ns)
+        plan.take_directory(directory)
     return plan.decision()
 
 
@@ -193,7 +196,9 @@ class _Plan:
         keep_through: int | None,
         verdicts: Mapping[str, str],
         applied: int,
+        now_ns: int,
     ) -> None:
+        self._now_ns = now_ns
         self._known, self._settings, self._keep_through = known, settings, keep_through
         self._verdicts = verdicts
         self._newest = applied
@@ -210,7 +215,7 @@ class _Plan:
         self._held = 0
         self._until: int | None = None
 
-    def take_directory(self, directory: PersiaDirectory, now_ns: int) -> None:
+    def take_directory(self, directory: PersiaDirectory) -> None:
         """Sort a directory's files into what can be done with them."""
         files = [file for file in directory.files if not self._is_settled(file)]
         if not files:
@@ -219,9 +224,9 @@ class _Plan:
             for file in files:
                 self._take_file(file, marked=True)
             return
-        since = self._known.quiet_since.get(directory.name, now_ns)
+        since = self._known.quiet_since.get(directory.name, self._now_ns)
         due = since + self._settings.unmarked_ns
-        if now_ns < due:
+        if self._now_ns < due:
             self._until = due if self._until is None else min(due, self._until)
             return
         self._take_unmarked(directory, files)
@@ -279,7 +284,7 @@ class _Plan:
             self._alarm("storage", str(look.error))
         elif look.error is not None:
             self._blocks.append((place, file.name))
-            if look.tries >= _TRIES:
+            if self._is_hopeless(look):
                 self._refuse.append(Refuse(file.name, 0, look.error))
         elif look.unix_seconds > MAX_ORDINAL:
             self._blocks.append((place, file.name))
@@ -328,7 +333,10 @@ class _Plan:
         """A file that was broken or could not be read is read once in every look, as long as that may help."""
         if look is None or look.error is None or look.round >= self._known.round:
             return False
-        return not isinstance(look.error, UpdateError) or look.tries < _TRIES
+        return not isinstance(look.error, UpdateError) or not self._is_hopeless(look)
+
+    def _is_hopeless(self, look: Look) -> bool:
+        return look.tries >= _TRIES and self._now_ns - look.since_ns >= self._settings.patience_ns
 
     def _same_bytes(self, look: Look, done: Settled) -> bool:
         return (look.unix_seconds, look.checksum) == (done.unix_seconds, done.checksum)

@@ -101,8 +101,9 @@ class PersiaFeed:
         self._storage = storage
         self.ledger = AppliedFiles(generation)
         self._generation = generation
-        self._route, self._settings, self._tables = route, settings, tables
+        self._route, self._tables = route, tables
         self._poll_ns = int(poll_seconds * _NANOS)
+        self._settings = replace(settings, patience_ns=2 * self._poll_ns)
         self._active = PersiaListing()
         self._resting: dict[str, PersiaDirectory] = {}
         self._removals = 0
@@ -183,7 +184,7 @@ class PersiaFeed:
             for file in decision.read:
                 if stopped():
                     return replace(self._decision(decision, now_ns), steps=())
-                self._looks[file.name] = self._read(file)
+                self._looks[file.name] = self._read(file, now_ns)
 
     def fetch(self, name: str) -> VerifiedPacket:
         """A file that the last look found whole.
@@ -315,16 +316,17 @@ class PersiaFeed:
         directory = self._directories.get(name.rpartition("/")[0])
         return next((file for file in directory.files if file.name == name), None) if directory else None
 
-    def _read(self, file: PersiaFile) -> Look:
+    def _read(self, file: PersiaFile, now_ns: int) -> Look:
         before = self._looks.get(file.name)
-        tries = before.tries + 1 if before is not None and before.file == file else 1
+        if before is None or before.file != file:
+            before = Look(file, self._round, tries=0, since_ns=now_ns)
         try:
             data = self._bytes(file)
             packet = parse_packet(self._storage.path_of(file.name), data, self._route)
         except SatrapError as error:
-            return Look(file, self._round, error=error, tries=tries)
+            return replace(before, round=self._round, error=error, tries=before.tries + 1)
         self._cache.keep(file, packet, len(data))
-        return Look(file, self._round, packet.unix_seconds, _checksum(data), tries=tries)
+        return Look(file, self._round, packet.unix_seconds, _checksum(data))
 
     def _bytes(self, file: PersiaFile, *, checked: bool = True) -> bytes:
         """All of a file, never more than was listed.

@@ -31,9 +31,11 @@ def trainer(tmp_path):
 
 @pytest.fixture
 def feed_of(tmp_path):
-    def feed(root, *, route=ShardRoute(), name="generation", **settings) -> PersiaFeed:  # noqa: B008
+    def feed(root, *, route=ShardRoute(), name="generation", poll_seconds=0.0, **settings) -> PersiaFeed:  # noqa: B008
         (tmp_path / name).mkdir(exist_ok=True)
-        return PersiaFeed(open_storage(str(root)), route, PersiaSettings(**settings), tmp_path / name)
+        return PersiaFeed(
+            open_storage(str(root)), route, PersiaSettings(**settings), tmp_path / name, poll_seconds
+        )
 
     return feed
 
@@ -163,6 +165,17 @@ class TestBadFiles:
         kinds = [names(look(feed), Refuse) for _ in range(3)]
         assert kinds == [[], [], ["s0/inc_a/0_0.inc"]]
 
+    def test_waited_for_as_long_as_two_polls_take(self, trainer, feed_of):
+        path = trainer.write("s0/inc_a", "0_0.inc", rows_of([1], 1.0), 50, cut=30)
+        trainer.mark("s0/inc_a")
+        feed = feed_of(trainer.root, poll_seconds=1.0)
+        start = time.time_ns()
+        for wake in range(20):  # inotify tells of every write
+            assert names(look(feed, start + wake * SECOND // 10), Refuse) == []
+        assert names(look(feed, start + 2 * SECOND), Refuse) == ["s0/inc_a/0_0.inc"]
+        path.write_bytes(inc_bytes(rows_of([1, 2], 1.0), 50)[:40])  # it changes: the time begins anew
+        assert names(look(feed, start + 3 * SECOND), Refuse) == []
+
     def test_refused_copied_retried_repaired(self, trainer, feed_of, tmp_path):
         path = trainer.write("s0/inc_a", "0_0.inc", rows_of([1], 1.0), 50, cut=30)
         trainer.mark("s0/inc_a")
@@ -183,7 +196,7 @@ class TestBadFiles:
         trainer.write("s0/inc_a", "0_0.inc", rows_of([1], 1.0), 50)
         trainer.write("s0/inc_a", "0_1.inc", rows_of([2], 1.0), 50)
         trainer.mark("s0/inc_a")
-        feed = feed_of(trainer.root)
+        feed = feed_of(trainer.root, poll_seconds=1.0)
         first, second = names(look(feed, SECOND))
         assert not feed.failed(first, StorageError("x", "the disk is slow"), SECOND)
         decision = look(feed, SECOND)
