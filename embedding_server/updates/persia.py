@@ -212,7 +212,6 @@ class _Plan:
         self._blocks: list[tuple[PersiaOrder, str]] = []  # where the stream waits, and for what
         self._alarms: dict[str, Alarm] = {}
         self._behind = 0
-        self._held = 0
         self._until: int | None = None
 
     def take_directory(self, directory: PersiaDirectory) -> None:
@@ -263,7 +262,7 @@ class _Plan:
         place = file.order(look.unix_seconds) if look.error is None else file.order_without_time()
         done = self._known.settled.get(file.name)
         if self._is_decided(file):
-            self._ready.append((place, PassOver(file.name, look.unix_seconds)))
+            self._ready.append((place, PassOver(file.name, 0)))  # no row of it came: the greatest time stays
         elif look.error is None and done is not None and self._same_bytes(look, done):
             self._unchanged.append(Settled(file, look.unix_seconds, look.checksum))
         elif look.error is None and look.unix_seconds < self._settings.replay_from:
@@ -292,7 +291,6 @@ class _Plan:
         else:
             self._newest = max(self._newest, look.unix_seconds)
             if self._keep_through is not None and look.unix_seconds > self._keep_through:
-                self._held += 1
                 return
             if not marked:
                 self._unmarked.add(file.name)

@@ -248,6 +248,7 @@ def test_8_a_time_that_no_row_can_carry_is_refused(trainer, follow):
     (record,) = server.stub.Quarantine(pb.QuarantineRequest(), timeout=20).records
     assert record.code == "ordinal_range"
     assert values(server) == [2.0] * len(SIGNS)
+    assert now(server).updates.applied_sequence == 2**32 - 1
 
 
 @pytest.fixture

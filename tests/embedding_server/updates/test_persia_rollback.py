@@ -102,6 +102,22 @@ def test_a_row_that_changed_its_dim_has_its_old_one_again(server, trainer):
     assert values(server, 8) == {} and values(server) == dict.fromkeys(SIGNS, 1000.0)
 
 
+def test_dropping_a_file_beyond_the_hold_moves_nothing(server, trainer):
+    publish(trainer, 1000, SIGNS)
+    now(server)
+    trainer.write("s0/inc_1001", "0_0.inc", [(7, np.full(4, np.nan, np.float32))], 1001)
+    trainer.mark("s0/inc_1001")
+    assert [alarm.code for alarm in now(server).alarms] == ["quarantined"]
+    hold(trainer, 1000)
+    request = pb.QuarantineRequest(action=pb.QuarantineRequest.ACTION_DROP, name="s0/inc_1001/0_0.inc")
+    server.stub.Quarantine(request, timeout=20)
+    status = now(server)
+    assert status.applied_sequence == 1000 and [alarm.code for alarm in status.alarms] == ["held"]
+    remove_hold(open_storage(trainer.root), "persia")
+    publish(trainer, 1002, SIGNS[:3])
+    assert now(server).applied_sequence == 1002 and values(server)[SIGNS[0]] == 1002.0
+
+
 def test_further_back_than_the_undo_log_without_a_checkpoint(server, trainer):
     for second in range(1000, 1020):
         publish(trainer, second, SIGNS)
