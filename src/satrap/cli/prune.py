@@ -10,7 +10,13 @@ __all__ = ["prune"]
 
 
 def prune(
-    packets: options.Packets = None,
+    packets: Annotated[
+        str | None,
+        typer.Option(
+            "--packets",
+            help="Directory of the trainer's packets, a path or a URL; otherwise updates.directory.",
+        ),
+    ] = None,
     checkpoints: Annotated[
         str | None,
         typer.Option(
