@@ -80,13 +80,17 @@ class Dump:
         after: int,
         finished: Callable[[], None],
         progress: Callable[[DumpProgress], None] | None,
+        check_fork: Callable[[], None] = lambda: None,
     ) -> None:
-        """Nothing is written yet. The manifest waits for the packet `after`; `finished` is called once, at the end."""
+        """Nothing is written yet. The manifest waits for the packet `after`; `finished` is called once, at the end.
+
+        `check_fork` is called before and after the manifest appears: it refuses a sequence that somebody else has used.
+        """
         self.url = storage.url
         self.sequence = sequence
         self._storage, self._identity, self._rows, self._events = storage, identity, rows, events
         self._publisher, self._after = publisher, after
-        self._finished, self._tell = finished, progress
+        self._finished, self._tell, self._check_fork = finished, progress, check_fork
         self._progress = DumpProgress(0, rows.count)
         self._manifest: Manifest | None = None
         self._error: BaseException | None = None
@@ -177,7 +181,9 @@ class Dump:
                     self._report(written)
             # A server that starts from this checkpoint must find every packet before it where it looks for packets.
             self._publisher.wait_until_published(self._after)
+            self._check_fork()
             manifest = writer.finish()
+        self._check_fork()
         log.info("wrote the checkpoint %s: sequence %d, %d rows", self.url, self.sequence, written)
         return manifest
 

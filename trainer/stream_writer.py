@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from satrap.trainer.dumping import (
     is_checkpoint,
     load_rows,
 )
-from satrap.trainer.packets import Identity, PacketJob, newest_checkpoint, newest_sequence, replay
+from satrap.trainer.packets import Identity, PacketJob, check_fork, newest_checkpoint, newest_sequence, replay
 from satrap.trainer.publisher import Publisher, retry_delay
 from satrap.trainer.resuming import Loaded, Position, resume
 from satrap.trainer.rows import Rows
@@ -400,7 +401,8 @@ class StreamWriter:
         self, target: Storage, sequence: int, progress: Callable[[DumpProgress], None] | None
     ) -> Dump:
         # One whose sequence is its own is published by the publisher's thread, in turn: it waits for nobody.
-        waits = self._storage is not None and not self._require_position().full_due
+        own = self._require_position().full_due
+        waits = self._storage is not None and not own
         self._dump = Dump(
             target,
             self._identity,
@@ -411,8 +413,14 @@ class StreamWriter:
             after=sequence if waits else 0,
             finished=self._dump_finished,
             progress=progress,
+            check_fork=partial(self._check_fork, sequence) if own else lambda: None,
         )
         return self._dump
+
+    def _check_fork(self, sequence: int) -> None:
+        """A packet of somebody else's with the sequence of a checkpoint of ours would be taken for its beginning."""
+        if self._storage is not None:
+            check_fork(self._storage, self._identity.stream, sequence, self._identity.writer)
 
     def _dump_finished(self) -> None:
         self._rows.thaw()

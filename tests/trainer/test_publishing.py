@@ -288,3 +288,19 @@ def test_over_a_url(train, published):
     assert newest_sequence(storage, "default") == 1
     assert newest_checkpoint(open_storage("memory://trainer-test/all"), "default") == 1
     assert read_manifest(storage, manifest_name(1, ctx.writer)).records == 1
+
+
+def test_a_trainer_that_was_thought_dead_takes_the_sequence_of_a_full_checkpoint(train, packets, checkpoints):
+    """Servers have its packet: what follows on the checkpoint must not be applied to that."""
+    first = train()
+    first.commit("user", [1], rows(1))
+    first.dump(checkpoints / "c")
+    first.commit("user", [2], rows(1))
+    first.flush()
+    second = train()
+    second.load(checkpoints / "c", catch_up=False)
+    second.commit("user", [2], rows(1))
+    foreign(packets, 3)  # 3 is the full checkpoint's
+    with pytest.raises(ForkedStreamError, match="has published sequence 3"):
+        second.flush()
+    assert [path.name for path in checkpoints.iterdir() if any(path.glob("*.json"))] == ["c"]
