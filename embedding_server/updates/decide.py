@@ -187,7 +187,8 @@ class _Plan:
 
     def gap(self, message: str) -> Wait:
         """Wait for what is missing; after a while it is an alarm."""
-        if self._memory.gap_after != self.state.applied:
+        # Also if the clock was set back: otherwise the alarm would come as much later.
+        if self._memory.gap_after != self.state.applied or self.now_ns < self._memory.gap_since_ns:
             self._memory = Memory(self.state.applied, self.now_ns)
         self._gap = True
         due = self._memory.gap_since_ns + self.state.gap_alarm_ns
@@ -209,7 +210,7 @@ class _Plan:
 
 def _can_be_read(seen: Seen, state: StreamState, now_ns: int) -> bool:
     trouble = state.troubles.get(seen.name)
-    return seen.head is None and not seen.unreadable and (trouble is None or trouble.retry_ns <= now_ns)
+    return seen.head is None and not seen.unreadable and (trouble is None or not trouble.waits(now_ns))
 
 
 def _only_stream(listing: Sequence[Seen]) -> str:
@@ -270,7 +271,7 @@ def _take(plan: _Plan, seen: Seen, jumped: bool) -> Step:
     trouble = plan.state.troubles.get(seen.name)
     if trouble is not None:
         plan.alarm(trouble.alarm.code, trouble.alarm.message)
-        if plan.now_ns < trouble.retry_ns:
+        if trouble.waits(plan.now_ns):
             return Wait(trouble.retry_ns)
     return Apply(seen.name, jumped)
 

@@ -161,7 +161,7 @@ def wait_for_troubles(
     taken: list[Step] = []
     for step in steps:
         trouble = troubles.get(step.name) if isinstance(step, Apply) else None
-        if trouble is not None and now_ns < trouble.retry_ns:
+        if trouble is not None and trouble.waits(now_ns):
             return (*taken, Wait(trouble.retry_ns)), alarms
         taken.append(step)
     return tuple(taken), alarms
@@ -334,7 +334,9 @@ class _Plan:
         return not isinstance(look.error, UpdateError) or not self._is_hopeless(look)
 
     def _is_hopeless(self, look: Look) -> bool:
-        return look.tries >= _TRIES and self._now_ns - look.since_ns >= self._settings.patience_ns
+        # A clock that was set back does not make it wait for longer.
+        is_young = look.since_ns <= self._now_ns < look.since_ns + self._settings.patience_ns
+        return look.tries >= _TRIES and not is_young
 
     def _same_bytes(self, look: Look, done: Settled) -> bool:
         return (look.unix_seconds, look.checksum) == (done.unix_seconds, done.checksum)

@@ -280,7 +280,8 @@ class PersiaFeed:
                 quiet_since[name] = min(newest, now_ns)
             else:
                 is_quiet = before[name].files == directory.files
-                quiet_since[name] = self._quiet_since[name] if is_quiet else now_ns
+                # A clock that was set back must not make it wait for as long again.
+                quiet_since[name] = min(self._quiet_since[name], now_ns) if is_quiet else now_ns
         self._quiet_since = quiet_since
         if not directories:
             return  # rather a mount that is away than a trainer's tidying up

@@ -25,11 +25,16 @@ _LONGEST_WAIT_NS = 30 * 10**9
 
 @dataclass(frozen=True)
 class Trouble:
-    """A packet that cannot be had at the moment, and is tried again at `retry_ns` (nanoseconds since the epoch)."""
+    """A packet that could not be had at `failed_ns`, and is tried again at `retry_ns` (nanoseconds since the epoch)."""
 
     alarm: Alarm
     retry_ns: int
     tries: int = 1
+    failed_ns: int = 0
+
+    def waits(self, now_ns: int) -> bool:
+        """Whether it is too early to try again. A clock that was set back does not make it later."""
+        return self.failed_ns <= now_ns < self.retry_ns
 
 
 def after_failure(error: SatrapError, before: Trouble | None, now_ns: int, poll_ns: int) -> Trouble | None:
@@ -42,7 +47,7 @@ def after_failure(error: SatrapError, before: Trouble | None, now_ns: int, poll_
     if isinstance(error, UpdateError):
         if not isinstance(error, _STILL_APPEARING) or tries >= _TRIES:
             return None
-        return Trouble(Alarm("storage", f"{error}; it is read again"), now_ns + poll_ns, tries)
+        return Trouble(Alarm("storage", f"{error}; it is read again"), now_ns + poll_ns, tries, now_ns)
     wait = min(poll_ns * 2 ** min(tries - 1, 16), max(_LONGEST_WAIT_NS, poll_ns))
     code: AlarmCode = "no_room" if isinstance(error, NoSpaceError) else "storage"
-    return Trouble(Alarm(code, str(error)), now_ns + wait, tries)
+    return Trouble(Alarm(code, str(error)), now_ns + wait, tries, now_ns)

@@ -12,11 +12,16 @@ from satrap.embedding_server import checkpoint_watch
 from satrap.embedding_server import state as state_module
 from satrap.embedding_server.checkpoint_watch import CheckpointWatch
 from satrap.embedding_server.checkpoints import Candidate, CheckpointFolder, choose
+from satrap.embedding_server.updates.decide import Head, Memory, Seen, StreamState, Wait, decide
+from satrap.embedding_server.updates.feed import Standing
 from satrap.embedding_server.updates.follower import Follower
 from satrap.embedding_server.updates.following import Following
+from satrap.embedding_server.updates.persia import PersiaSettings
+from satrap.embedding_server.updates.persia_feed import PersiaFeed
 from satrap.embedding_server.updates.quarantine import Quarantine
 from satrap.errors import ConflictError
 from satrap.formats.decisions import Hold, remove_hold, write_hold
+from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.protos import embedding_pb2 as pb
 from satrap.storage import open_storage
 
@@ -173,3 +178,29 @@ class TestHoldsAndCheckpoints:
             watch.look()
         assert state.applied()[0] == 7 and state.target() is not None
         assert not watch.look()
+
+
+class TestClocksThatAreSetBack:
+    HOUR = 3600 * 10**9
+
+    def test_the_alarm_of_a_gap_comes_all_the_same(self):
+        state = StreamState(applied=1, stream="main", gap_alarm_ns=10**9)
+        listing = [Seen("3-w", 3, Head("main", 2))]
+        decision = decide(state, listing, Memory(), 2 * self.HOUR)
+        decision = decide(state, listing, decision.memory, self.HOUR)
+        assert decision.steps == (Wait(self.HOUR + 10**9),)
+        decision = decide(state, listing, decision.memory, self.HOUR + 10**9)
+        assert [alarm.code for alarm in decision.alarms] == ["gap"]
+
+    def test_a_directory_without_a_marker_rests_no_longer(self, tmp_path):
+        trainer = PersiaTrainer(tmp_path / "packets")
+        path = trainer.write("s0/inc_1", "0_0.inc", rows_of([1], 1.0), 1000)
+        now = path.stat().st_mtime_ns + self.HOUR
+        (tmp_path / "generation").mkdir()
+        settings = PersiaSettings(unmarked_ns=60 * 10**9)
+        feed = PersiaFeed(open_storage(trainer.root), ShardRoute(), settings, tmp_path / "generation")
+        trainer.write("s0/inc_1", "0_1.inc", rows_of([2], 1.0), 1000)
+        for at in (now, now - self.HOUR, now - self.HOUR + 60 * 10**9):
+            feed.list(0, at)
+        decision = feed.decide(Standing(0), now - self.HOUR + 60 * 10**9)
+        assert [step.name for step in decision.steps] == ["s0/inc_1/0_0.inc", "s0/inc_1/0_1.inc"]

@@ -59,3 +59,11 @@ def test_weather_is_waited_for_ever_more_rarely(error, code):
         waits.append(trouble.retry_ns - now)
         now = trouble.retry_ns
     assert waits[:3] == [POLL, 2 * POLL, 4 * POLL] and max(waits) == waits[-1] == 30 * POLL
+
+
+def test_a_clock_that_is_set_back_makes_nobody_wait_longer():
+    hour = 3600 * 10**9
+    trouble = after_failure(StorageError("s3://b", "no network"), None, 2 * hour, POLL)
+    assert trouble.waits(2 * hour) and trouble.waits(2 * hour + POLL - 1)
+    assert not trouble.waits(2 * hour + POLL)
+    assert not trouble.waits(hour)
