@@ -107,6 +107,7 @@ class PersiaFeed:
         self._active = PersiaListing()
         self._resting: dict[str, PersiaDirectory] = {}
         self._removals = 0
+        self._wake_all = False
         self._foreign = ""
         self._looks: dict[str, Look] = {}
         self._troubles: dict[str, Trouble] = {}
@@ -129,7 +130,9 @@ class PersiaFeed:
         return [root, *(root / name for name in shards | names | self._last())]
 
     def arrived(self, name: str) -> None:
-        """The listing finds everything."""
+        """The listing finds it; with an empty name also what was written in place long ago."""
+        if not name:
+            self._wake_all = True
 
     def list(self, applied: int, now_ns: int) -> Sequence[Entry]:
         """List every directory that there is, whatever is applied.
@@ -137,8 +140,8 @@ class PersiaFeed:
         Those that are marked and settled rest: they are listed again when a file came to them or went, and otherwise in
         turn, a few at each look. What is written in place, or to a storage that does not say when, is seen then.
         """
-        if self._removals != self.ledger.removals:
-            self._removals = self.ledger.removals
+        if self._wake_all or self._removals != self.ledger.removals:
+            self._wake_all, self._removals = False, self.ledger.removals
             self._resting.clear()
         due = set(itertools.islice(self._resting, _IN_TURN))
 

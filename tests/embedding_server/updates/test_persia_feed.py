@@ -413,6 +413,13 @@ class TestManyDirectories:
             looks += 1
         assert found == ["s0/inc_001/0_0.inc"] and looks <= 200 // 64 + 1
 
+    def test_or_when_somebody_asks(self, trainer, feed):
+        folder = trainer.root / "s0/inc_001"
+        (folder / "0_0.inc").write_bytes(inc_bytes(rows_of([1], 2.0), 5000))
+        os.utime(folder, (1000, 1000))
+        feed.arrived("")
+        assert apply_all(feed) == ["s0/inc_001/0_0.inc"]
+
     def test_what_was_rolled_back_is_applied_again(self, feed):
         feed.ledger.discard("s0/inc_000/0_0.inc", "s0/inc_150/0_0.inc")
         assert apply_all(feed) == ["s0/inc_000/0_0.inc", "s0/inc_150/0_0.inc"]
