@@ -29,11 +29,15 @@ class FolderWatch:
         self._listener = _Listener(on_arrival)
         self._inotify: inotify_c.InotifyFD | None = None
 
-    def watch(self, folders: Iterable[Path]) -> None:
-        """Watch these folders, and no others any more; those that are not there are left out."""
+    def watch(self, folders: Iterable[Path]) -> bool:
+        """Watch these folders, and no others any more; those that are not there are left out.
+
+        Whether there is one among them that was not watched before: what is in it may have come before.
+        """
         wanted, watched = set(folders), self._listener.descriptors
         if inotify_c is None or wanted == watched.keys():
-            return
+            return False
+        before = set(watched)
         try:
             if self._inotify is None:
                 self._inotify = inotify_c.InotifyFD()
@@ -49,6 +53,7 @@ class FolderWatch:
                     )
         except OSError as error:  # no watches left, or the folder has just gone: the poll sees what comes
             log.debug("cannot watch %s: %s", ", ".join(map(str, wanted)), error)
+        return not watched.keys() <= before
 
     def close(self) -> None:
         """Watch nothing; no call comes after this has returned."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from persia_packets import PersiaTrainer, rows_of
 from typer.testing import CliRunner
 
 from satrap import rpc
@@ -165,6 +166,22 @@ def test_from_a_storage_that_is_polled(serve, persia_data, expected, remote):
     assert follow(server).applied_packets == 14
     server.close()
     assert stored(server) == expected
+
+
+def test_seen_without_a_poll(serve, tmp_path):
+    """Directories, files and markers as PERSIA makes them, one after the other."""
+    trainer = PersiaTrainer(tmp_path / "packets")
+    trainer.root.mkdir()
+    server = serve(packets=str(trainer.root), updates=UpdatesConfig(poll_seconds=600))
+    for second in range(1000, 1010):
+        for shard in range(2):
+            directory = f"s{shard}/inc_{second}"
+            for file in range(3):
+                trainer.write(directory, f"{shard}_{file}.inc", rows_of([second], 1.0), second)
+            trainer.mark(directory)
+        deadline = time.monotonic() + 20
+        while server.status().updates.applied_packets < 6 * (second - 999):
+            assert time.monotonic() < deadline
 
 
 @pytest.mark.slow
