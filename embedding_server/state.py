@@ -338,9 +338,9 @@ class ShardState:
         return opened
 
     def _resumed(self, location: str) -> OpenedCheckpoint | None:
-        """The checkpoint that the server before was putting in place, if it is still there."""
+        """The checkpoint that the server before was putting in place, if it is still there, and no hold forbids it."""
         try:
-            return open_checkpoint(location, self.checkpoints)
+            return self._opened(location)
         except SatrapError as error:
             log.warning("what the server before was loading cannot be used any more: %s", error)
             return None

@@ -179,6 +179,24 @@ class TestHoldsAndCheckpoints:
         assert state.applied()[0] == 7 and state.target() is not None
         assert not watch.look()
 
+    def test_what_was_put_in_place_when_the_server_died_is_not_gone_on_with(
+        self, shard_state, write_ours, tmp_path, monkeypatch
+    ):
+        folder = tmp_path / "checkpoints"
+        for sequence in (4, 8):
+            rows = np.full((3, 4), sequence, np.float32)
+            write_ours(folder / f"c{sequence}", {4: (np.arange(3, dtype=np.uint64), rows)}, sequence)
+        state = shard_state(checkpoint_switch="in_place")
+        state.start(folder / "c4", lambda progress: None, threading.Event())
+        with monkeypatch.context() as patch:
+            patch.setattr(state_module, "replace_rows", lambda *arguments: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                state.load(folder / "c8", lambda progress: None, threading.Event())
+        state = shard_state(checkpoint_switch="in_place")
+        state.holds = lambda: {"ads": 6}
+        state.start(folder, lambda progress: None, threading.Event())
+        assert state.applied()[0] == 4 and state.snapshot.started.startswith("cold: ")
+
 
 class TestClocksThatAreSetBack:
     HOUR = 3600 * 10**9
