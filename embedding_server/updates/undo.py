@@ -225,9 +225,10 @@ class UndoLog:
         entries = self.entries()
         if not entries or entries[-1] != entry:
             raise AssertionError(f"{entry.name} is not the last packet of the undo log")
+        groups = self._read(entry)  # before the watermark says that they are back
         position.step_back(entry)
         on_step("undo_stepped_back")
-        self._restore(store, entry)
+        self._restore(store, entry, groups)
         on_step("undo_restored")
         self._remove(entry)
         on_step("undo_removed")
@@ -258,11 +259,15 @@ class UndoLog:
         usable = usable_entries(self.entries(), applied)
         return usable[0].previous.sequence if usable else applied
 
-    def _restore(self, store: TableGeneration, entry: UndoEntry) -> None:
+    def _read(self, entry: UndoEntry) -> "list[_Group]":
         path = self._path(entry.number)
-        tables = store.tables
         with table_errors(path):
-            for group in _read_groups(path):
+            return _read_groups(path)
+
+    def _restore(self, store: TableGeneration, entry: UndoEntry, groups: "Sequence[_Group]") -> None:
+        tables = store.tables
+        with table_errors(self._path(entry.number)):
+            for group in groups:
                 table = tables.get(group.dim)
                 if table is not None:  # otherwise the packet did not come so far as to have one
                     group.restore(table)
@@ -309,7 +314,9 @@ class UndoLog:
                     entry = _read_entry(path)
                 except ValueError as error:
                     log.warning("%s: is damaged, and no packet before it can be taken back: %s", path, error)
-                    path.unlink(missing_ok=True)
+                    # Left where they are, those before it would have greater numbers than the next one.
+                    for useless in (path, *(self._path(older.number) for older in found)):
+                        useless.unlink(missing_ok=True)
                     found = []
                     continue
                 found.append(entry)

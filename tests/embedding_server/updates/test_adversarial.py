@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,6 +197,23 @@ class TestHoldsAndCheckpoints:
         state.holds = lambda: {"ads": 6}
         state.start(folder, lambda progress: None, threading.Event())
         assert state.applied()[0] == 4 and state.snapshot.started.startswith("cold: ")
+
+
+class TestAnUndoFileThatIsDamaged:
+    def test_the_last_one_and_those_before_it_are_not_taken_for_later_ones(self, packets, following):
+        packets.publish(4)
+        server = following(table_directory=packets.directory.parent / "tables")
+        folder = Path(server.server.status().table_path) / "undo"
+        server.server.close()
+        (folder / f"{4:020d}").write_bytes(b"cut")
+        server = following(table_directory=packets.directory.parent / "tables")
+        packets.publish()
+        server.follow()
+        server.server.close()
+        server = following(table_directory=packets.directory.parent / "tables")
+        assert server.follow().undo_reaches == 4
+        write_hold(open_storage(packets.directory), Hold("main", 4, "me", "bad", 1))
+        assert server.follow().applied_sequence == 4 and server.value() == 4
 
 
 class TestClocksThatAreSetBack:

@@ -5,7 +5,7 @@ import pytest
 from satrap.embedding_server.updates.decisions import DecisionFiles
 from satrap.errors import ManifestError
 from satrap.formats.decisions import Hold, Skip, add_skip, remove_hold, write_hold
-from satrap.storage import open_storage
+from satrap.storage import Entry, open_storage
 
 
 @pytest.fixture
@@ -47,3 +47,12 @@ def test_names_of_others(storage, tmp_path):
     decisions = DecisionFiles(storage)
     decisions.read(storage.list())
     assert decisions.holds == {}
+
+
+def test_two_decisions_within_a_second_where_only_seconds_are_told(tmp_path):
+    storage = open_storage(tmp_path)
+    files = DecisionFiles(storage)
+    for keep in (7, 6):
+        write_hold(storage, Hold("main", keep, "anna", "why", 1))
+        files.read([Entry("hold-main.json", 100, 1_700_000_000 * 10**9)])
+        assert files.holds == {"main": keep}
