@@ -239,6 +239,7 @@ class Follower:
         """One look at everything; seconds until the next one, None if other tables have come into use meanwhile."""
         try:
             outcome = self._advance()
+            self._settle(outcome)
         except _ReplacedError:
             return None
         except Exception as error:
@@ -247,7 +248,6 @@ class Follower:
             if not isinstance(error, SatrapError):
                 log.exception("following %s failed", self._storage.url)
             return self._failed(error)
-        self._settle(outcome)
         poll = self._config.poll_seconds
         if outcome is None or outcome.until_ns is None:
             return poll

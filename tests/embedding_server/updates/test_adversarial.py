@@ -1,5 +1,6 @@
 """What an enemy, or a bad day, does to tables that follow packets: nothing is lost, doubled, or believed by half."""
 
+import errno
 import shutil
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from satrap.embedding_server import checkpoint_watch
 from satrap.embedding_server import state as state_module
 from satrap.embedding_server.checkpoint_watch import CheckpointWatch
 from satrap.embedding_server.checkpoints import Candidate, CheckpointFolder, choose
+from satrap.embedding_server.updates import follower as follower_module
 from satrap.embedding_server.updates.decide import Head, Memory, Seen, StreamState, Wait, decide
 from satrap.embedding_server.updates.feed import Standing
 from satrap.embedding_server.updates.follower import Follower
@@ -214,6 +216,34 @@ class TestAnUndoFileThatIsDamaged:
         assert server.follow().undo_reaches == 4
         write_hold(open_storage(packets.directory), Hold("main", 4, "me", "bad", 1))
         assert server.follow().applied_sequence == 4 and server.value() == 4
+
+
+class TestTheFollowersThread:
+    def test_outlives_what_fails_after_a_look(self, packets, shard_state, tmp_path, monkeypatch):
+        """A mount that answers a listing, and is stale when it is asked whether the directory is there."""
+        state = shard_state()
+        state.start(None, lambda progress: None, threading.Event())
+        following = Following(open_storage(packets.directory), UpdatesConfig(poll_seconds=0.01))
+        follower = Follower(state, following, Quarantine(tmp_path / "quarantine"))
+        is_dir, failures = Path.is_dir, []
+
+        def stale(path: Path) -> bool:
+            if path == packets.directory and not failures and threading.current_thread().name == "follower":
+                failures.append(path)
+                raise OSError(errno.ESTALE, "Stale file handle")
+            return is_dir(path)
+
+        monkeypatch.setattr(follower_module.FolderWatch, "watch", lambda watch, folders: None)
+        monkeypatch.setattr(Path, "is_dir", stale)
+        follower.start()
+        packets.publish()
+        try:
+            while follower.status.applied < 1:
+                assert follower._thread.is_alive()
+                follower.follow_now(1)
+        finally:
+            follower.stop()
+        assert failures
 
 
 class TestClocksThatAreSetBack:
