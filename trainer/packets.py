@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from satrap.errors import ForeignConfigError, ForkedStreamError, UpdateError
+from satrap.formats.decisions import read_hold
 from satrap.formats.manifest import Dense, RowDType, after_sequence, parse_manifest_name
 from satrap.formats.packet import PacketContent, publish_packet, read_manifest, read_shard
 from satrap.formats.persia_checkpoint import ShardRoute
@@ -55,7 +56,8 @@ def newest_checkpoint(storage: Storage, stream: str) -> int:
 def replay(
     storage: Storage, identity: Identity, rows: Rows, dims: Collection[int], applied: int
 ) -> tuple[int, int]:
-    """Bring `rows`, which are those of sequence `applied`, up to the stream's newest packet that follows on it.
+    """Bring `rows`, which are those of sequence `applied`, up to the stream's newest packet that follows on it, or to
+    the last one that a hold lets stand.
 
     Returns the sequence that they have then, and the newest event in the packets (nanoseconds, 0: none). A missing
     packet ends it; what comes after it is left alone.
@@ -63,13 +65,24 @@ def replay(
     Raises:
         ForkedStreamError: two packets follow on one.
         ForeignConfigError: a packet of another embedding config, or with a dim that this one lacks.
-        UpdateError: a packet is not whole.
+        UpdateError: a packet is not whole, or a hold cannot be understood.
         StorageError: the folder cannot be listed or read.
     """
     newest_event_ns = 0
+    hold = read_hold(storage, identity.stream)
+    if hold is not None:
+        log.warning(
+            "the stream %r is held at %d by %s (%s): what comes after it is not taken",
+            identity.stream,
+            hold.keep_through,
+            hold.who,
+            hold.why,
+        )
     for name, sequence, _ in _manifests(storage, after_sequence(applied + 1)):
         if _stream_of(storage, name) not in (identity.stream, None):
             continue
+        if hold is not None and sequence > hold.keep_through:
+            break
         manifest = read_manifest(storage, name)
         path = storage.path_of(name)
         if manifest.previous is not None and manifest.previous < applied:

@@ -19,6 +19,7 @@ from satrap.errors import (
     StorageError,
 )
 from satrap.formats.checkpoint import CheckpointWriter, open_checkpoint
+from satrap.formats.decisions import Hold, write_hold
 from satrap.formats.packet import PacketContent, publish_packet
 from satrap.storage import open_storage
 from satrap.trainer import DumpProgress, TrainCtx, write_persia_checkpoint
@@ -267,6 +268,24 @@ def test_catching_up_ends_at_a_gap(train, config, checkpoints, published, packet
     assert again.lookup("user", [1])[0].tolist() == [[2.0] * 4]
     again.commit("user", [5], rows(1, 9))
     assert again.flush() == 5  # servers may have packet 4: a full checkpoint
+    assert published.full()[-1][0].sequence == 5
+
+
+def test_catching_up_takes_nothing_that_an_operator_took_back(
+    train, config, checkpoints, published, packets, caplog
+):
+    with trained(train, config) as ctx:
+        ctx.dump(checkpoints / "first")
+        for value in (2, 3, 4):
+            ctx.commit("user", [1], rows(1, value))
+            ctx.flush()
+    write_hold(open_storage(packets), Hold("default", 2, "anna", "bad labels", 1))
+    again = train()
+    again.load(checkpoints / "first", catch_up=True)
+    assert "held at 2 by anna (bad labels)" in caplog.text
+    assert again.lookup("user", [1])[0].tolist() == [[2.0] * 4]
+    again.commit("user", [5], rows(1, 9))
+    assert again.flush() == 5  # a full checkpoint, for when it is released
     assert published.full()[-1][0].sequence == 5
 
 
