@@ -24,6 +24,7 @@ class Standing:
     holds: Mapping[str, int] = field(default_factory=dict)
     skips: Mapping[str, int] = field(default_factory=dict)
     verdicts: Mapping[str, str] = field(default_factory=dict)
+    applied_name: str = ""
 
 
 class Feed(Protocol):
@@ -41,7 +42,7 @@ class Feed(Protocol):
         """Local folders in which something may appear."""
 
     def arrived(self, name: str) -> None:
-        """An entry of that name appeared in one of the folders. Any thread may call."""
+        """An entry of that name appeared in a folder, or went; empty: look at everything. Any thread may call."""
 
     def list(self, applied: int, now_ns: int) -> Sequence[Entry]:
         """Look what there is. Returns entries of the directory, decision files (`hold-`, `skip-`) among them.

@@ -227,6 +227,8 @@ class Follower:
             with self._rounds:
                 asked = self._asked
             self._wake.clear()
+            if asked != self._answered and self._pipeline is not None:
+                self._pipeline.feed.arrived("")  # whoever asks wants to know of everything
             pause = self._look()
             if pause is None:
                 continue
@@ -265,7 +267,10 @@ class Follower:
             pipeline = self._pipeline_of(target, feed)
             pipeline.recover()
             self._pipeline = pipeline
-        return self._pipeline.advance(self._stopping.is_set)
+        outcome = self._pipeline.advance(self._stopping.is_set)
+        if self._watch.watch(feed.folders()):
+            self._wake.set()  # what came into a new folder before it was watched would wait for the poll
+        return outcome
 
     def _pipeline_of(self, target: Target, feed: Feed) -> Pipeline:
         for sentence in unjudged(self._config.guardrails, target.origin.limits):

@@ -2,7 +2,6 @@
 
 import re
 from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +21,12 @@ from satrap.embedding_server.updates.decide import (
     decide,
 )
 from satrap.embedding_server.updates.feed import Standing
+from satrap.embedding_server.updates.listing import PacketListing
 from satrap.embedding_server.updates.packet import PacketPart, VerifiedPacket
 from satrap.embedding_server.updates.trouble import Trouble, after_failure
 from satrap.embedding_server.updates.undo import Position, SequencePosition
 from satrap.errors import ForeignConfigError, SatrapError, UpdateError
-from satrap.formats.manifest import Manifest, after_sequence, parse_manifest_name
+from satrap.formats.manifest import Manifest, parse_manifest_name
 from satrap.formats.packet import entries_of, read_manifest, read_shard
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.formats.persia_packet import is_persia
@@ -39,9 +39,6 @@ _WINDOW = 32
 """Names that are looked at for one decision, so that it costs the same however many packets wait."""
 
 _PERSIA_SHARD = re.compile(r"s[0-9]+")
-
-_ARRIVALS = 8
-"""Of what appeared, the last ones are remembered."""
 
 
 class SatrapFeed:
@@ -65,9 +62,7 @@ class SatrapFeed:
         """`config_digest` is the embedding config's, empty if it is not known."""
         self._storage, self._route, self._config_digest = storage, route, config_digest
         self._poll_ns, self._gap_alarm_ns = int(poll_seconds * 1e9), int(gap_alarm_seconds * 1e9)
-        self._names: list[tuple[str, int]] = []
-        self._arrivals: deque[str] = deque(maxlen=_ARRIVALS)
-        self._below: list[tuple[str, int]] = []
+        self._listing = PacketListing(storage, poll_seconds)
         self._manifests: dict[str, Manifest] = {}
         self._places: dict[str, Seen | None] = {}
         self._unreadable: dict[str, str] = {}
@@ -81,9 +76,8 @@ class SatrapFeed:
         return () if self._storage.local is None else (self._storage.local,)
 
     def arrived(self, name: str) -> None:
-        """Remember the last few manifests that appeared: a listing starts where the tables are."""
-        if parse_manifest_name(name) is not None:
-            self._arrivals.append(name)
+        """Look at it next time; empty: at everything."""
+        self._listing.arrived(name)
 
     def list(self, applied: int, now_ns: int) -> Sequence[Entry]:
         """List what comes from `applied` on, that one included, so that a second manifest of it is found.
@@ -91,25 +85,13 @@ class SatrapFeed:
         What appeared meanwhile below it is no packet for these tables any more, and yet it is told of if it is another
         stream's.
         """
-        entries = self._storage.list(after=after_sequence(applied))
-        self._look_for_persia(entries)
-        self._names = [
-            (entry.name, known[0])
-            for entry in entries
-            if not entry.is_folder and (known := parse_manifest_name(entry.name)) is not None
-        ]
-        self._below = [
-            (name, known[0])
-            for name in dict.fromkeys(self._arrivals)
-            if (known := parse_manifest_name(name)) is not None
-            and known[0] < applied
-            and self._storage.exists(name)
-        ]
-        names = {name for name, _ in (*self._names, *self._below)}
+        self._listing.refresh(applied)
+        self._look_for_persia(self._listing.others)
+        names = {name for name, _ in (*self._listing.names, *self._listing.below)}
         for kept in (self._manifests, self._places, self._unreadable, self._troubles):
             for name in kept.keys() - names:
                 kept.pop(name)
-        return entries
+        return self._listing.others
 
     def decide(
         self, standing: Standing, now_ns: int, stopped: Callable[[], bool] = lambda: False
@@ -126,20 +108,22 @@ class SatrapFeed:
             standing.verdicts,
             self._troubles,
             self._gap_alarm_ns,
+            standing.applied_name,
         )
-        first = bisect_left(self._names, standing.applied, key=lambda listed: listed[1])
+        first = bisect_left(self._listing.names, standing.applied, key=lambda listed: listed[1])
         end = first + _WINDOW
         while True:
-            names = (*self._below, *self._names[first:end])
+            listed = self._listing.names
+            names = (*self._listing.below, *listed[first:end])
             listing = [seen for seen in map(self._seen, names) if seen is not None]
             decision = decide(state, listing, self._memory, now_ns)
             (step,) = decision.steps
-            if isinstance(step, Wait) and end < len(self._names):
+            if isinstance(step, Wait) and end < len(listed):
                 end += 4 * (end - first)  # what is next may lie behind packets of another stream
                 continue
             self._memory = decision.memory
             if not isinstance(step, ReadManifests):
-                beyond = self._names[end:]
+                beyond = listed[end:]
                 newest = max(decision.newest, beyond[-1][1]) if beyond else decision.newest
                 alarms = (*decision.alarms, *self._foreign_format())
                 return replace(decision, behind=decision.behind + len(beyond), newest=newest, alarms=alarms)
@@ -235,8 +219,7 @@ class SatrapFeed:
         try:
             manifest = read_manifest(self._storage, name)
         except FileNotFoundError:
-            self._names = [listed for listed in self._names if listed[0] != name]
-            self._below = [listed for listed in self._below if listed[0] != name]
+            self._listing.drop(name)
             return None
         except SatrapError as error:
             if not isinstance(error, UpdateError):

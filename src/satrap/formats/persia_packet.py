@@ -179,7 +179,7 @@ def is_persia(storage: Storage) -> bool:
     Raises:
         StorageError: the directory cannot be listed.
     """
-    shards = _folders(storage.list(), _SHARD_FOLDER)
+    shards = _folders(storage.list(after="s"), _SHARD_FOLDER)
     return any(_folders(storage.list(shard.name), _DIRECTORY) for shard in shards)
 
 
