@@ -60,7 +60,8 @@ class Seen:
 class StreamState:
     """Where the tables are, and what people decided.
 
-    `stream` is empty while the tables follow none: the first packet of one, with `previous` 0, decides. `holds` are
+    `applied_name` is the packet that made `applied` of what was before, empty if that is not known any more. `stream`
+    is empty while the tables follow none: the first packet of one, with `previous` 0, decides. `holds` are
     the greatest sequences to keep, `skips` the greatest sequences to jump to, by stream. `verdicts` are `waiting`,
     `skipped` or `dropped` by the name of a packet that was refused; `troubles` are passing ones, by name.
     """
@@ -72,6 +73,7 @@ class StreamState:
     verdicts: Mapping[str, str] = field(default_factory=dict)
     troubles: Mapping[str, Trouble] = field(default_factory=dict)
     gap_alarm_ns: int = 0
+    applied_name: str = ""
 
 
 @dataclass(frozen=True)
@@ -242,9 +244,11 @@ def _tell_of_foreign(plan: _Plan, listing: Sequence[Seen]) -> None:
 def _next(plan: _Plan, ours: Sequence[Seen]) -> Decision:
     """The step once holds are obeyed: the packet that is next in the chain, or the reason why there is none."""
     state = plan.state
-    same = [seen for seen in ours if seen.sequence == state.applied and seen.head is not None]
+    same = [seen.name for seen in ours if seen.sequence == state.applied and seen.head is not None]
+    # Also if the one that is applied, or was passed over, is gone or cannot be read.
+    same = sorted({*same, state.applied_name} - {""}) if same else []
     if len(same) > 1 and plan.skip_to < state.applied:
-        return plan.decision(_forked(plan, same))
+        return plan.decision(_forked(plan, same, state.applied))
     for group in _by_sequence(plan.coming):
         readable = [seen for seen in group if seen.head is not None]
         forked = len(readable) > 1
@@ -256,7 +260,7 @@ def _next(plan: _Plan, ours: Sequence[Seen]) -> Decision:
             if jumped and not state.applied < plan.skip_to >= seen.head.previous:
                 continue
             if forked:
-                return plan.decision(_forked(plan, readable))
+                return plan.decision(_forked(plan, [seen.name for seen in readable], group[0].sequence))
             return plan.decision(_take(plan, seen, jumped))
     return plan.decision(_nothing_next(plan))
 
@@ -325,12 +329,13 @@ def _quarantined(plan: _Plan, seen: Seen) -> Wait:
     return Wait()
 
 
-def _forked(plan: _Plan, seen: Sequence[Seen]) -> Wait:
-    names = " and ".join(entry.name for entry in seen)
+def _forked(plan: _Plan, names: Sequence[str], sequence: int) -> Wait:
+    applied = plan.state.applied_name
+    which = f" ({applied} is in the tables)" if applied in names else ""
     plan.alarm(
         "forked_stream",
-        f"{names} have one sequence: two trainers write the stream {plan.stream}. Remove the packets of one of them, "
-        f"or give both up by satrap stream skip --to {seen[0].sequence}",
+        f"{' and '.join(names)} have one sequence{which}: two trainers write the stream {plan.stream}. Remove the "
+        f"packets of one of them, or give both up by satrap stream skip --to {sequence}",
     )
     return Wait()
 

@@ -163,6 +163,7 @@ class Pipeline:
                 self._decisions.holds,
                 self._decisions.skips,
                 {name: record.decision for name, record in records.items()},
+                self._undo.last_applied(self.target.store.applied[0], self._position),
             ),
             self._now_ns(),
             stopped,

@@ -254,6 +254,13 @@ class UndoLog:
                 path.unlink(missing_ok=True)
         self._entries = []
 
+    def last_applied(self, applied: int, position: Position) -> str:
+        """The name of the packet that left the watermark `applied`; empty if that is not known any more."""
+        last = next(reversed(self.entries()), None)
+        if last is None or last.sequence != applied or not position.is_applied(last):
+            return ""
+        return last.name
+
     def reaches(self, applied: int) -> int:
         """The least sequence that can be gone back to, from the watermark `applied`."""
         usable = usable_entries(self.entries(), applied)

@@ -23,7 +23,7 @@ from satrap.embedding_server.updates.persia import PersiaSettings
 from satrap.embedding_server.updates.persia_feed import PersiaFeed
 from satrap.embedding_server.updates.quarantine import Quarantine
 from satrap.errors import ConflictError
-from satrap.formats.decisions import Hold, remove_hold, write_hold
+from satrap.formats.decisions import Hold, Skip, add_skip, remove_hold, write_hold
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.protos import embedding_pb2 as pb
 from satrap.storage import open_storage
@@ -199,6 +199,31 @@ class TestHoldsAndCheckpoints:
         state.holds = lambda: {"ads": 6}
         state.start(folder, lambda progress: None, threading.Event())
         assert state.applied()[0] == 4 and state.snapshot.started.startswith("cold: ")
+
+
+class TestOneSequenceTwice:
+    """Another writer has the sequence of what is in the tables, and the first one is not there to tell."""
+
+    def test_the_one_that_is_in_the_tables_was_removed(self, packets, following):
+        packets.publish(2)
+        server = following()
+        for path in packets.directory.glob(f"{2:020d}-*"):
+            path.unlink()
+        packets.put(packets.files(2, writer="other", parts=packets.parts(7)))
+        packets.put(packets.files(3, writer="other", parts=[]))
+        status = server.follow()
+        assert status.applied_sequence == 2 and server.codes() == ["forked_stream"]
+        assert f"({2:020d}-w.json is in the tables)" in status.alarms[0].message
+        add_skip(open_storage(packets.directory), "main", Skip(2, "anna", "both are fine", 1))
+        assert server.follow().applied_sequence == 3 and not server.codes()
+
+    def test_what_cannot_be_read_was_passed_over(self, packets, following):
+        packets.publish()
+        server = following({"quarantine": "skip"})
+        packets.put({f"{2:020d}-x.json": b"{"})
+        server.follow_until(lambda status: status.applied_sequence == 2)
+        packets.publish()  # the real one
+        assert server.follow().applied_sequence == 2 and server.codes() == ["forked_stream"]
 
 
 class TestAnUndoFileThatIsDamaged:
