@@ -11,6 +11,7 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from satrap.errors import SatrapError
 from satrap.formats.manifest import after_sequence, parse_manifest_name
 from satrap.storage import Entry, Storage
 
@@ -77,7 +78,7 @@ class PacketListing:
         self.below = [
             (name, found[0])
             for name in self._late
-            if (found := parse_manifest_name(name)) and found[0] < applied and self._storage.exists(name)
+            if (found := parse_manifest_name(name)) and found[0] < applied and self._is_there(name)
         ]
 
     def drop(self, name: str) -> None:
@@ -102,8 +103,17 @@ class PacketListing:
     def _take_in(self, manifests: Sequence[Listed], applied: int) -> None:
         del self.names[: bisect_left(self.names, applied, key=lambda listed: listed[1])]
         for listed in manifests:
-            there = self._storage.exists(listed[0])
+            there = self._is_there(listed[0])
             if not there:
                 self.drop(listed[0])
             elif listed[1] >= applied and listed not in self.names:
                 insort(self.names, listed)
+
+    def _is_there(self, name: str) -> bool:
+        """Whether a name is still there. One that cannot even be asked for (a link out of the folder, or in a circle)
+        stops nothing here: if it is the next packet's, the listing of everything has it, and whoever reads it says so.
+        """
+        try:
+            return self._storage.exists(name)
+        except SatrapError:
+            return False

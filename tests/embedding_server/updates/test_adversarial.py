@@ -271,6 +271,26 @@ class TestTheFollowersThread:
         assert failures
 
 
+class TestNamesThatLeadAstray:
+    @pytest.mark.parametrize("target", ["/etc/hostname", "00000000000000000001-link.json", "nowhere"])
+    def test_a_link_under_an_old_name_stops_nothing(self, packets, following, target):
+        packets.publish(3)
+        server = following()
+        (packets.directory / "00000000000000000001-link.json").symlink_to(target)
+        server.follow()
+        packets.publish()
+        assert server.follow().applied_sequence == 4 and not server.codes()
+
+    @pytest.mark.parametrize("target", ["/etc/hostname", "00000000000000000009-link.json", "nowhere"])
+    def test_nor_under_a_later_one(self, packets, following, target):
+        packets.publish(3)
+        server = following()
+        (packets.directory / "00000000000000000009-link.json").symlink_to(target)
+        server.follow()
+        packets.publish()
+        assert server.follow_until(lambda status: status.applied_sequence == 4)
+
+
 class TestClocksThatAreSetBack:
     HOUR = 3600 * 10**9
 
