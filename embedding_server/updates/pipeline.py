@@ -240,7 +240,15 @@ class Pipeline:
         self.feed.applied([packet.name])
         self._on_step("noted")
         self._undo.prune()
+        if applied.erased and self.feed.gap_detection == "sequence":
+            self._forget_tombstones()
         return applied
+
+    def _forget_tombstones(self) -> None:
+        """Packets come in order, so nothing older can come than what could be gone back to."""
+        horizon = self.undo_reaches
+        for table in self.target.tables.values():
+            table.forget_tombstones(horizon)
 
     def _refuse(self, name: str, sequence: int, error: UpdateError) -> None:
         known = name in self._quarantine.records()
