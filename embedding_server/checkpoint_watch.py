@@ -2,7 +2,7 @@
 
 A single checkpoint is not loaded again by itself, whatever becomes of it: only where a hold needs it.
 
-What to load is `checkpoints.choose`'s decision; how, `ShardState`'s. A checkpoint that turns out to be bad is passed
+What to load is `candidates.choose`'s decision; how, `ShardState`'s. A checkpoint that turns out to be bad is passed
 over with a warning and the next one taken; what may go away by itself (no room, storage down) is tried again later.
 """
 
@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from satrap.embedding_server.checkpoints import Candidate, CheckpointFolder, Serving, choose
+from satrap.embedding_server.candidates import Candidate, Serving, choose
+from satrap.embedding_server.checkpoint_folder import CheckpointFolder
 from satrap.embedding_server.loading import LoadCancelled
 from satrap.embedding_server.origin import NO_ORIGIN
 from satrap.embedding_server.state import CatchUp, ShardState

@@ -3,15 +3,12 @@
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 
+from satrap.embedding_server.candidates import Candidate, by_preference, check_held
+from satrap.embedding_server.checkpoint_folder import CheckpointFolder, is_folder_of_checkpoints
 from satrap.embedding_server.checkpoints import (
-    Candidate,
-    CheckpointFolder,
     CheckpointSettings,
     Location,
     OpenedCheckpoint,
-    by_preference,
-    check_held,
-    is_folder_of_checkpoints,
     open_checkpoint,
 )
 from satrap.errors import CheckpointError, UpdateError

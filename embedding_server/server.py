@@ -10,8 +10,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from satrap import rpc
 from satrap.config import EmbeddingServerConfig, UpdatesConfig
+from satrap.embedding_server.checkpoint_folder import CheckpointFolder
 from satrap.embedding_server.checkpoint_watch import CheckpointWatch
-from satrap.embedding_server.checkpoints import CheckpointFolder
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.service import EmbeddingService
 from satrap.embedding_server.state import ShardState

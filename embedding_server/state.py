@@ -12,13 +12,11 @@ from typing import Any, Literal
 
 import satrap
 from satrap.embedding_server.building import Building, remove_generation
+from satrap.embedding_server.candidates import Candidate, Serving, check_held
 from satrap.embedding_server.checkpoints import (
-    Candidate,
     CheckpointSettings,
     Location,
     OpenedCheckpoint,
-    Serving,
-    check_held,
     open_checkpoint,
 )
 from satrap.embedding_server.in_place import clear_records, replace_rows, verify

@@ -11,8 +11,8 @@ import pytest
 from satrap.config import UpdatesConfig
 from satrap.embedding_server import room
 from satrap.embedding_server import state as state_module
+from satrap.embedding_server.checkpoint_folder import CheckpointFolder
 from satrap.embedding_server.checkpoint_watch import CheckpointWatch
-from satrap.embedding_server.checkpoints import CheckpointFolder
 from satrap.embedding_server.loading import LoadProgress
 from satrap.embedding_server.room import Room
 from satrap.errors import CheckpointError, CheckpointIncompleteError, NoSpaceError, StorageError

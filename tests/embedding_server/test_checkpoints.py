@@ -7,16 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satrap.embedding_server.checkpoints import (
-    Candidate,
+from satrap.embedding_server.candidates import Candidate, Serving, by_preference, choose
+from satrap.embedding_server.checkpoint_folder import (
     CheckpointFolder,
-    CheckpointSettings,
-    Serving,
-    by_preference,
-    choose,
     folder_identity,
     is_folder_of_checkpoints,
 )
+from satrap.embedding_server.checkpoints import CheckpointSettings
 from satrap.embedding_server.origin import NO_ORIGIN, Origin
 from satrap.formats.persia_checkpoint import ShardRoute
 

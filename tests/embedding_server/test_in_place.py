@@ -12,7 +12,7 @@ import pytest
 
 from satrap._core.table import read_control
 from satrap.embedding_server import in_place
-from satrap.embedding_server.checkpoints import Serving
+from satrap.embedding_server.candidates import Serving
 from satrap.embedding_server.inventory import inspect_generation
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.state import Phase

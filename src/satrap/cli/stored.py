@@ -9,12 +9,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from satrap.cli.progress import item_progress
-from satrap.embedding_server.checkpoints import (
-    Candidate,
-    CheckpointSettings,
-    is_folder_of_checkpoints,
-    open_checkpoint,
-)
+from satrap.embedding_server.candidates import Candidate
+from satrap.embedding_server.checkpoint_folder import is_folder_of_checkpoints
+from satrap.embedding_server.checkpoints import CheckpointSettings, open_checkpoint
 from satrap.embedding_server.origin import PERSIA_STREAM
 from satrap.errors import CheckpointError, InvalidInputError, SatrapError, StorageError, UpdateError
 from satrap.formats.decisions import read_hold

@@ -12,6 +12,7 @@ YAML of three keys, and an empty line at the end:
 PERSIA creates the file empty and then appends, so an empty marker is one that is being written.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +20,13 @@ import yaml
 
 from satrap.errors import CheckpointCorruptError, CheckpointIncompleteError
 
-__all__ = ["MARKER", "Marker", "format_marker", "parse_marker"]
+__all__ = ["MARKER", "SHARD_FOLDER", "Marker", "format_marker", "parse_marker"]
 
 MARKER = "embedding_dump_done"
 """The file's name, in the checkpoint's directory and in each `s{r}` of it."""
+
+SHARD_FOLDER = re.compile(r"s\d+")
+"""What a folder `s{r}` is called: the part of a checkpoint, or of a packet directory, that trainer's shard r wrote."""
 
 _NANOS = 1_000_000_000
 

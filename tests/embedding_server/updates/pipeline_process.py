@@ -21,8 +21,8 @@ import packet_history
 import pyarrow.ipc  # noqa: F401  here, so that the forked ones need not
 
 from satrap.config import UpdatesConfig
+from satrap.embedding_server.checkpoint_folder import CheckpointFolder
 from satrap.embedding_server.checkpoint_watch import CheckpointWatch
-from satrap.embedding_server.checkpoints import CheckpointFolder
 from satrap.embedding_server.state import ShardState
 from satrap.embedding_server.table_directory import TableDirectory, TablePlace
 from satrap.embedding_server.updates.follower import Follower

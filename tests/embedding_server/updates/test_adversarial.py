@@ -12,8 +12,9 @@ from persia_packets import PersiaTrainer, rows_of
 from satrap.config import UpdatesConfig
 from satrap.embedding_server import checkpoint_watch
 from satrap.embedding_server import state as state_module
+from satrap.embedding_server.candidates import Candidate, choose
+from satrap.embedding_server.checkpoint_folder import CheckpointFolder
 from satrap.embedding_server.checkpoint_watch import CheckpointWatch
-from satrap.embedding_server.checkpoints import Candidate, CheckpointFolder, choose
 from satrap.embedding_server.updates import follower as follower_module
 from satrap.embedding_server.updates.decide import Head, Memory, Seen, StreamState, Wait, decide
 from satrap.embedding_server.updates.feed import Standing
