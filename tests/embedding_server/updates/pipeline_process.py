@@ -3,8 +3,9 @@
 It is started by exec, reads one JSON object a line, and answers each with one: how the pipeline ended. It starts no
 thread itself, as threads do not survive a fork.
 
-    {"tables": DIR, "packets": DIR, "last": 40 or null, "checkpoints": FOLDER or null, "at_step": 17 or null,
-     "named": ["undo_written", 2] or null, "after_us": 12000 or null, "result": FILE, "config": {...}}
+    {"tables": DIR, "packets": DIR, "last": 40 or null, "checkpoints": FOLDER or null, "result": FILE, "config": {...},
+     "at_step": 17 or null, "named": ["undo_written", 2] or null, "soon_after": ["undo_written", 2, 150] or null,
+     "after_us": 12000 or null}
 """
 
 import json
@@ -35,8 +36,8 @@ from satrap.storage import open_storage
 class Killer:
     """Told every step, and kills the process at the chosen one."""
 
-    def __init__(self, at_step: int | None, named: list | None) -> None:
-        self._at_step, self._named = at_step, named
+    def __init__(self, at_step: int | None, named: list | None, soon_after: list | None = None) -> None:
+        self._at_step, self._named, self._soon_after = at_step, named, soon_after
         self._steps, self._times = 0, 0
         self.seen: list[str] = []
 
@@ -46,17 +47,21 @@ class Killer:
             self.seen.append(name)
         if self._named is not None and name == self._named[0]:
             self._times += 1
+        if self._soon_after is not None and name == self._soon_after[0]:
+            self._soon_after[1] -= 1
+            if self._soon_after[1] == 0:
+                signal.setitimer(signal.ITIMER_REAL, self._soon_after[2] / 1e6)
         if self._steps == self._at_step or (self._named is not None and self._times == self._named[1]):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def live(order: dict) -> None:
     """Follow until packet `last` is applied, and write down what the tables hold then."""
+    # SIGALRM without a handler ends a process wherever it is, in native code as well, as SIGKILL does
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
     if order.get("after_us") is not None:
-        # SIGALRM without a handler ends a process wherever it is, in native code as well, as SIGKILL does
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, order["after_us"] / 1e6)
-    killer = Killer(order.get("at_step"), order.get("named"))
+    killer = Killer(order.get("at_step"), order.get("named"), order.get("soon_after"))
     directory = TableDirectory(TablePlace(Path(order["tables"]), "default", None), ShardRoute(0, 1))
     config = UpdatesConfig(**order.get("config", {}))
     state = ShardState(directory, "float32", 1, checkpoint_switch=config.checkpoint_switch)

@@ -90,7 +90,9 @@ def test_killed_at(step, pipelines, packets, expected, table_directory, tmp_path
 
 @pytest.mark.timeout(180)
 def test_random_cuts(pipelines, packets, expected, table_directory, tmp_path):
-    """Half of them at a step, half of them at a moment. Now and then all tables are lost, or an operator rolls back."""
+    """A third at a step, a third at a moment, a third among a packet's rows. Now and then all tables are lost, or an
+    operator rolls back.
+    """
     chance = random.Random(SEED)
     storage = open_storage(packets)
     cuts = runs = 0
@@ -104,10 +106,12 @@ def test_random_cuts(pipelines, packets, expected, table_directory, tmp_path):
             if held:
                 keep = chance.randrange(1, LAST)
                 write_hold(storage, Hold(packet_history.STREAM, keep, "anna", "why", 1))
-            cut = (
-                {"at_step": chance.randrange(1, 90)}
-                if chance.random() < 0.5
-                else {"after_us": chance.randrange(1, 60_000)}
+            cut = chance.choice(
+                [
+                    {"at_step": chance.randrange(1, 90)},
+                    {"after_us": chance.randrange(1, 60_000)},
+                    {"soon_after": ["undo_written", chance.randrange(1, 12), chance.randrange(1, 400)]},
+                ]
             )
             ended = pipelines.live(**where, last=None if held else LAST, **cut)
             cuts += ended != 0
