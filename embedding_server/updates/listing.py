@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from satrap.errors import SatrapError
 from satrap.formats.manifest import after_sequence, parse_manifest_name
+from satrap.formats.persia_marker import SHARD_FOLDER
 from satrap.storage import Entry, Storage
 
 __all__ = ["Listed", "PacketListing"]
@@ -26,8 +27,7 @@ _REMEMBERED = 8
 _REST = 20
 """A directory whose listing takes long is listed so rarely that it takes a twentieth of the time."""
 
-_OTHERS = re.compile(r"(hold|skip)-.*\.json|s[0-9]+")
-"""Names besides manifests' that matter: decisions, and folders of PERSIA's packets."""
+_DECISION = re.compile(r"(hold|skip)-.*\.json")
 
 
 class PacketListing:
@@ -43,7 +43,7 @@ class PacketListing:
         self.below: list[Listed] = []
         """Manifests that appeared lately and come before."""
         self.others: Sequence[Entry] = ()
-        """Decision files and folders."""
+        """Decision files, and folders of PERSIA's packets."""
         self._arrivals: deque[str] = deque()
         self._late: deque[str] = deque(maxlen=_REMEMBERED)
         self._told = False
@@ -98,7 +98,11 @@ class PacketListing:
             for entry in entries
             if not entry.is_folder and (found := parse_manifest_name(entry.name))
         ]
-        self.others = [entry for entry in entries if _OTHERS.fullmatch(entry.name)]
+        self.others = [
+            entry
+            for entry in entries
+            if _DECISION.fullmatch(entry.name) or (entry.is_folder and SHARD_FOLDER.fullmatch(entry.name))
+        ]
 
     def _take_in(self, manifests: Sequence[Listed], applied: int) -> None:
         del self.names[: bisect_left(self.names, applied, key=lambda listed: listed[1])]

@@ -1,6 +1,5 @@
 """A directory of our own packets as a server meets it: lists it, reads manifests, fetches packets. `decide` decides."""
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from satrap.errors import ForeignConfigError, SatrapError, UpdateError
 from satrap.formats.manifest import Manifest, parse_manifest_name
 from satrap.formats.packet import entries_of, read_manifest, read_shard
 from satrap.formats.persia_checkpoint import ShardRoute
+from satrap.formats.persia_marker import SHARD_FOLDER
 from satrap.formats.persia_packet import is_persia
 from satrap.formats.strict_json import MAX_JSON_BYTES
 from satrap.storage import Entry, Storage
@@ -37,8 +37,6 @@ __all__ = ["SatrapFeed"]
 
 _WINDOW = 32
 """Names that are looked at for one decision, so that it costs the same however many packets wait."""
-
-_PERSIA_SHARD = re.compile(r"s[0-9]+")
 
 
 class SatrapFeed:
@@ -188,7 +186,7 @@ class SatrapFeed:
 
     def _look_for_persia(self, entries: Sequence[Entry]) -> None:
         """Whether PERSIA's packets lie here as well; where they once were found they are not looked for again."""
-        folders = any(entry.is_folder and _PERSIA_SHARD.fullmatch(entry.name) for entry in entries)
+        folders = any(entry.is_folder and SHARD_FOLDER.fullmatch(entry.name) for entry in entries)
         self._persia = folders and (self._persia or is_persia(self._storage))
 
     def _foreign_format(self) -> tuple[Alarm, ...]:
