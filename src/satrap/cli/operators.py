@@ -79,7 +79,8 @@ def inspect(
 
     Example: satrap inspect /var/lib/packets --id 7
     """
-    from satrap.cli.inspection import examine, show
+    from satrap.cli.inspection import examine
+    from satrap.cli.inspection_output import show
 
     facts = examine(path, sign)
     show(facts, as_json=as_json)

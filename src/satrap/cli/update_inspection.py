@@ -1,21 +1,15 @@
-"""What a packet, a checkpoint of ours, a folder of those, or one of PERSIA's packets is; and what becomes of an id.
+"""What a packet, a checkpoint of ours, a decision, or a folder of those is; and what becomes of an id.
 
 Everything is read through `Storage`, so a URL does as well as a path.
 """
 
-import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from satrap._core import ids
-from satrap._core import rows as kernels
+from satrap.cli.inspection_facts import DimSummary, Facts, Reading, moment, owner_of
+from satrap.cli.persia_inspection import examine_persia_packet, examine_persia_packets
 from satrap.cli.progress import LoadProgress
 from satrap.errors import InvalidInputError, SatrapError, TruncatedFileError, UpdateError
 from satrap.formats.checkpoint import UpdateCheckpoint, open_checkpoint
@@ -24,99 +18,17 @@ from satrap.formats.manifest import FileEntry, Manifest, parse_manifest_name
 from satrap.formats.packet import read_manifest
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.formats.persia_marker import MARKER
-from satrap.formats.persia_packet import (
-    PersiaDirectory,
-    PersiaFile,
-    PersiaListing,
-    list_directory,
-    list_packets,
-    parse_packet,
-)
+from satrap.formats.persia_packet import PersiaListing, list_directory, list_packets
 from satrap.formats.row_file import describe_row_file
 from satrap.formats.strict_json import MAX_JSON_BYTES, strict_json
 from satrap.storage import Entry, Storage
 
-__all__ = [
-    "DimSummary",
-    "Facts",
-    "examine_update_file",
-    "examine_update_folder",
-    "lines_of",
-    "moment",
-    "shown_values",
-]
-
-Facts = dict[str, Any]
+__all__ = ["examine_update_file", "examine_update_folder"]
 
 _QUARANTINE = "reason.json"
 _DECISION = re.compile(r"(hold|skip)-(.+)\.json")
 _WHOLE = "every byte was read, and is what the manifest says"
 _HEADERS = "every manifest was read, and every file that it names is there with its size; no file was read"
-
-
-@dataclass
-class DimSummary:
-    """What is said of the records of one dim, counted while they are read."""
-
-    dim: int
-    rows: int = 0
-    deletes: int = 0
-    signs: tuple[int, int] | None = None
-    norms: tuple[float, float] | None = None
-    not_finite: int = 0
-
-    def add(self, signs: NDArray[np.uint64], rows: NDArray[Any] | None) -> None:
-        """Count records."""
-        if not len(signs):
-            return
-        least, most = int(signs.min()), int(signs.max())
-        self.signs = (
-            (least, most) if self.signs is None else (min(least, self.signs[0]), max(most, self.signs[1]))
-        )
-        if rows is None:
-            self.deletes += len(signs)
-            return
-        self.rows += len(signs)
-        norms = kernels.norms(rows)
-        finite = norms[np.isfinite(norms)]
-        self.not_finite += len(norms) - len(finite)
-        if len(finite):
-            low, high = float(finite.min()), float(finite.max())
-            self.norms = (
-                (low, high) if self.norms is None else (min(low, self.norms[0]), max(high, self.norms[1]))
-            )
-
-    def facts(self) -> Facts:
-        """For printing."""
-        return {
-            "dim": self.dim,
-            "rows": self.rows,
-            "deletes": self.deletes,
-            "signs": list(self.signs) if self.signs else None,
-            "norms": list(self.norms) if self.norms else None,
-            "not_finite": self.not_finite,
-        }
-
-
-@dataclass
-class _Reading:
-    """What a reading of some records found: of each dim, and of one sign."""
-
-    sign: int | None
-    dims: dict[int, DimSummary] = field(default_factory=dict)
-    found: list[Facts] = field(default_factory=list)
-
-    def add(self, dim: int, signs: NDArray[np.uint64], rows: NDArray[Any] | None, **where: Any) -> None:
-        self.dims.setdefault(dim, DimSummary(dim)).add(signs, rows)
-        if self.sign is None:
-            return
-        for index in np.flatnonzero(signs == np.uint64(self.sign)):
-            row = None if rows is None else rows[index]
-            self.found.append({**where, "dim": dim, **shown_values(row)})
-
-    def facts(self) -> Facts:
-        facts: Facts = {"dims": [self.dims[dim].facts() for dim in sorted(self.dims)]}
-        return facts if self.sign is None else facts | {"id": self.sign, "rows_of_id": self.found}
 
 
 def examine_update_file(storage: Storage, name: str, sign: int | None = None) -> Facts | None:
@@ -134,9 +46,7 @@ def examine_update_file(storage: Storage, name: str, sign: int | None = None) ->
     if name.endswith(".arrow"):
         return _row_file(storage, name, sign)
     if name.endswith(".inc"):
-        return _persia_files(
-            "PERSIA packet file", storage, [PersiaFile(name, storage.stat(name).size, 0)], sign
-        )
+        return examine_persia_packet(storage, name, sign)
     return None
 
 
@@ -159,7 +69,7 @@ def examine_update_folder(storage: Storage, sign: int | None = None) -> Facts | 
         return _packets(storage, listing, [], sign)
     if any(entry.name.endswith(".inc") for entry in listing):
         name = storage.url.rstrip("/").rpartition("/")[2]
-        return _persia_packets(storage, PersiaListing({name: list_directory(storage, "")}), sign)
+        return examine_persia_packets(storage, PersiaListing({name: list_directory(storage, "")}), sign)
     packets = list_packets(storage, listing)
     if not packets.directories and any(
         re.fullmatch(r"inc_.+", entry.name) for entry in listing if entry.is_folder
@@ -167,25 +77,8 @@ def examine_update_folder(storage: Storage, sign: int | None = None) -> Facts | 
         found = [entry.name for entry in listing if entry.is_folder and entry.name.startswith("inc_")]
         packets = PersiaListing({name: list_directory(storage, name) for name in found})
     if packets.directories:
-        return _persia_packets(storage, packets, sign)
+        return examine_persia_packets(storage, packets, sign)
     return _checkpoints(storage, listing, sign)
-
-
-def moment(nanoseconds: int) -> str | None:
-    """A time for printing, None for 0."""
-    if not nanoseconds:
-        return None
-    try:
-        return datetime.fromtimestamp(nanoseconds / 1e9, UTC).isoformat(timespec="milliseconds")
-    except (ValueError, OverflowError):
-        return f"{nanoseconds} ns"
-
-
-def shown_values(row: NDArray[Any] | None) -> Facts:
-    """A row for printing; JSON has no word for what is not finite."""
-    if row is None:
-        return {"deleted": True}
-    return {"values": [value if math.isfinite(value) else str(value) for value in map(float, row)]}
 
 
 def _manifest(storage: Storage, name: str, sign: int | None) -> Facts:
@@ -197,7 +90,7 @@ def _manifest(storage: Storage, name: str, sign: int | None) -> Facts:
     if manifest.kind == "full":
         facts["kind"] = "checkpoint"
     facts |= _header(manifest)
-    reading = _Reading(sign)
+    reading = Reading(sign)
     try:
         _read_files(storage, manifest, manifest.files, reading)
     except SatrapError as error:
@@ -243,9 +136,7 @@ def _limits(manifest: Manifest) -> Facts:
     }
 
 
-def _read_files(
-    storage: Storage, manifest: Manifest, entries: Sequence[FileEntry], reading: _Reading
-) -> None:
+def _read_files(storage: Storage, manifest: Manifest, entries: Sequence[FileEntry], reading: Reading) -> None:
     """Read files page by page, checking them, and count.
 
     Raises:
@@ -283,7 +174,7 @@ def _row_file(storage: Storage, name: str, sign: int | None) -> Facts:
             "bytes": entry.bytes,
             "checksum": entry.checksum,
         }
-        reading = _Reading(sign)
+        reading = Reading(sign)
         _read_files(storage, manifest, [entry], reading)
     except SatrapError as error:
         return facts | {"damage": str(error)}
@@ -357,7 +248,7 @@ def _packets(storage: Storage, listing: Sequence[Entry], names: Sequence[str], s
     sizes = {entry.name: entry.size for entry in listing if not entry.is_folder}
     manifests: list[Manifest] = []
     damaged: list[str] = []
-    reading = _Reading(sign)
+    reading = Reading(sign)
     for name in names:
         manifest = _read(storage, name)
         if not isinstance(manifest, Manifest):
@@ -367,7 +258,7 @@ def _packets(storage: Storage, listing: Sequence[Entry], names: Sequence[str], s
         try:
             _check_sizes(storage, manifest, sizes)
             if sign is not None:
-                owner = int(ids.farmhash64(np.array([sign], np.uint64))[0]) % manifest.shards
+                owner = owner_of(sign, manifest.shards)
                 own = [entry for entry in manifest.files if entry.shard == owner]
                 _read_files(storage, manifest, own, reading)
         except SatrapError as error:
@@ -463,83 +354,9 @@ def _checkpoint_line(folder: Storage) -> Facts:
     }
 
 
-def _persia_packets(storage: Storage, listing: PersiaListing, sign: int | None) -> Facts:
-    """PERSIA's packets: every file is parsed, as that is the only way to know anything about it."""
-    directories = list(listing.directories.values())
-    files = [file for directory in directories for file in directory.files]
-    facts = _persia_files("PERSIA packets", storage, files, sign, directories)
-    unmarked = [directory.name for directory in directories if not directory.marked]
-    return facts | {"path": storage.url, "directories": len(listing.directories), "unmarked": unmarked}
-
-
-def _persia_files(
-    kind: str,
-    storage: Storage,
-    files: Sequence[PersiaFile],
-    sign: int | None,
-    directories: Sequence[PersiaDirectory] = (),
-) -> Facts:
-    marked = {directory.name for directory in directories if directory.marked}
-    reading = _Reading(sign)
-    times: list[int] = []
-    damaged: list[str] = []
-    waiting: list[str] = []
-    for file in files:
-        try:
-            packet = parse_packet(storage.path_of(file.name), storage.read(file.name), ShardRoute())
-        except SatrapError as error:
-            unfinished = directories and file.directory not in marked
-            (waiting if unfinished else damaged).append(str(error))
-            continue
-        times.append(packet.unix_seconds)
-        for part in packet.parts:
-            reading.add(
-                part.dim, part.signs, part.rows, file=file.name, unix_seconds=str(packet.unix_seconds)
-            )
-    reading.found.sort(key=lambda found: int(found["unix_seconds"]))
-    written = [moment(seconds * 10**9) for seconds in (min(times), max(times))] if times else None
-    return {
-        "kind": kind,
-        "path": storage.path_of(files[0].name) if len(files) == 1 else storage.url,
-        "damage": damaged[0] if damaged else "",
-        "files": len(files),
-        "damaged_files": len(damaged),
-        "unfinished_files": waiting,
-        "bytes": sum(file.size for file in files),
-        "written": written,
-        "ordinals": [str(min(times)), str(max(times))] if times else None,
-        **reading.facts(),
-        "checked": "every file was parsed to its last byte; the format has no checksums",
-    }
-
-
 def _read(storage: Storage, name: str) -> Manifest | UpdateError:
     """A manifest, or what is wrong with it."""
     try:
         return read_manifest(storage, name)
     except UpdateError as error:
         return error
-
-
-def lines_of(facts: Iterable[Facts]) -> Iterator[str]:
-    """One line for each, of what is not empty."""
-    for one in facts:
-        yield ", ".join(
-            f"{key.replace('_', ' ')} {_line_text(key, value)}"
-            for key, value in one.items()
-            if value not in (None, "", [])
-        )
-
-
-def _line_text(key: str, value: Any) -> str:
-    if isinstance(value, list):
-        return (" to " if key in ("signs", "norms") else " ").join(map(_plain, value))
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return _plain(value)
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
