@@ -42,6 +42,7 @@ from satrap.errors import (
 )
 from satrap.formats.manifest import parse_manifest_name
 from satrap.formats.persia_checkpoint import ShardRoute
+from satrap.formats.persia_marker import SHARD_FOLDER
 from satrap.formats.persia_packet import (
     PersiaDirectory,
     PersiaFile,
@@ -109,6 +110,7 @@ class PersiaFeed:
         self._removals = 0
         self._wake_all = False
         self._foreign = ""
+        self._shards: set[str] = set()
         self._looks: dict[str, Look] = {}
         self._troubles: dict[str, Trouble] = {}
         self._directories: Mapping[str, PersiaDirectory] = {}
@@ -126,8 +128,7 @@ class PersiaFeed:
         if root is None:
             return ()
         names = {name for name, directory in self._directories.items() if not directory.marked}
-        shards = {name.partition("/")[0] for name in self._directories}
-        return [root, *(root / name for name in shards | names | self._last())]
+        return [root, *(root / name for name in self._shards | names | self._last())]
 
     def arrived(self, name: str) -> None:
         """The listing finds it; with an empty name also what was written in place long ago."""
@@ -153,6 +154,10 @@ class PersiaFeed:
             return directory
 
         entries = self._storage.list()
+        # Also those with no directory yet: what comes to them first is to be seen, too.
+        self._shards = {
+            entry.name for entry in entries if entry.is_folder and SHARD_FOLDER.fullmatch(entry.name)
+        }
         self._foreign = next((entry.name for entry in entries if parse_manifest_name(entry.name)), "")
         listing = list_packets(self._storage, entries, known)
         self._observe(listing.directories, now_ns)

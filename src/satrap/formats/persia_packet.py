@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from satrap._core import DecodeError, embedding_file
 from satrap.errors import PersiaPacketError
 from satrap.formats.persia_checkpoint import ShardRoute
+from satrap.formats.persia_marker import SHARD_FOLDER
 from satrap.storage import Entry, Storage
 
 __all__ = [
@@ -45,7 +46,6 @@ __all__ = [
 PACKET_MARKER = "inc_update_done"
 """The file that says that a directory is whole."""
 
-_SHARD_FOLDER = re.compile(r"s\d+")
 _DIRECTORY = re.compile(r"inc_.+")
 _FILE = ".inc"
 _NANOS = 1_000_000_000
@@ -163,7 +163,7 @@ def list_packets(
     """
     directories = {}
     root = storage.list() if entries is None else entries
-    for shard in _folders(root, _SHARD_FOLDER):
+    for shard in _folders(root, SHARD_FOLDER):
         for entry in _folders(storage.list(shard.name), _DIRECTORY):
             name = f"{shard.name}/{entry.name}"
             found = known(name, entry.modified_ns)
@@ -179,7 +179,7 @@ def is_persia(storage: Storage) -> bool:
     Raises:
         StorageError: the directory cannot be listed.
     """
-    shards = _folders(storage.list(after="s"), _SHARD_FOLDER)
+    shards = _folders(storage.list(after="s"), SHARD_FOLDER)
     return any(_folders(storage.list(shard.name), _DIRECTORY) for shard in shards)
 
 

@@ -239,6 +239,12 @@ class TestUnmarked:
         assert watched >= {".", "s0", "s1", "s1/inc_000", "s0/inc_069", "s0/inc_006"}
         assert "s0/inc_005" not in watched
 
+    def test_a_shards_folder_is_watched_before_there_is_anything_in_it(self, trainer, feed_of):
+        (trainer.root / "s0").mkdir(parents=True)
+        feed = feed_of(trainer.root)
+        feed.list(0, 1)
+        assert set(feed.folders()) == {trainer.root, trainer.root / "s0"}
+
 
 class TestListOfAppliedFiles:
     def test_survives_a_restart(self, trainer, feed_of):
