@@ -23,7 +23,6 @@
     │       ├── MisroutedSignError     misrouted_sign: a row of another shard than the file says
     │       ├── OrdinalRangeError      ordinal_range: 2^32 or more
     │       ├── ForkedStreamError      forked_stream: two manifests of one sequence
-    │       ├── ForeignStreamError     foreign_stream: a packet of another stream than the tables'
     │       ├── ForeignConfigError     foreign_config: a packet of another embedding config, or of a dim it lacks
     │       ├── GuardrailError         guardrail: rows that the guardrails refuse
     │       └── PersiaPacketError      bad_persia_packet: a .inc file does not parse: offset
@@ -78,7 +77,6 @@ __all__ = [
     "DeadlineError",
     "DefaultVersionError",
     "ForeignConfigError",
-    "ForeignStreamError",
     "ForkedStreamError",
     "FormatVersionError",
     "GuardrailError",
@@ -276,12 +274,6 @@ class ForkedStreamError(UpdateError):
     """Two manifests have the same sequence: two trainers write one stream."""
 
     code = "forked_stream"
-
-
-class ForeignStreamError(UpdateError):
-    """A packet of another stream than the one that feeds the tables."""
-
-    code = "foreign_stream"
 
 
 class ForeignConfigError(UpdateError):
