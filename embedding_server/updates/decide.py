@@ -93,9 +93,13 @@ class ReadManifests:
 
 @dataclass(frozen=True)
 class Apply:
-    """Fetch this packet, and apply it. `jumped` says that packets between were given up by an operator's skip."""
+    """Fetch this packet, and apply it. `jumped` says that packets between were given up by an operator's skip.
+
+    Should it be refused because it cannot be read, what is written down is `sequence`.
+    """
 
     name: str
+    sequence: int
     jumped: bool = False
 
 
@@ -277,7 +281,7 @@ def _take(plan: _Plan, seen: Seen, jumped: bool) -> Step:
         plan.alarm(trouble.alarm.code, trouble.alarm.message)
         if trouble.waits(plan.now_ns):
             return Wait(trouble.retry_ns)
-    return Apply(seen.name, jumped)
+    return Apply(seen.name, seen.sequence, jumped)
 
 
 def _nothing_next(plan: _Plan) -> Step:

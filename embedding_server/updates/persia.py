@@ -294,7 +294,7 @@ class _Plan:
                 return
             if not marked:
                 self._unmarked.add(file.name)
-            self._ready.append((place, Apply(file.name)))
+            self._ready.append((place, Apply(file.name, look.unix_seconds)))
 
     def decision(self) -> PersiaDecision:
         """What is to be done with everything that was taken."""

@@ -175,7 +175,7 @@ class Pipeline:
     def _take(self, step: Step, decision: Decision) -> bool:
         """Take one step; whether the next one of the same decision may follow."""
         match step:
-            case Apply(name, jumped):
+            case Apply(name, sequence, jumped):
                 if jumped:
                     log.warning(
                         "%s is applied although it does not follow %d: skipped by %s",
@@ -183,7 +183,7 @@ class Pipeline:
                         self.target.store.applied[0],
                         self._decisions.who_skipped(decision.stream),
                     )
-                return self._apply(name, decision)
+                return self._apply(name, sequence, decision)
             case PassOver(name, sequence):
                 with self._writing():
                     self._undo.begin(self.target.store, name, sequence, (), self._position)
@@ -202,11 +202,9 @@ class Pipeline:
             case _:
                 raise AssertionError(f"no step for the pipeline: {step}")
 
-    def _apply(self, name: str, decision: Decision) -> bool:
-        sequence = 0
+    def _apply(self, name: str, sequence: int, decision: Decision) -> bool:
         try:
             packet = self.feed.fetch(name)
-            sequence = packet.sequence
             self._on_step("fetched")
             self._judge(packet, self.target)
             self._on_step("guarded")

@@ -99,6 +99,8 @@ def refused_with(served, code: str) -> None:
     """The next packet was refused by this error, and only that has happened."""
     status = served.follow_until(lambda status: len(status.verdicts) == 1)
     assert status.verdicts[0].code == code
+    # Shards are compared by it, so it is known also of what cannot be read.
+    assert status.verdicts[0].sequence == int(status.verdicts[0].name[:20])
     assert status.applied_sequence == 1 and status.erased_rows == 0 and status.applied_rows == 100
     assert served.value() == 1 and served.value(dim=8) is None
     assert served.codes() == ["quarantined"] and served.ready()

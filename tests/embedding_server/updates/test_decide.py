@@ -112,7 +112,7 @@ class Story:
                     self.read |= set(names)
                     for name in names:
                         self.troubles.pop(name, None)
-                case Apply(name, jumped):
+                case Apply(name, _, jumped):
                     steps.append(f"apply {name}" + (" jumped" if jumped else ""))
                     self.applied, self.stream = self.listing[name].sequence, decision.stream
                     self.troubles.pop(name, None)
@@ -174,7 +174,7 @@ def test_whatever_lies_there(listing, applied, stream, holds, skips, verdicts):
     match step:
         case ReadManifests(names):
             assert all(by_name[name].head is None and not by_name[name].unreadable for name in names)
-        case Apply(name, jumped):
+        case Apply(name, _, jumped):
             entry = by_name[name]
             assert entry.head is not None and entry.head.stream == decision.stream
             assert stream in ("", entry.head.stream) and entry.sequence > applied

@@ -137,7 +137,7 @@ class World:
         until = None
         for step in decision.steps:
             match step:
-                case Apply(name):
+                case Apply(name, _):
                     said.append(f"apply {name}" + (" unmarked" if name in decision.unmarked else ""))
                     self.settle(name)
                     self.applied = max(self.applied, self.looks[name].unix_seconds)
