@@ -96,6 +96,14 @@ class TestFollowing:
         server = following(packets=url)
         assert server.follow().applied_sequence == 1 and server.value() == 1
 
+    def test_follow_now_answers_before_its_deadline(self, packets, following):
+        """Whatever is left: a gap is no reason to wait for, and a deadline that has nearly passed is kept."""
+        packets.put(packets.files(2))
+        server = following({"gap_alarm_seconds": 1000.0})
+        for timeout in (20, 0.5):
+            answer = server.server.stub.FollowNow(pb.FollowNowRequest(), timeout=timeout)
+            assert answer.applied_sequence == 0 and not answer.alarms
+
     def test_nothing_is_followed(self, serve, refused):
         server = serve()
         assert not server.status().HasField("updates")
