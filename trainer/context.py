@@ -6,8 +6,6 @@ commit ──▶ rows (all of them) ──▶ dump ──▶ checkpoint
 
 import logging
 import os
-import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +16,19 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from satrap.config import EmbeddingConfig, GlobalConfig, load_embedding_config, load_global_config
-from satrap.errors import InvalidInputError, SatrapError
-from satrap.formats.manifest import Dense, manifest_name, parse_manifest_name
-from satrap.storage import Storage, open_storage
+from satrap.config import EmbeddingConfig, GlobalConfig
+from satrap.errors import SatrapError
+from satrap.formats.manifest import Dense
+from satrap.storage import open_storage
+from satrap.trainer.arguments import (
+    checkpoint_storage,
+    event_time,
+    identity_of,
+    packet_storage,
+    read_embedding_config,
+    read_global_config,
+)
 from satrap.trainer.dumping import Dump, DumpProgress
-from satrap.trainer.packets import Identity
 from satrap.trainer.signs import feature_signs, find_feature, rows_of
 from satrap.trainer.stream_writer import RowChange, StreamWriter
 from satrap.trainer.waiting import FlushRule
@@ -85,23 +90,18 @@ class TrainCtx:
             ConfigError: a file is wrong.
             InvalidInputError: an argument is.
         """
-        config = _global_config(global_config)
-        self._embedding_config, source = _embedding_config(embedding_config)
-        self._features = feature_signs(self._embedding_config, log.warning, source)
-        servers = config.embedding_parameter_server_config
-        self._identity = Identity(
-            stream=_stream_name(config.trainer.stream if stream is None else stream),
-            writer=_writer_name(writer),
-            num_shards=_num_shards(config, num_shards),
-            row_dtype=config.trainer.row_dtype,
-            embedding_config=self._embedding_config.digest,
-        )
-        folder = checkpoint_directory or config.common_config.infer_config.embedding_checkpoint
+        config = read_global_config(global_config)
+        embeddings, source = read_embedding_config(embedding_config)
+        self._features = feature_signs(embeddings, log.warning, source)
+        self._identity = identity_of(config, embeddings, stream, writer, num_shards)
         self._writer = StreamWriter(
             self._identity,
-            _packet_storage(config, directory),
-            open_storage(folder) if folder else None,
-            FlushRule(servers.incremental_buffer_size, config.trainer.incremental_flush_seconds),
+            packet_storage(config, directory),
+            checkpoint_storage(config, checkpoint_directory),
+            FlushRule(
+                config.embedding_parameter_server_config.incremental_buffer_size,
+                config.trainer.incremental_flush_seconds,
+            ),
             waiting_packets=config.trainer.waiting_packets,
             retry_seconds=retry_seconds,
             start_over=start_over,
@@ -168,12 +168,12 @@ class TrainCtx:
         known = find_feature(self._features, feature)
         signs = known.signs(ids)
         rows = rows_of(known, vectors, len(signs), self._identity.row_dtype)
-        self._writer.change([RowChange(known.dim, signs, rows)], _event_time(event_time_ns))
+        self._writer.change([RowChange(known.dim, signs, rows)], event_time(event_time_ns))
 
     def delete(self, feature: str, ids: Any, event_time_ns: int | None = None) -> None:
         """Say that ids have no row any more; arguments and errors are those of `commit`."""
         known = find_feature(self._features, feature)
-        self._writer.change([RowChange(known.dim, known.signs(ids), None)], _event_time(event_time_ns))
+        self._writer.change([RowChange(known.dim, known.signs(ids), None)], event_time(event_time_ns))
 
     def lookup(self, feature: str, ids: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """What was committed or loaded: (vectors f32 [n, dim], zeros where there is none; found bool [n]).
@@ -399,61 +399,3 @@ class TrainCtx:
 
     def _rounded(self, change: "Change") -> NDArray[Any]:
         return rows_of(change.feature, change.vectors, len(change.signs), self._identity.row_dtype)
-
-
-def _global_config(given: Path | str | GlobalConfig) -> GlobalConfig:
-    return given if isinstance(given, GlobalConfig) else load_global_config(given, log.warning)
-
-
-def _embedding_config(given: Path | str | EmbeddingConfig) -> tuple[EmbeddingConfig, Path | str]:
-    if isinstance(given, EmbeddingConfig):
-        return given, "embedding config"
-    return load_embedding_config(given, log.warning), given
-
-
-def _stream_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise InvalidInputError(
-            f"the stream {name!r} must have up to 64 letters, digits, '.', '_' and '-', and begin with a letter or "
-            "digit (trainer.stream)"
-        )
-    return name
-
-
-def _writer_name(name: str | None) -> str:
-    if name is None:
-        return secrets.token_hex(8)
-    if parse_manifest_name(manifest_name(1, name)) is None:
-        raise InvalidInputError(
-            f"the writer {name!r} must have up to 64 letters, digits, '_' and '-', and begin with a letter or digit"
-        )
-    return name
-
-
-def _num_shards(config: GlobalConfig, given: int | None) -> int:
-    """Files per dim: as the caller says, or the trainer's section, or as many as there are servers, or one."""
-    shards = config.trainer.num_shards if given is None else given
-    if shards is None:
-        shards = max(len(config.common_config.infer_config.servers), 1)
-    if not 1 <= shards <= 65_536:
-        raise InvalidInputError(f"num_shards must be 1 to 65,536, not {shards}")
-    return shards
-
-
-def _packet_storage(config: GlobalConfig, given: Path | str | None) -> Storage | None:
-    servers = config.embedding_parameter_server_config
-    location = given or config.updates.directory
-    if not location and servers.enable_incremental_update:
-        location = servers.incremental_dir
-    return open_storage(location, servers.storage) if location else None
-
-
-def _event_time(value: int | None) -> int:
-    """Nanoseconds since the epoch; now if none are given."""
-    if value is None:
-        return time.time_ns()
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 0 <= value < 2**63:
-        raise InvalidInputError(
-            f"event_time_ns is {value!r}: it is whole nanoseconds since the epoch, as time.time_ns() gives them"
-        )
-    return int(value)

@@ -140,12 +140,8 @@ def table_directory_of(flag: Path | None, config: GlobalConfig) -> Path:
 
 
 def packet_directory(flag: str | None, config: GlobalConfig) -> str:
-    """Where packets are followed: the flag's, otherwise the config's, otherwise PERSIA's; empty: nowhere."""
-    persia = config.embedding_parameter_server_config
-    named = flag if flag is not None else config.updates.directory
-    if named or flag is not None or not persia.enable_incremental_update:
-        return named
-    return persia.incremental_dir
+    """Where packets are followed: the flag's, otherwise the config's; empty: nowhere, also as a flag."""
+    return config.packet_directory if flag is None else flag
 
 
 def shard_addresses(flag: str | None, config: GlobalConfig) -> list[str]:

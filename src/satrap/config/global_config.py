@@ -206,6 +206,12 @@ class GlobalConfig(PersiaSection):
     serving: ServingConfig = ServingConfig()
     models: dict[str, ModelConfig] = Field(default_factory=dict)
 
+    @property
+    def packet_directory(self) -> str:
+        """Where packets are, for who publishes and who follows: our key, otherwise PERSIA's; empty: nowhere."""
+        persia = self.embedding_parameter_server_config
+        return self.updates.directory or (persia.incremental_dir if persia.enable_incremental_update else "")
+
 
 def load_global_config(path: Path | str, warn: Warn) -> GlobalConfig:
     """Read and check the file; `warn` gets a sentence for each unknown key of PERSIA's sections.
