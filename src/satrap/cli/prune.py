@@ -42,14 +42,12 @@ def prune(
     Example: satrap prune --packets /data/packets --checkpoints /data/checkpoints --yes
     """
     from satrap.cli.pruning import Asked, remove, show, survey
-    from satrap.cli.shards import local_servers
+    from satrap.cli.shards import known_servers
 
     config = options.read_global_config(global_config)
     infer = config.common_config.infer_config
     storage = config.embedding_parameter_server_config.storage
-    addresses = options.shard_addresses(shards, config) or local_servers(
-        options.table_directory_of(table_directory, config)
-    )
+    addresses = known_servers(shards, config, options.table_directory_of(table_directory, config))
     surveyed = survey(
         Asked(
             packets=options.packet_directory(packets, config),

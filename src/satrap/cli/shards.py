@@ -16,7 +16,16 @@ from satrap.errors import InvalidInputError, SatrapError
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
 
-__all__ = ["STATUS_SECONDS", "Said", "ask_all", "local_servers", "servers_to_ask", "status_of_all", "title"]
+__all__ = [
+    "STATUS_SECONDS",
+    "Said",
+    "ask_all",
+    "known_servers",
+    "local_servers",
+    "servers_to_ask",
+    "status_of_all",
+    "title",
+]
 
 STATUS_SECONDS = 5.0
 """How long a server may take to say how it is."""
@@ -35,13 +44,18 @@ class Said(Generic[T]):
     error: SatrapError | None = None
 
 
+def known_servers(flag: str | None, config: GlobalConfig, table_directory: Path) -> list[str]:
+    """The addresses of the flag, otherwise the config's, otherwise of the servers that hold tables of this machine."""
+    return options.shard_addresses(flag, config) or local_servers(table_directory)
+
+
 def servers_to_ask(flag: str | None, config: GlobalConfig, table_directory: Path) -> list[str]:
-    """The addresses of the flag, otherwise the config's, otherwise of the servers that hold tables of this machine.
+    """As `known_servers`.
 
     Raises:
         InvalidInputError: there are none.
     """
-    addresses = options.shard_addresses(flag, config) or local_servers(table_directory)
+    addresses = known_servers(flag, config, table_directory)
     if not addresses:
         raise InvalidInputError(
             "there is no embedding server to ask: pass --shards, list them in infer_config.servers, or start one here"

@@ -239,10 +239,9 @@ def _known_addresses(
     config: GlobalConfig, shards: str | None, table_directory: options.TableDirectory
 ) -> list[str]:
     """The servers that can be asked; may be empty: a decision reaches them by its file."""
-    from satrap.cli.shards import local_servers
+    from satrap.cli.shards import known_servers
 
-    directory = options.table_directory_of(table_directory, config)
-    return options.shard_addresses(shards, config) or local_servers(directory)
+    return known_servers(shards, config, options.table_directory_of(table_directory, config))
 
 
 def _addresses(
