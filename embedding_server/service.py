@@ -13,7 +13,8 @@ import numpy as np
 import satrap
 from satrap._core.table import MAX_DIM, Table
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
-from satrap.embedding_server.state import Phase, ShardState
+from satrap.embedding_server.snapshot import Phase
+from satrap.embedding_server.state import ShardState
 from satrap.embedding_server.tables import Counters, Generation, RowDType
 from satrap.embedding_server.updates.follower import Follower
 from satrap.embedding_server.updates.status_messages import alarm_message, update_status

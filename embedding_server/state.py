@@ -5,12 +5,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal
 
 import satrap
+from satrap._core.table import TableGeneration
 from satrap.embedding_server.building import Building, remove_generation
 from satrap.embedding_server.candidates import Candidate, Serving, check_held
 from satrap.embedding_server.checkpoints import (
@@ -23,6 +23,7 @@ from satrap.embedding_server.in_place import clear_records, replace_rows, verify
 from satrap.embedding_server.loading import LoadProgress
 from satrap.embedding_server.named_checkpoints import NamedCheckpoints
 from satrap.embedding_server.room import require_room
+from satrap.embedding_server.snapshot import Snapshot
 from satrap.embedding_server.table_directory import TableDirectory
 from satrap.embedding_server.tables import Generation, RowDType
 from satrap.embedding_server.takeover import GenerationInfo, Replacing, Wanted
@@ -37,55 +38,15 @@ from satrap.errors import (
     UpdateError,
 )
 
-__all__ = ["CatchUp", "Phase", "ShardState", "Snapshot"]
+__all__ = ["CatchUp", "ShardState"]
 
 log = logging.getLogger(__name__)
 
 CatchUp = Callable[[Target], None]
 """Applies to a target every packet after its watermark that there is and that may be applied."""
 
-
 _MOST_DECLINED = 200
 """Identities of 64 letters each: a generation's description has room for 30 KB."""
-
-
-class Phase(Enum):
-    """Whether a server answers lookups."""
-
-    LOADING = "loading"
-    READY = "ready"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All there is to know at one moment. `generation` is None until something is served.
-
-    `started` is how the first one came: `warm`, or `cold: REASON`; empty until that is known.
-    """
-
-    generation: Generation | None = None
-    loading: str | None = None
-    progress: LoadProgress = field(default_factory=LoadProgress)
-    failure: str = ""
-    started: str = ""
-
-    @property
-    def phase(self) -> Phase:
-        """Ready as soon as something is served; a later load, or its failure, changes nothing about that."""
-        if self.generation is not None:
-            return Phase.READY
-        return Phase.FAILED if self.failure and self.loading is None else Phase.LOADING
-
-    @property
-    def message(self) -> str:
-        """What is being loaded, or why the last load failed; empty if neither."""
-        if self.loading is not None:
-            return (
-                f"loading {self.loading}: {self.progress.fraction:.0%}, {self.progress.files_done} of "
-                f"{self.progress.files_total} files, {self.progress.rows:,} rows"
-            )
-        return self.failure
 
 
 class ShardState:
@@ -204,13 +165,7 @@ class ShardState:
             )
             taken = self._directory.take_over(wanted)
             if not isinstance(taken, str):
-                store, info = taken
-                # Whoever names the loaded checkpoint now has decided anew: a later start that names another gets that.
-                info = replace(info, start_identity=named.identity or info.start_identity)
-                target = Target(store, info, self._changed)
-                target.tell(info)
-                self._start_identity = info.start_identity
-                generation = self._serve_first(target, catch_up, "warm")
+                generation = self._start_warm(*taken, named.identity, catch_up)
                 log.info("warm: %s rows in %.2f s", f"{generation.rows:,}", time.monotonic() - began)
                 return generation
             started = f"cold: {taken}"
@@ -233,6 +188,17 @@ class ShardState:
             target = Target(self._directory.new_generation(info), info, self._changed)
             target.store.serve()
             return self._serve_first(target, catch_up, started)
+
+    def _start_warm(
+        self, store: TableGeneration, info: GenerationInfo, identity: str, catch_up: CatchUp
+    ) -> Generation:
+        """Serve what a server before left; `identity` is that of what this start names, empty for nothing."""
+        # Whoever names the loaded checkpoint now has decided anew: a later start that names another gets that.
+        info = replace(info, start_identity=identity or info.start_identity)
+        target = Target(store, info, self._changed)
+        target.tell(info)
+        self._start_identity = info.start_identity
+        return self._serve_first(target, catch_up, "warm")
 
     def load(
         self,

@@ -15,7 +15,7 @@ from satrap.embedding_server import in_place
 from satrap.embedding_server.candidates import Serving
 from satrap.embedding_server.inventory import inspect_generation
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
-from satrap.embedding_server.state import Phase
+from satrap.embedding_server.snapshot import Phase
 from satrap.embedding_server.takeover import GenerationInfo
 from satrap.errors import CheckpointIncompleteError, ChecksumError, NoSpaceError, StorageError
 from satrap.formats.persia_checkpoint import ShardRoute

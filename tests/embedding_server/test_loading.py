@@ -16,7 +16,8 @@ from satrap._core.embedding_file import EmbeddingFileSummary
 from satrap._core.table import Table
 from satrap.embedding_server import EmbeddingServerSettings, run
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress, load_checkpoint
-from satrap.embedding_server.state import Phase, ShardState
+from satrap.embedding_server.snapshot import Phase
+from satrap.embedding_server.state import ShardState
 from satrap.embedding_server.table_directory import TableDirectory, TablePlace
 from satrap.errors import (
     CheckpointCorruptError,
