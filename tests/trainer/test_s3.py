@@ -1,11 +1,10 @@
 """A trainer whose packets and checkpoints go to S3, as moto's server answers it, and whose bucket comes late."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 
 from satrap.errors import StorageError
+from satrap.storage import open_storage
 from satrap.trainer import TrainCtx
 
 pytestmark = pytest.mark.slow
@@ -13,27 +12,7 @@ pytestmark = pytest.mark.slow
 USER = 1 << 56
 
 
-@pytest.fixture
-def s3() -> Iterator[None]:
-    """moto's server, and the environment that leads s3fs to it."""
-    from moto.server import ThreadedMotoServer
-    from s3fs import S3FileSystem
-
-    S3FileSystem.clear_instance_cache()
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        yield
-    server.stop()
-    S3FileSystem.clear_instance_cache()
-
-
-def test_packets_and_checkpoints_on_s3(s3, config, embedding_config, published, checkpoint_rows):
+def test_packets_and_checkpoints_on_s3(s3_endpoint, config, embedding_config, published, checkpoint_rows):
     import boto3
 
     places = {"directory": "s3://trained/packets", "checkpoint_directory": "s3://trained/checkpoints"}
@@ -60,6 +39,4 @@ def test_packets_and_checkpoints_on_s3(s3, config, embedding_config, published, 
 
 
 def _folders(url):
-    from satrap.storage import open_storage
-
     return open_storage(url).list()

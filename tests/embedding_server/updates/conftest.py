@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from packet_files import DIM, Packets
+from pipelines import Pipelines
 
 from satrap.config import UpdatesConfig
 from satrap.protos import embedding_pb2 as pb
+
+
+@pytest.fixture(scope="module")
+def pipelines() -> Iterator[Pipelines]:
+    """A warm process that forks pipelines, for as long as a module's tests run."""
+    started = Pipelines()
+    yield started
+    started.close()
 
 
 @pytest.fixture

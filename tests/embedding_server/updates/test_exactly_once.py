@@ -12,7 +12,6 @@ from pathlib import Path
 
 import packet_history
 import pytest
-from pipelines import Pipelines
 
 from satrap.formats.decisions import Hold, remove_hold, write_hold
 from satrap.storage import open_storage
@@ -34,13 +33,6 @@ NAMED_STEPS = (
     "finished",
 )
 CUTS = 300
-
-
-@pytest.fixture(scope="module")
-def pipelines():
-    started = Pipelines()
-    yield started
-    started.close()
 
 
 @pytest.fixture(scope="module")

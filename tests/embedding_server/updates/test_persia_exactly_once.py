@@ -15,7 +15,6 @@ import numpy as np
 import packet_history
 import pytest
 from persia_packets import PersiaTrainer
-from pipelines import Pipelines
 
 pytestmark = pytest.mark.slow
 
@@ -60,13 +59,6 @@ def expected(of: list[tuple[str, str, int]]) -> packet_history.Contents:
             np.array([held[sign][1] for sign in signs], np.float32).reshape(-1, dim),
         )
     return found
-
-
-@pytest.fixture(scope="module")
-def pipelines():
-    started = Pipelines()
-    yield started
-    started.close()
 
 
 @pytest.fixture

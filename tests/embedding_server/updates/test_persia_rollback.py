@@ -9,7 +9,6 @@ import numpy as np
 import packet_history
 import pytest
 from persia_packets import PersiaTrainer, rows_of
-from pipelines import Pipelines
 
 from satrap.config import UpdatesConfig
 from satrap.formats.decisions import Hold, remove_hold, write_hold
@@ -17,13 +16,6 @@ from satrap.protos import embedding_pb2 as pb
 from satrap.storage import open_storage
 
 SIGNS = list(range(100, 120))
-
-
-@pytest.fixture(scope="module")
-def pipelines():
-    started = Pipelines()
-    yield started
-    started.close()
 
 
 @pytest.fixture

@@ -11,7 +11,6 @@ import time
 import packet_history
 import pytest
 from persia_packets import PersiaTrainer
-from pipelines import Pipelines
 from test_persia_exactly_once import FIRST, LAST, expected, files, publish_late, rows_of
 
 from satrap.formats.decisions import Hold, remove_hold, write_hold
@@ -22,13 +21,6 @@ pytestmark = pytest.mark.slow
 STEPS = ["undo_stepped_back", "undo_restored", "undo_removed"]
 KEEP = LAST - 4
 """Within the undo log's reach: two files a second and a few more."""
-
-
-@pytest.fixture(scope="module")
-def pipelines():
-    started = Pipelines()
-    yield started
-    started.close()
 
 
 class Killed:
