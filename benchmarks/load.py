@@ -9,7 +9,6 @@ example: .venv/bin/python benchmarks/load.py --quick --json build/load.json
 
 import argparse
 import dataclasses
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from rich.table import Table
 
 from harness.checkpoint_load import Case, LoadResults, LoadRun, measure_loads, write_checkpoint
 from harness.conditions import conditions
+from harness.script import run_script
 from satrap.errors import SatrapError
 
 BUILD = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
@@ -36,8 +36,6 @@ Measured once, on another machine of this kind (docs/benchmarks.md); not measure
 _PERSIA_BYTES = 163.0
 
 _QUIET = 0.05
-_WIDTH = 160
-"""Columns where the output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -205,19 +203,13 @@ def _met(met: bool) -> str:
 
 
 def main() -> None:
-    """Run the command line; what goes wrong is one sentence."""
+    """Run the command line."""
     settings = settings_from(sys.argv[1:])
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
-    try:
-        document = measure(settings, console)
-    except KeyboardInterrupt:
-        sys.exit("stopped")
-    except SatrapError as error:
-        sys.exit(f"load.py: {error}")
-    if settings.json is not None:
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(document, indent=1, default=str) + "\n")
-        console.print(f"written to {settings.json}")
+    run_script(
+        lambda console: measure(settings, console),
+        settings.json,
+        (SatrapError,),
+    )
 
 
 if __name__ == "__main__":

@@ -9,14 +9,11 @@ example: .venv/bin/python benchmarks/serve.py --quick --json build/serve.json
 
 import argparse
 import dataclasses
-import json
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
@@ -26,14 +23,12 @@ from harness.lookup_comparison import compare_lookups
 from harness.measure import Plan, WrongAnswerError
 from harness.processes import ChildFailedError
 from harness.report import Target, print_comparison, print_floor, print_lookups
+from harness.script import run_script
 from harness.workload import Shape
 from peers import torchserve
 
 BUILD = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
 PEER_ENVIRONMENT = BUILD / "torchserve"
-
-_WIDTH = 160
-"""Columns where the output is no terminal."""
 
 
 @dataclass(frozen=True)
@@ -130,26 +125,14 @@ def measure(settings: Settings, console: Console) -> dict[str, object]:
     return document
 
 
-def stop(*_: object) -> NoReturn:
-    """On SIGTERM: leave, which stops the servers on the way out."""
-    sys.exit(128 + signal.SIGTERM)
-
-
 def main() -> None:
-    """Run the command line; what goes wrong with a server is one sentence and the end of its log."""
+    """Run the command line."""
     settings = settings_from(sys.argv[1:])
-    signal.signal(signal.SIGTERM, stop)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
-    try:
-        document = measure(settings, console)
-    except KeyboardInterrupt:
-        sys.exit("stopped, and every server with it")
-    except (ChildFailedError, WrongAnswerError, torchserve.JavaMissingError) as error:
-        sys.exit(f"serve.py: {error}")
-    if settings.json is not None:
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(document, indent=1, default=str) + "\n")
-        console.print(f"written to {settings.json}")
+    run_script(
+        lambda console: measure(settings, console),
+        settings.json,
+        (ChildFailedError, WrongAnswerError, torchserve.JavaMissingError),
+    )
 
 
 if __name__ == "__main__":

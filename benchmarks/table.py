@@ -11,14 +11,12 @@ example: .venv/bin/python benchmarks/table.py --quick --json build/table.json
 
 import argparse
 import dataclasses
-import json
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -27,6 +25,7 @@ from harness import native, table_report
 from harness.conditions import conditions
 from harness.measure import WrongAnswerError
 from harness.processes import ChildFailedError
+from harness.script import run_script
 from harness.shard_lookups import HPS_SHAPE, attached_and_rpc, in_process_and_rpc
 from harness.table_report import Verdict
 from harness.warm_restart import warm_restarts
@@ -36,9 +35,6 @@ from peers import fbgemm
 BUILD = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
 
 CASES = ("lookups", "peers", "threads", "writer", "upserts", "growth", "hps", "attached", "restart")
-
-_WIDTH = 160
-"""Columns where the output is no terminal."""
 
 _ZIPF_EXPONENT = 1.05
 _QUIET_SHARE = 0.05
@@ -232,26 +228,14 @@ def measure(settings: Settings, console: Console) -> dict[str, Any]:
     }
 
 
-def stop(*_: object) -> NoReturn:
-    """On SIGTERM: leave, which stops the servers on the way out."""
-    sys.exit(128 + signal.SIGTERM)
-
-
 def main() -> None:
-    """Run the command line; what goes wrong with a server is one sentence and the end of its log."""
+    """Run the command line."""
     settings = settings_from(sys.argv[1:])
-    signal.signal(signal.SIGTERM, stop)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
-    try:
-        document = measure(settings, console)
-    except KeyboardInterrupt:
-        sys.exit("stopped, and every server with it")
-    except (ChildFailedError, WrongAnswerError, fbgemm.NotInstalledError) as error:
-        sys.exit(f"table.py: {error}")
-    if settings.json is not None:
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(document, indent=1, default=str) + "\n")
-        console.print(f"written to {settings.json}")
+    run_script(
+        lambda console: measure(settings, console),
+        settings.json,
+        (ChildFailedError, WrongAnswerError, fbgemm.NotInstalledError),
+    )
 
 
 if __name__ == "__main__":

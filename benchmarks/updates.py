@@ -9,15 +9,13 @@ example: .venv/bin/python benchmarks/updates.py --quick --json build/updates.jso
 
 import argparse
 import dataclasses
-import json
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import psutil
 from rich.console import Console
@@ -26,6 +24,7 @@ from harness import update_report
 from harness.conditions import conditions
 from harness.measure import WrongAnswerError
 from harness.processes import ChildFailedError
+from harness.script import run_script
 from harness.table_report import Verdict, print_verdicts
 from harness.update_apply import measure_apply
 from harness.update_flow import Flow, FlowPlan, flow
@@ -35,9 +34,6 @@ from satrap.errors import SatrapError
 BUILD = Path(__file__).resolve().parent.parent / "build" / "benchmarks"
 
 CASES = ("apply", "checkpoint", "visible", "catch-up", "storm")
-
-_WIDTH = 180
-"""Columns where the output is no terminal."""
 
 _QUIET_SHARE = 0.05
 _IDLE_SECONDS = 0.5
@@ -230,26 +226,14 @@ def measure(settings: Settings, console: Console) -> dict[str, Any]:
     }
 
 
-def stop(*_: object) -> NoReturn:
-    """On SIGTERM: leave, which stops the processes on the way out."""
-    sys.exit(128 + signal.SIGTERM)
-
-
 def main() -> None:
-    """Run the command line; what goes wrong is one sentence and the end of a log."""
+    """Run the command line."""
     settings = settings_from(sys.argv[1:])
-    signal.signal(signal.SIGTERM, stop)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
-    try:
-        document = measure(settings, console)
-    except KeyboardInterrupt:
-        sys.exit("stopped, and every process with it")
-    except (ChildFailedError, WrongAnswerError, SatrapError) as error:
-        sys.exit(f"updates.py: {error}")
-    if settings.json is not None:
-        settings.json.parent.mkdir(parents=True, exist_ok=True)
-        settings.json.write_text(json.dumps(document, indent=1, default=str) + "\n")
-        console.print(f"written to {settings.json}")
+    run_script(
+        lambda console: measure(settings, console),
+        settings.json,
+        (ChildFailedError, WrongAnswerError, SatrapError),
+    )
 
 
 if __name__ == "__main__":
