@@ -54,7 +54,8 @@
 
 Caller mistakes are `InvalidInputError`; weather is the rest. Facts are attributes, the sentence is built from
 them. `grpc_status` and `http_status` say how an error travels; lower-layer errors (native decoders, grpc, OS)
-become one of these where they enter: `satrap.batch`, `satrap.formats`, `satrap.rpc`.
+become one of these where they enter: `satrap.batch`, `satrap.formats`, `satrap.storage`,
+`satrap.rpc`.
 """
 
 from collections.abc import Sequence
