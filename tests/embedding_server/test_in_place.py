@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from table_content import content, rows_of
+from table_content import expected_content as expected
 
 from satrap._core.table import read_control
 from satrap.embedding_server import in_place
@@ -29,23 +31,6 @@ OLD, NEW = SIGNS[:2000], SIGNS[1000:]
 
 def ignore(_: LoadProgress) -> None:
     """Nobody watches."""
-
-
-def rows_of(signs: np.ndarray, dim: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((len(signs), dim)).astype(np.float32)
-
-
-def content(table) -> dict[int, tuple[bytes, int]]:
-    at, found = 0, {}
-    while at is not None:
-        signs, rows, ordinals, at = table.scan(at, 1000)
-        for sign, row, ordinal in zip(signs, rows, ordinals, strict=True):
-            found[int(sign)] = (row.tobytes(), int(ordinal))
-    return found
-
-
-def expected(signs: np.ndarray, rows: np.ndarray, ordinal: int) -> dict[int, tuple[bytes, int]]:
-    return {int(sign): (row.tobytes(), ordinal) for sign, row in zip(signs, rows, strict=True)}
 
 
 OLD_ROWS, NEW_ROWS = rows_of(OLD, 4, 1), rows_of(NEW, 4, 2)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from table_content import content, expected_content, rows_of
 
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.origin import DimLimits
@@ -28,26 +29,12 @@ def ignore(_: LoadProgress) -> None:
     """Nobody watches."""
 
 
-def rows_of(signs: np.ndarray, dim: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal((len(signs), dim)).astype(np.float32)
-
-
-def content(table) -> dict[int, tuple[bytes, int]]:
-    """Row and ordinal of each sign."""
-    at, found = 0, {}
-    while at is not None:
-        signs, rows, ordinals, at = table.scan(at, 1000)
-        for sign, row, ordinal in zip(signs, rows, ordinals, strict=True):
-            found[int(sign)] = (row.tobytes(), int(ordinal))
-    return found
-
-
 ROWS = {4: (SIGNS, rows_of(SIGNS, 4)), 8: (SIGNS[:700], rows_of(SIGNS[:700], 8))}
 
 
 def expected(dim: int, ordinal: int, dtype: str = "float32") -> dict[int, tuple[bytes, int]]:
     signs, rows = ROWS[dim]
-    return {int(sign): (row.tobytes(), ordinal) for sign, row in zip(signs, rows.astype(dtype), strict=True)}
+    return expected_content(signs, rows.astype(dtype), ordinal)
 
 
 class TestLoad:
