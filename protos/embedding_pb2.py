@@ -24,17 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsatrap/protos/embedding.proto\x12\x13satrap.embedding.v1\"l\n\rLookupRequest\x12\x15\n\rreplica_index\x18\x01 \x01(\r\x12\x14\n\x0creplica_size\x18\x02 \x01(\r\x12.\n\x06groups\x18\x03 \x03(\x0b\x32\x1e.satrap.embedding.v1.SignGroup\"\'\n\tSignGroup\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12\r\n\x05signs\x18\x02 \x01(\x0c\"X\n\x0eLookupResponse\x12-\n\x06groups\x18\x01 \x03(\x0b\x32\x1d.satrap.embedding.v1.RowGroup\x12\x17\n\x0fnewest_event_ns\x18\x02 \x01(\x03\"w\n\x08RowGroup\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12)\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1a.satrap.embedding.v1.DType\x12\x0c\n\x04rows\x18\x03 \x01(\x0c\x12\x0f\n\x07missing\x18\x04 \x01(\r\x12\x14\n\x0c\x64im_mismatch\x18\x05 \x01(\r\"%\n\x15LoadCheckpointRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"o\n\x16LoadCheckpointProgress\x12\x12\n\nfiles_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x02 \x01(\x04\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x10\n\x08warnings\x18\x05 \x03(\t\"\x0f\n\rStatusRequest\"v\n\x0bTableStatus\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12)\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1a.satrap.embedding.v1.DType\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x12\n\nhuge_pages\x18\x05 \x01(\x08\"\xae\x03\n\x0eStatusResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.satrap.embedding.v1.State\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x15\n\rreplica_index\x18\x04 \x01(\r\x12\x14\n\x0creplica_size\x18\x05 \x01(\r\x12\x12\n\ncheckpoint\x18\x06 \x01(\t\x12\x30\n\x06tables\x18\x07 \x03(\x0b\x32 .satrap.embedding.v1.TableStatus\x12\x0f\n\x07lookups\x18\x08 \x01(\x04\x12\x0f\n\x07missing\x18\t \x01(\x04\x12\x14\n\x0c\x64im_mismatch\x18\n \x01(\x04\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x13\n\x0binstance_id\x18\r \x01(\x0c\x12\x12\n\ntable_path\x18\x0e \x01(\t\x12\x12\n\nserver_uid\x18\x0f \x01(\r\x12\x0f\n\x07started\x18\x10 \x01(\t\x12\x32\n\x07updates\x18\x11 \x01(\x0b\x32!.satrap.embedding.v1.UpdateStatus\"\xc0\x04\n\x0cUpdateStatus\x12\x11\n\tdirectory\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\x18\n\x10\x61pplied_sequence\x18\x04 \x01(\x04\x12\x17\n\x0fnewest_sequence\x18\x05 \x01(\x04\x12\x16\n\x0epackets_behind\x18\x06 \x01(\x04\x12\x17\n\x0fnewest_event_ns\x18\x07 \x01(\x03\x12\x15\n\rgap_detection\x18\x08 \x01(\t\x12*\n\x06\x61larms\x18\t \x03(\x0b\x32\x1a.satrap.embedding.v1.Alarm\x12\'\n\x04hold\x18\n \x01(\x0b\x32\x19.satrap.embedding.v1.Hold\x12\x14\n\x0cundo_reaches\x18\x0b \x01(\x04\x12\x17\n\x0f\x61pplied_packets\x18\x0c \x01(\x04\x12\x14\n\x0c\x61pplied_rows\x18\r \x01(\x04\x12\x13\n\x0b\x65rased_rows\x18\x0e \x01(\x04\x12\x1b\n\x13quarantined_packets\x18\x0f \x01(\x04\x12\x17\n\x0fskipped_packets\x18\x10 \x01(\x04\x12\x18\n\x10unmarked_packets\x18\x11 \x01(\x04\x12\x37\n\x0fvisible_seconds\x18\x12 \x01(\x0b\x32\x1e.satrap.embedding.v1.Histogram\x12\x1a\n\x12\x63lock_skew_seconds\x18\x13 \x01(\x01\x12.\n\x08verdicts\x18\x14 \x03(\x0b\x32\x1c.satrap.embedding.v1.Verdict\"8\n\x05\x41larm\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08since_ns\x18\x03 \x01(\x03\"6\n\x04Hold\x12\x14\n\x0ckeep_through\x18\x01 \x01(\x04\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"G\n\tHistogram\x12\x0e\n\x06\x62ounds\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0b\n\x03sum\x18\x04 \x01(\x01\"7\n\x07Verdict\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\"\x12\n\x10\x46ollowNowRequest\"Y\n\x11\x46ollowNowResponse\x12\x18\n\x10\x61pplied_sequence\x18\x01 \x01(\x04\x12*\n\x06\x61larms\x18\x02 \x03(\x0b\x32\x1a.satrap.embedding.v1.Alarm\"\x9e\x01\n\x11QuarantineRequest\x12=\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32-.satrap.embedding.v1.QuarantineRequest.Action\x12\x0c\n\x04name\x18\x02 \x01(\t\"<\n\x06\x41\x63tion\x12\x0f\n\x0b\x41\x43TION_LIST\x10\x00\x12\x10\n\x0c\x41\x43TION_RETRY\x10\x01\x12\x0f\n\x0b\x41\x43TION_DROP\x10\x02\"L\n\x12QuarantineResponse\x12\x36\n\x07records\x18\x01 \x03(\x0b\x32%.satrap.embedding.v1.QuarantineRecord\"\x85\x01\n\x10QuarantineRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08since_ns\x18\x05 \x01(\x03\x12\x0f\n\x07kept_at\x18\x06 \x01(\t\x12\x10\n\x08\x64\x65\x63ision\x18\x07 \x01(\t*D\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02*T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x32\xea\x03\n\x10\x45mbeddingService\x12S\n\x06Lookup\x12\".satrap.embedding.v1.LookupRequest\x1a#.satrap.embedding.v1.LookupResponse\"\x00\x12m\n\x0eLoadCheckpoint\x12*.satrap.embedding.v1.LoadCheckpointRequest\x1a+.satrap.embedding.v1.LoadCheckpointProgress\"\x00\x30\x01\x12S\n\x06Status\x12\".satrap.embedding.v1.StatusRequest\x1a#.satrap.embedding.v1.StatusResponse\"\x00\x12\\\n\tFollowNow\x12%.satrap.embedding.v1.FollowNowRequest\x1a&.satrap.embedding.v1.FollowNowResponse\"\x00\x12_\n\nQuarantine\x12&.satrap.embedding.v1.QuarantineRequest\x1a\'.satrap.embedding.v1.QuarantineResponse\"\x00\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dsatrap/protos/embedding.proto\x12\x13satrap.embedding.v1\"l\n\rLookupRequest\x12\x15\n\rreplica_index\x18\x01 \x01(\r\x12\x14\n\x0creplica_size\x18\x02 \x01(\r\x12.\n\x06groups\x18\x03 \x03(\x0b\x32\x1e.satrap.embedding.v1.SignGroup\"\'\n\tSignGroup\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12\r\n\x05signs\x18\x02 \x01(\x0c\"X\n\x0eLookupResponse\x12-\n\x06groups\x18\x01 \x03(\x0b\x32\x1d.satrap.embedding.v1.RowGroup\x12\x17\n\x0fnewest_event_ns\x18\x02 \x01(\x03\"w\n\x08RowGroup\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12)\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1a.satrap.embedding.v1.DType\x12\x0c\n\x04rows\x18\x03 \x01(\x0c\x12\x0f\n\x07missing\x18\x04 \x01(\r\x12\x14\n\x0c\x64im_mismatch\x18\x05 \x01(\r\"%\n\x15LoadCheckpointRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\"o\n\x16LoadCheckpointProgress\x12\x12\n\nfiles_done\x18\x01 \x01(\x04\x12\x13\n\x0b\x66iles_total\x18\x02 \x01(\x04\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x10\n\x08warnings\x18\x05 \x03(\t\"\x0f\n\rStatusRequest\"v\n\x0bTableStatus\x12\x0b\n\x03\x64im\x18\x01 \x01(\r\x12)\n\x05\x64type\x18\x02 \x01(\x0e\x32\x1a.satrap.embedding.v1.DType\x12\x0c\n\x04rows\x18\x03 \x01(\x04\x12\r\n\x05\x62ytes\x18\x04 \x01(\x04\x12\x12\n\nhuge_pages\x18\x05 \x01(\x08\"\xae\x03\n\x0eStatusResponse\x12)\n\x05state\x18\x01 \x01(\x0e\x32\x1a.satrap.embedding.v1.State\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\x01\x12\x15\n\rreplica_index\x18\x04 \x01(\r\x12\x14\n\x0creplica_size\x18\x05 \x01(\r\x12\x12\n\ncheckpoint\x18\x06 \x01(\t\x12\x30\n\x06tables\x18\x07 \x03(\x0b\x32 .satrap.embedding.v1.TableStatus\x12\x0f\n\x07lookups\x18\x08 \x01(\x04\x12\x0f\n\x07missing\x18\t \x01(\x04\x12\x14\n\x0c\x64im_mismatch\x18\n \x01(\x04\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12\x0f\n\x07version\x18\x0c \x01(\t\x12\x13\n\x0binstance_id\x18\r \x01(\x0c\x12\x12\n\ntable_path\x18\x0e \x01(\t\x12\x12\n\nserver_uid\x18\x0f \x01(\r\x12\x0f\n\x07started\x18\x10 \x01(\t\x12\x32\n\x07updates\x18\x11 \x01(\x0b\x32!.satrap.embedding.v1.UpdateStatus\"\xd3\x04\n\x0cUpdateStatus\x12\x11\n\tdirectory\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\x12\x0e\n\x06stream\x18\x03 \x01(\t\x12\x18\n\x10\x61pplied_sequence\x18\x04 \x01(\x04\x12\x17\n\x0fnewest_sequence\x18\x05 \x01(\x04\x12\x16\n\x0epackets_behind\x18\x06 \x01(\x04\x12\x17\n\x0fnewest_event_ns\x18\x07 \x01(\x03\x12\x15\n\rgap_detection\x18\x08 \x01(\t\x12*\n\x06\x61larms\x18\t \x03(\x0b\x32\x1a.satrap.embedding.v1.Alarm\x12\'\n\x04hold\x18\n \x01(\x0b\x32\x19.satrap.embedding.v1.Hold\x12\x14\n\x0cundo_reaches\x18\x0b \x01(\x04\x12\x17\n\x0f\x61pplied_packets\x18\x0c \x01(\x04\x12\x14\n\x0c\x61pplied_rows\x18\r \x01(\x04\x12\x13\n\x0b\x65rased_rows\x18\x0e \x01(\x04\x12\x1b\n\x13quarantined_packets\x18\x0f \x01(\x04\x12\x17\n\x0fskipped_packets\x18\x10 \x01(\x04\x12\x18\n\x10unmarked_packets\x18\x11 \x01(\x04\x12\x37\n\x0fvisible_seconds\x18\x12 \x01(\x0b\x32\x1e.satrap.embedding.v1.Histogram\x12\x1a\n\x12\x63lock_skew_seconds\x18\x13 \x01(\x01\x12.\n\x08verdicts\x18\x14 \x03(\x0b\x32\x1c.satrap.embedding.v1.Verdict\x12\x11\n\tnot_ready\x18\x15 \x01(\t\"8\n\x05\x41larm\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x10\n\x08since_ns\x18\x03 \x01(\x03\"6\n\x04Hold\x12\x14\n\x0ckeep_through\x18\x01 \x01(\x04\x12\x0b\n\x03who\x18\x02 \x01(\t\x12\x0b\n\x03why\x18\x03 \x01(\t\"G\n\tHistogram\x12\x0e\n\x06\x62ounds\x18\x01 \x03(\x01\x12\x0e\n\x06\x63ounts\x18\x02 \x03(\x04\x12\r\n\x05\x63ount\x18\x03 \x01(\x04\x12\x0b\n\x03sum\x18\x04 \x01(\x01\"7\n\x07Verdict\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\"\x12\n\x10\x46ollowNowRequest\"Y\n\x11\x46ollowNowResponse\x12\x18\n\x10\x61pplied_sequence\x18\x01 \x01(\x04\x12*\n\x06\x61larms\x18\x02 \x03(\x0b\x32\x1a.satrap.embedding.v1.Alarm\"\x9e\x01\n\x11QuarantineRequest\x12=\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32-.satrap.embedding.v1.QuarantineRequest.Action\x12\x0c\n\x04name\x18\x02 \x01(\t\"<\n\x06\x41\x63tion\x12\x0f\n\x0b\x41\x43TION_LIST\x10\x00\x12\x10\n\x0c\x41\x43TION_RETRY\x10\x01\x12\x0f\n\x0b\x41\x43TION_DROP\x10\x02\"L\n\x12QuarantineResponse\x12\x36\n\x07records\x18\x01 \x03(\x0b\x32%.satrap.embedding.v1.QuarantineRecord\"\x85\x01\n\x10QuarantineRecord\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x10\n\x08sequence\x18\x02 \x01(\x04\x12\x0c\n\x04\x63ode\x18\x03 \x01(\t\x12\x0e\n\x06reason\x18\x04 \x01(\t\x12\x10\n\x08since_ns\x18\x05 \x01(\x03\x12\x0f\n\x07kept_at\x18\x06 \x01(\t\x12\x10\n\x08\x64\x65\x63ision\x18\x07 \x01(\t*D\n\x05\x44Type\x12\x15\n\x11\x44TYPE_UNSPECIFIED\x10\x00\x12\x11\n\rDTYPE_FLOAT32\x10\x01\x12\x11\n\rDTYPE_FLOAT16\x10\x02*T\n\x05State\x12\x15\n\x11STATE_UNSPECIFIED\x10\x00\x12\x11\n\rSTATE_LOADING\x10\x01\x12\x0f\n\x0bSTATE_READY\x10\x02\x12\x10\n\x0cSTATE_FAILED\x10\x03\x32\xea\x03\n\x10\x45mbeddingService\x12S\n\x06Lookup\x12\".satrap.embedding.v1.LookupRequest\x1a#.satrap.embedding.v1.LookupResponse\"\x00\x12m\n\x0eLoadCheckpoint\x12*.satrap.embedding.v1.LoadCheckpointRequest\x1a+.satrap.embedding.v1.LoadCheckpointProgress\"\x00\x30\x01\x12S\n\x06Status\x12\".satrap.embedding.v1.StatusRequest\x1a#.satrap.embedding.v1.StatusResponse\"\x00\x12\\\n\tFollowNow\x12%.satrap.embedding.v1.FollowNowRequest\x1a&.satrap.embedding.v1.FollowNowResponse\"\x00\x12_\n\nQuarantine\x12&.satrap.embedding.v1.QuarantineRequest\x1a\'.satrap.embedding.v1.QuarantineResponse\"\x00\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'satrap.protos.embedding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_DTYPE']._serialized_start=2447
-  _globals['_DTYPE']._serialized_end=2515
-  _globals['_STATE']._serialized_start=2517
-  _globals['_STATE']._serialized_end=2601
+  _globals['_DTYPE']._serialized_start=2466
+  _globals['_DTYPE']._serialized_end=2534
+  _globals['_STATE']._serialized_start=2536
+  _globals['_STATE']._serialized_end=2620
   _globals['_LOOKUPREQUEST']._serialized_start=54
   _globals['_LOOKUPREQUEST']._serialized_end=162
   _globals['_SIGNGROUP']._serialized_start=164
@@ -54,27 +54,27 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSRESPONSE']._serialized_start=706
   _globals['_STATUSRESPONSE']._serialized_end=1136
   _globals['_UPDATESTATUS']._serialized_start=1139
-  _globals['_UPDATESTATUS']._serialized_end=1715
-  _globals['_ALARM']._serialized_start=1717
-  _globals['_ALARM']._serialized_end=1773
-  _globals['_HOLD']._serialized_start=1775
-  _globals['_HOLD']._serialized_end=1829
-  _globals['_HISTOGRAM']._serialized_start=1831
-  _globals['_HISTOGRAM']._serialized_end=1902
-  _globals['_VERDICT']._serialized_start=1904
-  _globals['_VERDICT']._serialized_end=1959
-  _globals['_FOLLOWNOWREQUEST']._serialized_start=1961
-  _globals['_FOLLOWNOWREQUEST']._serialized_end=1979
-  _globals['_FOLLOWNOWRESPONSE']._serialized_start=1981
-  _globals['_FOLLOWNOWRESPONSE']._serialized_end=2070
-  _globals['_QUARANTINEREQUEST']._serialized_start=2073
-  _globals['_QUARANTINEREQUEST']._serialized_end=2231
-  _globals['_QUARANTINEREQUEST_ACTION']._serialized_start=2171
-  _globals['_QUARANTINEREQUEST_ACTION']._serialized_end=2231
-  _globals['_QUARANTINERESPONSE']._serialized_start=2233
-  _globals['_QUARANTINERESPONSE']._serialized_end=2309
-  _globals['_QUARANTINERECORD']._serialized_start=2312
-  _globals['_QUARANTINERECORD']._serialized_end=2445
-  _globals['_EMBEDDINGSERVICE']._serialized_start=2604
-  _globals['_EMBEDDINGSERVICE']._serialized_end=3094
+  _globals['_UPDATESTATUS']._serialized_end=1734
+  _globals['_ALARM']._serialized_start=1736
+  _globals['_ALARM']._serialized_end=1792
+  _globals['_HOLD']._serialized_start=1794
+  _globals['_HOLD']._serialized_end=1848
+  _globals['_HISTOGRAM']._serialized_start=1850
+  _globals['_HISTOGRAM']._serialized_end=1921
+  _globals['_VERDICT']._serialized_start=1923
+  _globals['_VERDICT']._serialized_end=1978
+  _globals['_FOLLOWNOWREQUEST']._serialized_start=1980
+  _globals['_FOLLOWNOWREQUEST']._serialized_end=1998
+  _globals['_FOLLOWNOWRESPONSE']._serialized_start=2000
+  _globals['_FOLLOWNOWRESPONSE']._serialized_end=2089
+  _globals['_QUARANTINEREQUEST']._serialized_start=2092
+  _globals['_QUARANTINEREQUEST']._serialized_end=2250
+  _globals['_QUARANTINEREQUEST_ACTION']._serialized_start=2190
+  _globals['_QUARANTINEREQUEST_ACTION']._serialized_end=2250
+  _globals['_QUARANTINERESPONSE']._serialized_start=2252
+  _globals['_QUARANTINERESPONSE']._serialized_end=2328
+  _globals['_QUARANTINERECORD']._serialized_start=2331
+  _globals['_QUARANTINERECORD']._serialized_end=2464
+  _globals['_EMBEDDINGSERVICE']._serialized_start=2623
+  _globals['_EMBEDDINGSERVICE']._serialized_end=3113
 # @@protoc_insertion_point(module_scope)

@@ -144,7 +144,7 @@ class StatusResponse(_message.Message):
     def __init__(self, state: _Optional[_Union[State, str]] = ..., message: _Optional[str] = ..., progress: _Optional[float] = ..., replica_index: _Optional[int] = ..., replica_size: _Optional[int] = ..., checkpoint: _Optional[str] = ..., tables: _Optional[_Iterable[_Union[TableStatus, _Mapping]]] = ..., lookups: _Optional[int] = ..., missing: _Optional[int] = ..., dim_mismatch: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., instance_id: _Optional[bytes] = ..., table_path: _Optional[str] = ..., server_uid: _Optional[int] = ..., started: _Optional[str] = ..., updates: _Optional[_Union[UpdateStatus, _Mapping]] = ...) -> None: ...
 
 class UpdateStatus(_message.Message):
-    __slots__ = ("directory", "format", "stream", "applied_sequence", "newest_sequence", "packets_behind", "newest_event_ns", "gap_detection", "alarms", "hold", "undo_reaches", "applied_packets", "applied_rows", "erased_rows", "quarantined_packets", "skipped_packets", "unmarked_packets", "visible_seconds", "clock_skew_seconds", "verdicts")
+    __slots__ = ("directory", "format", "stream", "applied_sequence", "newest_sequence", "packets_behind", "newest_event_ns", "gap_detection", "alarms", "hold", "undo_reaches", "applied_packets", "applied_rows", "erased_rows", "quarantined_packets", "skipped_packets", "unmarked_packets", "visible_seconds", "clock_skew_seconds", "verdicts", "not_ready")
     DIRECTORY_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
     STREAM_FIELD_NUMBER: _ClassVar[int]
@@ -165,6 +165,7 @@ class UpdateStatus(_message.Message):
     VISIBLE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     CLOCK_SKEW_SECONDS_FIELD_NUMBER: _ClassVar[int]
     VERDICTS_FIELD_NUMBER: _ClassVar[int]
+    NOT_READY_FIELD_NUMBER: _ClassVar[int]
     directory: str
     format: str
     stream: str
@@ -185,7 +186,8 @@ class UpdateStatus(_message.Message):
     visible_seconds: Histogram
     clock_skew_seconds: float
     verdicts: _containers.RepeatedCompositeFieldContainer[Verdict]
-    def __init__(self, directory: _Optional[str] = ..., format: _Optional[str] = ..., stream: _Optional[str] = ..., applied_sequence: _Optional[int] = ..., newest_sequence: _Optional[int] = ..., packets_behind: _Optional[int] = ..., newest_event_ns: _Optional[int] = ..., gap_detection: _Optional[str] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., undo_reaches: _Optional[int] = ..., applied_packets: _Optional[int] = ..., applied_rows: _Optional[int] = ..., erased_rows: _Optional[int] = ..., quarantined_packets: _Optional[int] = ..., skipped_packets: _Optional[int] = ..., unmarked_packets: _Optional[int] = ..., visible_seconds: _Optional[_Union[Histogram, _Mapping]] = ..., clock_skew_seconds: _Optional[float] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ...) -> None: ...
+    not_ready: str
+    def __init__(self, directory: _Optional[str] = ..., format: _Optional[str] = ..., stream: _Optional[str] = ..., applied_sequence: _Optional[int] = ..., newest_sequence: _Optional[int] = ..., packets_behind: _Optional[int] = ..., newest_event_ns: _Optional[int] = ..., gap_detection: _Optional[str] = ..., alarms: _Optional[_Iterable[_Union[Alarm, _Mapping]]] = ..., hold: _Optional[_Union[Hold, _Mapping]] = ..., undo_reaches: _Optional[int] = ..., applied_packets: _Optional[int] = ..., applied_rows: _Optional[int] = ..., erased_rows: _Optional[int] = ..., quarantined_packets: _Optional[int] = ..., skipped_packets: _Optional[int] = ..., unmarked_packets: _Optional[int] = ..., visible_seconds: _Optional[_Union[Histogram, _Mapping]] = ..., clock_skew_seconds: _Optional[float] = ..., verdicts: _Optional[_Iterable[_Union[Verdict, _Mapping]]] = ..., not_ready: _Optional[str] = ...) -> None: ...
 
 class Alarm(_message.Message):
     __slots__ = ("code", "message", "since_ns")

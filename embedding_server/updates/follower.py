@@ -25,7 +25,7 @@ from satrap.embedding_server.updates.freshness import Freshness
 from satrap.embedding_server.updates.guard import unjudged
 from satrap.embedding_server.updates.pipeline import Counts, Outcome, Pipeline
 from satrap.embedding_server.updates.quarantine import Quarantine, answer_quarantine
-from satrap.embedding_server.updates.readiness import is_ready
+from satrap.embedding_server.updates.readiness import why_not_ready
 from satrap.embedding_server.updates.watch import FolderWatch
 from satrap.errors import ConflictError, NoSpaceError, SatrapError, StorageError, UpdateError
 from satrap.protos import embedding_pb2 as pb
@@ -367,8 +367,9 @@ class Follower:
             log.warning("alarm %s: %s", alarm.code, alarm.message)
         for alarm in cleared:
             log.warning("alarm %s is over, after %.1f s", alarm.code, (now_ns - alarm.since_ns) / 1e9)
-        self.status = replace(self.status, alarms=standing, settled=settled)
-        ready = is_ready(settled, standing, self.status.newest_event_ns, self._config, now_ns)
+        not_ready = why_not_ready(settled, standing, self.status.newest_event_ns, self._config, now_ns)
+        self.status = replace(self.status, alarms=standing, settled=settled, not_ready=not_ready)
+        ready = not not_ready
         if ready != self._ready:
             self._ready = ready
             self._on_ready(ready)

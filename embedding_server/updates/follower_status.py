@@ -16,7 +16,8 @@ __all__ = ["FollowerStatus"]
 class FollowerStatus:
     """How far a server is, at one moment. Times are nanoseconds since the epoch, 0 if not known.
 
-    `format` and `stream` are empty as long as no packet decided them. `hold` is the one that is obeyed.
+    `format` and `stream` are empty as long as no packet decided them. `hold` is the one that is obeyed. `not_ready` says
+    why the server should not be sent requests, empty if it should.
     """
 
     directory: str
@@ -35,3 +36,4 @@ class FollowerStatus:
     skew_seconds: float = 0.0
     refused: Sequence[Record] = ()
     settled: bool = False
+    not_ready: str = ""

@@ -44,4 +44,5 @@ def update_status(status: FollowerStatus) -> pb.UpdateStatus:
             pb.Verdict(sequence=record.sequence, name=record.name, code=record.code)
             for record in sorted(status.refused, key=lambda record: record.since_ns)
         ],
+        not_ready=status.not_ready,
     )

@@ -1,5 +1,6 @@
 """What a person is told of a server's updates, from what the server said."""
 
+from satrap.cli.server_status import ServerStatus
 from satrap.cli.update_status import age, disagreements, update_lines, updates_of
 from satrap.protos import embedding_pb2 as pb
 
@@ -36,6 +37,15 @@ def test_ages_are_never_negative():
     assert lines(newest_event_ns=NOW + 10**9)["newest event"] == "0.0 s old"
     assert lines(newest_event_ns=NOW - 90 * 10**9)["newest event"] == "90.0 s old"
     assert [age(seconds) for seconds in (0.04, 119, 7200, 200_000)] == ["0.0 s", "119.0 s", "2 h", "2 d"]
+
+
+def test_red_health():
+    assert lines()["not ready"] == ""
+    assert lines(not_ready="too old")["not ready"] == "too old"
+    fine = ServerStatus("a", state="ready", updates=said())
+    red = ServerStatus("a", state="ready", updates=said(not_ready="too old"))
+    assert fine.is_ready and not red.is_ready and not ServerStatus("a").is_ready
+    assert ServerStatus("a", state="ready").is_ready
 
 
 def test_delays():

@@ -100,8 +100,8 @@ def status(
 ) -> None:
     """Ask every embedding server how it is, and how far with its trainer's packets.
 
-    The status is 1 if one of them is not ready. Without --shards and infer_config.servers it asks those of this
-    machine, whose tables lie in the table directory.
+    The status is 1 if one of them is not ready, be it only that its health is red because of updates. Without --shards
+    and infer_config.servers it asks those of this machine, whose tables lie in the table directory.
 
     Example: satrap status --shards 127.0.0.1:8888,127.0.0.1:8889
     """
@@ -112,5 +112,5 @@ def status(
     directory = options.table_directory_of(table_directory, config)
     answers = ask(servers_to_ask(shards, config, directory), middleware)
     show(answers, as_json=as_json, with_way=middleware is not None)
-    if any(answer.state != "ready" for answer in answers):
+    if not all(answer.is_ready for answer in answers):
         raise typer.Exit(1)

@@ -51,6 +51,11 @@ class ServerStatus:
     updates: Updates | None = None
     disagreements: tuple[str, ...] = ()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether it answers, and its health is not red because of updates."""
+        return self.state == "ready" and not (self.updates is not None and self.updates.not_ready)
+
 
 def ask(addresses: Sequence[str], middleware: str | None) -> list[ServerStatus]:
     """What each server says, and how `middleware` (an address) reaches it.

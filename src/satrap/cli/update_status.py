@@ -14,6 +14,7 @@ class Updates:
     """What a server said of its updates. Ages and delays are seconds, None if they are not known.
 
     `alarms` are (code, message, seconds since), `refused` (sequence, name, code), newest last.
+    `not_ready` is why health is red, empty if it is not.
     """
 
     directory: str
@@ -39,6 +40,7 @@ class Updates:
     visible_packets: int = 0
     clock_skew_seconds: float = 0.0
     refused: tuple[tuple[int, str, str], ...] = field(default=())
+    not_ready: str = ""
 
 
 def updates_of(answer: pb.StatusResponse, now_ns: int) -> Updates | None:
@@ -78,12 +80,14 @@ def updates_of(answer: pb.StatusResponse, now_ns: int) -> Updates | None:
         visible_packets=seen.observed,
         clock_skew_seconds=said.clock_skew_seconds,
         refused=tuple((verdict.sequence, verdict.name, verdict.code) for verdict in said.verdicts),
+        not_ready=said.not_ready,
     )
 
 
 def update_lines(updates: Updates) -> Iterator[tuple[str, str]]:
     """Names and values, those without news left empty."""
     what = f"{updates.format} stream {updates.stream}" if updates.stream else "no packet yet"
+    yield "not ready", updates.not_ready
     yield "updates", f"{what}, from {updates.directory}"
     behind = updates.packets_behind
     yield (
