@@ -16,7 +16,7 @@ __all__ = ["FollowerStatus"]
 class FollowerStatus:
     """How far a server is, at one moment. Times are nanoseconds since the epoch, 0 if not known.
 
-    `format` and `stream` are empty as long as no packet decided them. `hold` is the one that is obeyed. `not_ready` says
+    `format` and `stream` are empty as long as no packet decided them. `hold` is the one that is obeyed. `not_ready` is
     why the server should not be sent requests, empty if it should.
     """
 
