@@ -5,20 +5,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from satrap.client import ManagementClient
 from satrap.demo import clicks
+from satrap.demo.files import MODEL, SHARDS, Files
 from satrap.demo.learner import Learner
 from satrap.demo.model import DenseModel, Trainer
+from satrap.demo.report import HEADING, Round, report, round_line
 from satrap.demo.scores import auc
 from satrap.demo.served import Asker, Served
 from satrap.errors import SatrapError
@@ -33,8 +32,6 @@ _CLICKS_PER_SECOND = 8_000
 _TRAINING_BATCH = 512
 _HELD_OUT_SAMPLES = 25_600
 _BATCH = 128
-_SHARDS = 2
-_MODEL = "demo"
 _TOLERANCE = 1e-3
 _ROUND_SECONDS = 3.0
 _SWITCH_SECONDS = 30.0
@@ -42,67 +39,6 @@ _SWITCH_SECONDS = 30.0
 
 class DemoFailedError(SatrapError):
     """The demo's own check did not hold."""
-
-
-@dataclass(frozen=True)
-class Files:
-    """What the demo writes, under one folder."""
-
-    folder: Path
-
-    @property
-    def packets(self) -> Path:
-        """What the trainer publishes while it trains."""
-        return self.folder / "packets"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The full checkpoints, each in a folder of its own."""
-        return self.folder / "checkpoints"
-
-    @property
-    def model_store(self) -> Path:
-        """The archives."""
-        return self.folder / "model_store"
-
-    @property
-    def embedding_config(self) -> Path:
-        """The features."""
-        return self.folder / "embedding_config.yml"
-
-    @property
-    def global_config(self) -> Path:
-        """Where packets and checkpoints are, for trainer and servers."""
-        return self.folder / "global_config.yaml"
-
-    def archive(self, version: str) -> Path:
-        """A version's archive."""
-        return self.model_store / f"{_MODEL}_v{version}.mar"
-
-    def write_configs(self) -> None:
-        """Write what trainer and servers read."""
-        self.model_store.mkdir(parents=True, exist_ok=True)
-        self.embedding_config.write_text(clicks.embedding_config_text(), encoding="utf-8")
-        self.global_config.write_text(
-            f"""\
-common_config:
-  infer_config: {{servers: [], embedding_checkpoint: {self.checkpoints}}}
-updates: {{directory: {self.packets}}}
-trainer: {{stream: demo, num_shards: {_SHARDS}, incremental_flush_seconds: 0.2}}
-""",
-            encoding="utf-8",
-        )
-
-
-@dataclass(frozen=True)
-class Round:
-    """One look at what is served while training goes on."""
-
-    seconds: float
-    learned: int
-    packets: int
-    version: str
-    served: Served
 
 
 def run(*, keep: bool, folder: Path | None, seconds: float) -> None:
@@ -132,14 +68,14 @@ def run(*, keep: bool, folder: Path | None, seconds: float) -> None:
                 ctx.track(table, name)
             ctx.dump()
             _dump_dense(ctx, trainer.dense, files, "1.0", None)
-        with _step(console, f"starting {_SHARDS} embedding servers and serving"):
+        with _step(console, f"starting {SHARDS} embedding servers and serving"):
             tables = stack.enter_context(
                 tempfile.TemporaryDirectory(prefix="satrap-demo-", dir=_shared_memory())
             )
             process, line = stack.enter_context(_satrap_up(files, Path(tables)))
         console.print(f"  {line}", soft_wrap=True)
         inference, management = _addresses(line)
-        asker = stack.enter_context(Asker(inference, _MODEL, held_out, _BATCH))
+        asker = stack.enter_context(Asker(inference, MODEL, held_out, _BATCH))
         asker.warm_up()
         stream = data.slice(_EARLY_CLICKS, _EARLY_CLICKS + streamed)
         console.print(
@@ -156,7 +92,7 @@ def run(*, keep: bool, folder: Path | None, seconds: float) -> None:
             _await_default(management, "3.0")
             asker.warm_up()
             served = asker.ask()
-        console.print(_report(served, offline, rounds, ctx))
+        console.print(report(served, offline, rounds, packets=ctx.published, batch=_BATCH))
         _check(served, offline, rounds)
         if keep:
             _stay(console, process, files, inference, management)
@@ -166,14 +102,15 @@ def _live(
     console: Console, count: int, asker: Asker, learner: Learner, ctx: TrainCtx, files: Files, management: str
 ) -> list[Round]:
     """Look `count` times at what is served while training goes on; replace the dense model on the way."""
-    console.print("\n    s    clicks  packets  dense   AUC served   newest event   p50 of a request")
+    console.print(f"\n{HEADING}")
     rounds: list[Round] = []
     started = time.monotonic()
     for number in range(1, count + 1):
         served = asker.ask()
         seconds = time.monotonic() - started
-        rounds.append(Round(seconds, learner.learned, ctx.published, _default_version(management), served))
-        console.print(_line(rounds[-1]))
+        learned = _EARLY_CLICKS + learner.learned
+        rounds.append(Round(seconds, learned, ctx.published, _default_version(management), served))
+        console.print(round_line(rounds[-1]))
         if number == count // 2:
             _dump_dense(ctx, learner.dense(), files, "2.0", management)
         left = started + number * _ROUND_SECONDS - time.monotonic()
@@ -181,15 +118,6 @@ def _live(
             time.sleep(left)  # the table's pace; nothing is waited for
     console.print()
     return rounds
-
-
-def _line(now: Round) -> str:
-    age = now.served.staleness(50)
-    return (
-        f"{now.seconds:5.1f}  {now.learned + _EARLY_CLICKS:>8,}  {now.packets:>7,}  {now.version:>5}  "
-        f"{now.served.auc:>11.4f}  {'-' if age is None else f'{age:,.0f} ms old':>13}  "
-        f"{now.served.latency_ms(50):>14.2f} ms"
-    )
 
 
 def _check(served: Served, offline: float, rounds: Sequence[Round]) -> None:
@@ -218,7 +146,7 @@ def _dump_dense(ctx: TrainCtx, dense: DenseModel, files: Files, version: str, ma
     ctx.dump_dense(
         dense,
         files.archive(version),
-        model_name=_MODEL,
+        model_name=MODEL,
         version=version,
         register=management,
         set_default=management is not None,
@@ -227,7 +155,7 @@ def _dump_dense(ctx: TrainCtx, dense: DenseModel, files: Files, version: str, ma
 
 def _default_version(management: str) -> str:
     with ManagementClient(management) as client:
-        return client.describe(_MODEL)[0].version
+        return client.describe(MODEL)[0].version
 
 
 def _await_default(management: str, version: str) -> None:
@@ -246,7 +174,7 @@ def _await_default(management: str, version: str) -> None:
 @contextmanager
 def _satrap_up(files: Files, tables: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """`satrap up` on free ports, with its tables in `tables`; stopped, and waited for, at the end."""
-    command = [sys.executable, "-P", "-m", "satrap.cli", "up", "--exit-with-parent", "--shards", str(_SHARDS)]
+    command = [sys.executable, "-P", "-m", "satrap.cli", "up", "--exit-with-parent", "--shards", str(SHARDS)]
     command += [
         "--global-config",
         str(files.global_config),
@@ -288,40 +216,6 @@ def _addresses(line: str) -> tuple[str, str]:
     return words[words.index("(inference)") - 1], words[words.index("(management):") - 1]
 
 
-def _report(served: Served, offline: float, rounds: Sequence[Round], ctx: TrainCtx) -> Table:
-    table = Table(title="satrap demo", show_header=False)
-    first, last = rounds[0], rounds[-1]
-    table.add_row("AUC served", f"{served.auc:.5f}")
-    table.add_row("AUC offline", f"{offline:.5f}")
-    table.add_row(
-        "while training went on", f"{first.served.auc:.4f} to {last.served.auc:.4f}, without a restart"
-    )
-    table.add_row("packets", f"{ctx.published:,}")
-    # The first look may still see rows of before the training went on.
-    ages = np.concatenate([one.served.staleness_ms for one in rounds[1:]])
-    if len(ages):
-        p50, p99 = np.percentile(ages, (50, 99))
-        table.add_row("newest event served", f"{p50:,.0f} ms old (p99 {p99:,.0f} ms)")
-    requests = sum(len(one.served.seconds) for one in rounds) + len(served.seconds)
-    table.add_row("requests", f"{requests:,} of {_BATCH} samples, all answered")
-    for name, share in (("p50", 50), ("p90", 90), ("p99", 99)):
-        table.add_row(f"latency {name}", f"{served.latency_ms(share):.2f} ms")
-    for name, milliseconds in _breakdown(served.parts).items():
-        table.add_row(f"  {name}", f"{milliseconds:.2f} ms")
-    return table
-
-
-def _breakdown(parts: Mapping[str, float]) -> dict[str, float]:
-    """The median request, outside in; each line is what the lines below it leave."""
-    inner = {name: parts[name] for name in ("decode", "look up", "forward")}
-    return {
-        "client and gRPC": parts["request"] - parts["server"],
-        "frontend, queue, way to the worker": parts["server"] - parts["handler"],
-        **inner,
-        "rest of the handler": parts["handler"] - sum(inner.values()),
-    }
-
-
 def _stay(
     console: Console, process: subprocess.Popen[str], files: Files, inference: str, management: str
 ) -> None:
@@ -335,7 +229,7 @@ Up until Ctrl-C. Try, in another terminal:
   from satrap.client import InferenceClient
   from satrap.demo.clicks import make_clicks
   with InferenceClient("{inference}") as client:
-      print(client.infer("{_MODEL}", make_clicks(4, seed=1).batch()))
+      print(client.infer("{MODEL}", make_clicks(4, seed=1).batch()))
   PY
 
   # what the trainer published: a packet, and the checkpoint
@@ -346,7 +240,7 @@ Up until Ctrl-C. Try, in another terminal:
   {sys.executable} - <<'PY'
   from satrap.client import ManagementClient
   with ManagementClient("{management}") as client:
-      print(client.set_default("{_MODEL}", "2.0"))
+      print(client.set_default("{MODEL}", "2.0"))
   PY
 
   # what the servers say
