@@ -16,6 +16,7 @@ from satrap._core import rows as kernels
 from satrap.embedding_server import loading
 from satrap.embedding_server.loading import LoadedCheckpoint, LoadProgress, MakeTables, persia_origin
 from satrap.embedding_server.origin import Origin
+from satrap.embedding_server.tables import RowDType
 from satrap.embedding_server.update_loading import UpdatePages, load_update_checkpoint, update_origin
 from satrap.errors import (
     CheckpointError,
@@ -50,11 +51,14 @@ Page = tuple[int, NDArray[np.uint64], NDArray[Any]]
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """Whose rows are read of a checkpoint, and how. `config_digest` is the embedding config's, empty if not known."""
+    """Whose rows are read of a checkpoint, and how. `config_digest` is the embedding config's, empty if not known;
+    `row_dtype` the tables'.
+    """
 
     owner: ShardRoute
     replay_margin_seconds: int = 600
     config_digest: str = ""
+    row_dtype: RowDType = "float32"
 
 
 class OpenedCheckpoint(Protocol):
@@ -158,12 +162,18 @@ class OpenedUpdate:
     ) -> LoadedCheckpoint:
         """Load into new tables."""
         return load_update_checkpoint(
-            self.checkpoint, self.settings.owner, threads, make_tables, on_progress, cancelled
+            self.checkpoint,
+            self.settings.owner,
+            threads,
+            make_tables,
+            on_progress,
+            cancelled,
+            self.settings.row_dtype,
         )
 
     def pages(self) -> Iterator[Page]:
         """File after file, in the order that counts."""
-        pages = UpdatePages(self.checkpoint, self.settings.owner)
+        pages = UpdatePages(self.checkpoint, self.settings.owner, self.settings.row_dtype)
         for entries in pages.groups:
             for entry in entries:
                 for dim, signs, rows in pages.of(entry):

@@ -9,6 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+
+from satrap._core import rows as row_kernels
 from satrap._core.embedding_file import EmbeddingFileSummary
 from satrap._core.table import Table, TableSpaceError
 from satrap.embedding_server.origin import MAX_ORDINAL, PERSIA_STREAM, Origin
@@ -31,6 +34,7 @@ __all__ = [
     "LoadProgress",
     "LoadedCheckpoint",
     "MakeTables",
+    "infinite_warning",
     "load_checkpoint",
     "persia_origin",
     "share_of_rows",
@@ -38,6 +42,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_PAGE = 65_536
+"""Rows that are looked at together."""
 
 MakeTables = Callable[[Mapping[int, int]], dict[int, Table]]
 """Makes a table for each dim, with room for so many rows."""
@@ -113,12 +120,35 @@ def load_checkpoint(
         for table in tables.values():
             table.finish_bulk()
     recovered = recovery_warning(checkpoint, [summaries[file] for file in checkpoint.files])
+    infinite = infinite_warning(str(path), tables)
     return LoadedCheckpoint(
         checkpoint=str(path),
         tables=tables,
         origin=origin,
-        warnings=(*checkpoint.warnings, *([recovered] if recovered else [])),
+        warnings=(*checkpoint.warnings, *([recovered] if recovered else []), *([infinite] if infinite else [])),
     )
+
+
+def infinite_warning(checkpoint: str, tables: Mapping[int, Table]) -> str | None:
+    """One sentence if tables that PERSIA's `checkpoint` was loaded into have values that are not finite, else None.
+
+    PERSIA serves such rows, and so does satrap, value for value.
+    """
+    count = 0
+    for table in tables.values():
+        at: int | None = 0
+        while at is not None:
+            signs, rows, _, at = table.scan(at, _PAGE)
+            if row_kernels.inspect(signs, rows)[1] >= 0:
+                count += int((~np.isfinite(rows)).any(axis=1).sum())
+    if not count:
+        return None
+    overflow = " (or are beyond float16, which the tables are of)" if _is_float16(tables) else ""
+    return f"{checkpoint}: {count:,} rows have values that are not finite{overflow}; they are served as they are"
+
+
+def _is_float16(tables: Mapping[int, Table]) -> bool:
+    return any(table.dtype == "float16" for table in tables.values())
 
 
 def persia_origin(checkpoint: PersiaCheckpoint, replay_margin_seconds: int) -> Origin:

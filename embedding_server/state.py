@@ -20,7 +20,7 @@ from satrap.embedding_server.checkpoints import (
     open_checkpoint,
 )
 from satrap.embedding_server.in_place import clear_records, replace_rows, verify
-from satrap.embedding_server.loading import LoadProgress
+from satrap.embedding_server.loading import LoadProgress, infinite_warning
 from satrap.embedding_server.named_checkpoints import NamedCheckpoints
 from satrap.embedding_server.room import require_room
 from satrap.embedding_server.snapshot import Snapshot
@@ -81,7 +81,9 @@ class ShardState:
         self._directory = directory
         self._load_threads = load_threads
         self._config_digest = config_digest
-        self.checkpoints = CheckpointSettings(directory.owner, persia_replay_margin_seconds, config_digest)
+        self.checkpoints = CheckpointSettings(
+            directory.owner, persia_replay_margin_seconds, config_digest, row_dtype
+        )
         self.writing = threading.RLock()
         self._loading = threading.Lock()
         self._changing = threading.Lock()  # of `snapshot`, which several threads replace
@@ -288,7 +290,10 @@ class ShardState:
                 origin = opened.origin
                 target.store.set_applied(origin.base_sequence, origin.base_event_ns)
                 info = self._info(opened.location, opened.identity, self._declined() if by_name else ())
-                info = replace(info, origin=origin)
+                infinite = None
+                if origin.format == "persia":  # ours were judged as they were read
+                    infinite = infinite_warning(opened.location, target.tables)
+                info = replace(info, origin=origin, warnings=(infinite,) if infinite else ())
                 # Another target, though of the same tables: what others know of the old one is not true of it.
                 new = Target(target.store, replace(info, created_ns=target.info.created_ns), self._changed)
                 new.tell(new.info)

@@ -17,6 +17,9 @@ from satrap.embedding_server.loading import (
     table_growth,
 )
 from satrap.embedding_server.origin import DimLimits, Origin
+from satrap.embedding_server.tables import RowDType
+from satrap.embedding_server.updates.guard import check_values
+from satrap.embedding_server.updates.packet import PacketPart
 from satrap.formats.checkpoint import UpdateCheckpoint
 from satrap.formats.manifest import FileEntry
 from satrap.formats.packet import ShardPart
@@ -51,6 +54,7 @@ def load_update_checkpoint(
     make_tables: MakeTables,
     on_progress: Callable[[LoadProgress], None],
     cancelled: threading.Event,
+    row_dtype: RowDType = "float32",
 ) -> LoadedCheckpoint:
     """Load the rows of `owner`; each carries the checkpoint's sequence. All that is read is verified.
 
@@ -58,11 +62,12 @@ def load_update_checkpoint(
 
     Raises:
         UpdateError: a file is not what the manifest says (its subclasses say how).
+        GuardrailError: a row is not finite, or would not be as `row_dtype`.
         StorageError: a file cannot be read at the moment.
         NoSpaceError: there is no room.
         LoadCancelled: `cancelled` was set; seen between two pages.
     """
-    pages = UpdatePages(checkpoint, owner)
+    pages = UpdatePages(checkpoint, owner, row_dtype)
     on_progress(pages.progress)
     tables = make_tables(pages.expected_rows())
 
@@ -106,9 +111,9 @@ def as_rows_of(table: Table, rows: "np.ndarray") -> "np.ndarray":
 class UpdatePages:
     """The pages of a checkpoint of ours that one server reads, and how far that is. Any thread may read a file."""
 
-    def __init__(self, checkpoint: UpdateCheckpoint, owner: ShardRoute) -> None:
-        """Nothing is read yet."""
-        self._checkpoint, self._owner = checkpoint, owner
+    def __init__(self, checkpoint: UpdateCheckpoint, owner: ShardRoute, row_dtype: RowDType) -> None:
+        """Nothing is read yet. `row_dtype` is the tables'."""
+        self._checkpoint, self._owner, self._row_dtype = checkpoint, owner, row_dtype
         entries = checkpoint.entries(owner)
         groups: dict[tuple[int, int], list[FileEntry]] = {}
         for entry in entries:
@@ -135,9 +140,15 @@ class UpdatePages:
         return {dim: share_of_rows(count, self._others) for dim, count in sorted(rows.items())}
 
     def of(self, entry: FileEntry) -> Iterator[ShardPart]:
-        """The pages of a file. Errors as `UpdateCheckpoint.pages`: what was given before is to be thrown away."""
+        """The pages of a file, judged. What was given before an error is to be thrown away.
+
+        Raises:
+            As `UpdateCheckpoint.pages`; GuardrailError: a row must not be served.
+        """
+        name = self._checkpoint.storage.path_of(entry.name)
         counted = 0
         for page in self._checkpoint.pages(entry, self._owner):
+            check_values(name, PacketPart(*page), self._row_dtype)
             yield page
             rows = len(page[1])
             about = min(rows * self._others, entry.rows - counted)

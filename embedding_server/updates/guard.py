@@ -9,10 +9,11 @@ A shard judges its own part. Where a bound has nothing to be compared with (no c
 PERSIA's, which says nothing of norms) it is not applied, and `unjudged` says so.
 """
 
-from collections.abc import Collection, Mapping
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from satrap._core import rows as row_kernels
 from satrap.config import GuardrailsConfig
@@ -21,7 +22,7 @@ from satrap.embedding_server.updates.packet import PacketPart, VerifiedPacket
 from satrap.errors import ForeignConfigError, GuardrailError, MisroutedSignError, OrdinalRangeError
 from satrap.formats.persia_checkpoint import ShardRoute
 
-__all__ = ["Limits", "judge", "unjudged"]
+__all__ = ["Limits", "check_values", "judge", "unjudged"]
 
 _ORDINALS = 2**32
 _FLOAT16_END = 65520.0
@@ -78,6 +79,17 @@ def judge(
                 _judge_share(packet, dim, share * known.rows / route.replica_size, share)
 
 
+def check_values(name: str, part: PacketPart, row_dtype: RowDType) -> None:
+    """Refuse rows of a checkpoint that no packet might bring; `name` is the file's.
+
+    Raises:
+        GuardrailError: a row is not finite, or would not be, as the tables keep it.
+    """
+    if part.rows is not None:
+        _, bad_row, max_norm = row_kernels.inspect(part.signs, part.rows)
+        _judge_values(name, part, part.rows, row_dtype, bad_row, max_norm, _sign_of)
+
+
 def unjudged(config: GuardrailsConfig, limits: Mapping[int, Limits]) -> list[str]:
     """A sentence for each bound of the configuration that nothing can be compared with."""
     sentences = []
@@ -131,21 +143,34 @@ def _judge_rows(
         )
     if rows is None:
         return
-    if bad_row >= 0:
-        raise GuardrailError(name, f"{_row_of(part, bad_row)} is not finite")
-    if row_dtype == "float16" and max_norm >= _FLOAT16_END:
-        over = np.flatnonzero((np.abs(rows) >= _FLOAT16_END).any(axis=1))
-        if len(over):
-            raise GuardrailError(
-                name,
-                f"{_row_of(part, int(over[0]))} has values that float16 (embedding_server.row_dtype) cannot hold",
-            )
+    _judge_values(name, part, rows, row_dtype, bad_row, max_norm, _row_of)
     if bound is not None and max_norm > bound[0]:
         norms = row_kernels.norms(rows)
         worst = int(norms.argmax())
         raise GuardrailError(
             name, f"{_row_of(part, worst)} has norm {norms[worst]:g}, above {bound[0]:g} ({bound[1]})"
         )
+
+
+def _judge_values(
+    name: str,
+    part: PacketPart,
+    rows: NDArray[Any],
+    row_dtype: RowDType,
+    bad_row: int,
+    max_norm: float,
+    told: Callable[[PacketPart, int], str],
+) -> None:
+    """`bad_row` and `max_norm` are what `inspect` found."""
+    if bad_row >= 0:
+        raise GuardrailError(name, f"{told(part, bad_row)} is not finite")
+    if row_dtype == "float16" and max_norm >= _FLOAT16_END:
+        over = np.flatnonzero((np.abs(rows) >= _FLOAT16_END).any(axis=1))
+        if len(over):
+            raise GuardrailError(
+                name,
+                f"{told(part, int(over[0]))} has values that float16 (embedding_server.row_dtype) cannot hold",
+            )
 
 
 def _judge_share(packet: VerifiedPacket, dim: int, bound: float, share: float) -> None:
@@ -163,6 +188,11 @@ def _judge_share(packet: VerifiedPacket, dim: int, bound: float, share: float) -
 
 def _row_of(part: PacketPart, row: int) -> str:
     return f"the row of sign {part.signs[row]} (dim {part.dim}, record {row})"
+
+
+def _sign_of(part: PacketPart, row: int) -> str:
+    """Of a page, whose first row may be any record of its file."""
+    return f"the row of sign {part.signs[row]} (dim {part.dim})"
 
 
 def _listed(dims: Collection[int]) -> str:

@@ -19,7 +19,7 @@ from satrap.embedding_server.inventory import inspect_generation
 from satrap.embedding_server.loading import LoadCancelled, LoadProgress
 from satrap.embedding_server.snapshot import Phase
 from satrap.embedding_server.takeover import GenerationInfo
-from satrap.errors import CheckpointIncompleteError, ChecksumError, NoSpaceError, StorageError
+from satrap.errors import CheckpointIncompleteError, ChecksumError, GuardrailError, NoSpaceError, StorageError
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.trainer import write_persia_checkpoint
 
@@ -190,6 +190,21 @@ class TestRefused:
             served.load_in_place(tmp_path / "new", ignore, NEVER)
         assert content(served.target().tables[4]) == expected(OLD, OLD_ROWS, 5)
         assert (served.target().folder / "undo").is_dir() and served.applied() == (5, 0)
+
+    def test_for_a_row_that_must_not_be_served(self, served, write_ours, tmp_path):
+        rows = NEW_ROWS.copy()
+        rows[7, 0] = np.nan
+        write_ours(tmp_path / "bad", {4: (NEW, rows)}, 9)
+        with pytest.raises(GuardrailError, match="is not finite"):
+            served.load_in_place(tmp_path / "bad", ignore, NEVER)
+        assert content(served.target().tables[4]) == expected(OLD, OLD_ROWS, 5)
+
+    def test_but_persias_is_only_told_of(self, served, tmp_path):
+        rows = NEW_ROWS.copy()
+        rows[7, 0] = np.nan
+        write_persia_checkpoint(tmp_path / "theirs", {4: (NEW, rows)}, num_shards=1)
+        (warning,) = served.load_in_place(tmp_path / "theirs", ignore, NEVER).warnings
+        assert "1 rows have values that are not finite" in warning
 
     def test_no_room_for_what_is_more(self, served, write_ours, tmp_path, monkeypatch):
         from satrap.embedding_server import room as module

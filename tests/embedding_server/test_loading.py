@@ -144,6 +144,26 @@ class TestLoadCheckpoint:
         (warning,) = loaded.warnings
         assert "links lead to 11" in warning and "95 are there" in warning and len(loaded.tables[8]) == 95
 
+    @pytest.mark.parametrize(("dtype", "count"), [("float32", 2), ("float16", 3)])
+    def test_rows_that_are_not_finite_are_served_and_told(self, tmp_path, dtype, count):
+        """PERSIA serves them."""
+        signs = np.arange(1, 101, dtype=np.uint64)
+        rows = np.ones((100, 4), np.float32)
+        rows[3], rows[7, 2], rows[9, 1] = np.nan, np.inf, 65520
+        write_persia_checkpoint(tmp_path / "ckpt", {4: (signs, rows)}, num_shards=1)
+
+        def tables(expected: Mapping[int, int]) -> dict[int, Table]:
+            return {dim: Table(dim, dtype) for dim in expected}
+
+        loaded = load_checkpoint(tmp_path / "ckpt", ShardRoute(), 2, tables, ignore, NEVER)
+        (warning,) = loaded.warnings
+        assert f"{count} rows have values that are not finite" in warning
+        assert ("float16" in warning) == (dtype == "float16")
+        out = np.empty((100, 4), dtype)
+        assert loaded.tables[4].lookup(signs, out) == 0
+        with np.errstate(over="ignore"):
+            np.testing.assert_array_equal(out, rows.astype(dtype))
+
     def test_cancelled_between_two_files(self, persia_data):
         cancelled = threading.Event()
         with pytest.raises(LoadCancelled):

@@ -14,6 +14,7 @@ from satrap.errors import (
     ChecksumError,
     ConflictError,
     ForeignConfigError,
+    GuardrailError,
     ManifestError,
     MissingFileError,
     NoSpaceError,
@@ -151,6 +152,14 @@ class TestRefused:
         with pytest.raises(ManifestError):
             served.load(tmp_path / "c", ignore, NEVER)
 
+    @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+    def test_a_row_that_is_not_finite(self, served, write_ours, tmp_path, value):
+        rows = rows_of(SIGNS, 4)
+        rows[len(rows) // 2, 1] = value
+        write_ours(tmp_path / "c", {4: (SIGNS, rows)}, 7)
+        with pytest.raises(GuardrailError, match=r"\.arrow: the row of sign \d+ .* is not finite"):
+            served.load(tmp_path / "c", ignore, NEVER)
+
     def test_another_embedding_config(self, served, write_ours, tmp_path):
         write_ours(tmp_path / "c", ROWS, 7, embedding_config="theirs")
         with pytest.raises(ForeignConfigError, match="theirs"):
@@ -191,6 +200,20 @@ class TestRefused:
         with pytest.raises(LoadCancelled):
             served.load(tmp_path / "c", meanwhile, NEVER)
         assert caught
+
+
+def test_a_value_that_float16_cannot_hold(shard_state, write_ours, tmp_path):
+    rows = rows_of(SIGNS, 4)
+    rows[3] = [65519, 65519, 0, -65519]  # rounds to what float16 has
+    write_ours(tmp_path / "most", {4: (SIGNS, rows)}, 7)
+    rows[3, 2] = -65520
+    write_ours(tmp_path / "more", {4: (SIGNS, rows)}, 8)
+    state = shard_state(row_dtype="float16")
+    state.load(tmp_path / "most", ignore, NEVER)
+    with pytest.raises(GuardrailError, match=r"float16 .* cannot hold"):
+        state.load(tmp_path / "more", ignore, NEVER)
+    assert state.applied() == (7, 0)
+    shard_state(row_dtype="float32").load(tmp_path / "more", ignore, NEVER)
 
 
 def anonymous_bytes() -> int:
