@@ -295,7 +295,8 @@ class TrainCtx:
         checkpoint in `checkpoint_directory` (or the first `dump`), as servers have other rows.
 
         Args:
-            checkpoint: Its directory, a path or URL; or a folder of checkpoints, whose newest is taken.
+            checkpoint: Its directory, a path or URL; or a folder of checkpoints, whose newest is taken. While an
+                operator holds the stream (`satrap rollback`), the newest that is not beyond the hold.
             catch_up: Apply the stream's packets that were published after it as well: then these are the rows that
                 servers have, packets go on, and no full checkpoint is needed. For jobs that take their rows from here
                 (`lookup`), or whose modules are tracked: rows in which a module differs are published as changed.
@@ -303,7 +304,8 @@ class TrainCtx:
 
         Raises:
             ConflictError: something was committed, flushed or dumped already.
-            UpdateError, CheckpointError: it is not whole, or not of this embedding config.
+            UpdateError, CheckpointError: it is not whole, not of this embedding config, or beyond a hold; or a hold
+                cannot be understood.
             StorageError: it cannot be read.
         """
         dims = {feature.dim for feature in self._features.values()}

@@ -17,7 +17,8 @@ from satrap.errors import (
     StorageError,
 )
 from satrap.formats.checkpoint import CheckpointWriter, find_checkpoint_manifest, open_checkpoint
-from satrap.formats.manifest import Manifest, manifest_name
+from satrap.formats.decisions import Hold
+from satrap.formats.manifest import Manifest, manifest_name, parse_manifest_name
 from satrap.formats.packet import read_manifest
 from satrap.formats.persia_checkpoint import MissingDimError, ShardRoute, load_file
 from satrap.formats.persia_checkpoint import open_checkpoint as open_persia_checkpoint
@@ -229,18 +230,27 @@ def load_rows(
     embedding_config: str,
     dims: Collection[int],
     progress: Callable[[DumpProgress], None] | None,
+    hold: Hold | None = None,
 ) -> tuple[Loaded, EventTimes]:
     """Read all rows of a checkpoint of ours or PERSIA's, or of the newest one of ours in a folder, into empty `rows`.
 
+    One that is beyond `hold` is passed over in a folder, and refused if it is named, as embedding servers do.
+
     Raises:
         ForeignConfigError: it was written with another embedding config, or has a dim that this one lacks.
-        UpdateError, CheckpointError: it is not whole. MissingFileError: there is none.
+        UpdateError, CheckpointError: it is not whole, or beyond the hold. MissingFileError: there is none.
         StorageError: it cannot be read.
     """
     if storage.exists(MARKER):
         return _load_persia(storage, rows, dims)
-    checkpoint = open_checkpoint(_checkpoint_folder(storage))
+    checkpoint = open_checkpoint(_checkpoint_folder(storage, hold))
     manifest = checkpoint.manifest
+    if hold is not None and manifest.stream == hold.stream and manifest.sequence > hold.keep_through:
+        raise CheckpointError(
+            checkpoint.path,
+            f"it reaches {manifest.sequence}, and {_told(hold)}: name one at or below that, or end the hold (satrap "
+            "rollback --release)",
+        )
     path = checkpoint.storage.path_of(manifest.name)
     if manifest.embedding_config not in (None, embedding_config):
         raise ForeignConfigError(
@@ -269,8 +279,8 @@ def load_rows(
     )
 
 
-def _checkpoint_folder(storage: Storage) -> Storage:
-    """The folder itself if it is a checkpoint, otherwise the one in it with the greatest sequence."""
+def _checkpoint_folder(storage: Storage, hold: Hold | None) -> Storage:
+    """The folder itself if it is a checkpoint, otherwise the one in it with the greatest sequence that may be used."""
     listing = storage.list()
     if find_checkpoint_manifest(listing) is not None:
         return storage
@@ -284,7 +294,23 @@ def _checkpoint_folder(storage: Storage) -> Storage:
             storage.url,
             "there is no checkpoint, nor one in a folder below: name one that was written to its end",
         )
-    return max(found, key=lambda one: one[0])[1]
+    for name, folder in sorted(found, key=lambda one: one[0], reverse=True):
+        if hold is None or read_manifest(folder, name).stream != hold.stream:
+            return folder
+        sequence, _ = parse_manifest_name(name) or (0, "")
+        if sequence <= hold.keep_through:
+            return folder
+        log.warning("%s is passed over: %s", folder.url, _told(hold))
+    assert hold is not None
+    raise MissingFileError(
+        storage.url,
+        f"every checkpoint in it is beyond {hold.keep_through}, and {_told(hold)}: name an older one, or end the hold "
+        "(satrap rollback --release)",
+    )
+
+
+def _told(hold: Hold) -> str:
+    return f"the stream {hold.stream!r} is held at {hold.keep_through} by {hold.who} ({hold.why})"
 
 
 def _load_persia(storage: Storage, rows: Rows, dims: Collection[int]) -> tuple[Loaded, EventTimes]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from satrap.errors import ConflictError, InvalidInputError, StorageError
+from satrap.formats.decisions import read_hold
 from satrap.formats.manifest import Dense
 from satrap.formats.packet import PacketContent
 from satrap.storage import Storage, open_storage
@@ -177,7 +178,8 @@ class StreamWriter:
             if self._has_begun() or self._loaded is not None:
                 raise ConflictError("load() comes before the first commit, flush or dump, and once")
             rows = Rows(self._identity.row_dtype)
-            loaded, events = load_rows(storage, rows, self._identity.embedding_config, dims, progress)
+            hold = None if self._storage is None else read_hold(self._storage, self._identity.stream)
+            loaded, events = load_rows(storage, rows, self._identity.embedding_config, dims, progress, hold)
             if catch_up and self._storage is not None and loaded.stream == self._identity.stream:
                 sequence, newest_event_ns = replay(self._storage, self._identity, rows, dims, loaded.sequence)
                 loaded = Loaded(loaded.stream, sequence)

@@ -289,6 +289,45 @@ def test_catching_up_takes_nothing_that_an_operator_took_back(
     assert published.full()[-1][0].sequence == 5
 
 
+class TestHeld:
+    """What an operator took back is not gone on from."""
+
+    @pytest.fixture
+    def two(self, train, config, checkpoints):
+        """Checkpoints of sequence 1 and 2."""
+        with trained(train, config) as ctx:
+            ctx.dump(checkpoints / "first")
+            ctx.commit("user", [1], rows(1, 2))
+            ctx.dump(checkpoints / "second")
+
+    def hold(self, packets, through: int, stream: str = "default") -> None:
+        write_hold(open_storage(packets), Hold(stream, through, "anna", "bad labels", 1))
+
+    def test_the_newest_of_a_folder_that_is_not_beyond(self, two, train, checkpoints, packets, caplog):
+        self.hold(packets, 1)
+        again = train()
+        again.load(checkpoints)
+        assert again.lookup("user", [1])[0].tolist() != [[2.0] * 4]
+        assert "second is passed over" in caplog.text and "held at 1 by anna (bad labels)" in caplog.text
+
+    def test_one_that_is_named_is_refused(self, two, train, checkpoints, packets):
+        self.hold(packets, 1)
+        with pytest.raises(CheckpointError, match=r"it reaches 2, and .* is held at 1 by anna"):
+            train().load(checkpoints / "second")
+
+    def test_none_is_left(self, two, train, checkpoints, packets):
+        self.hold(packets, 0)
+        with pytest.raises(MissingFileError, match=r"every checkpoint in it is beyond 0.*--release"):
+            train().load(checkpoints)
+
+    @pytest.mark.parametrize(("stream", "through"), [("default", 2), ("another", 0)])
+    def test_holds_that_do_not_matter(self, two, train, checkpoints, packets, stream, through):
+        self.hold(packets, through, stream)
+        again = train()
+        again.load(checkpoints)
+        assert again.lookup("user", [1])[0].tolist() == [[2.0] * 4]
+
+
 def test_catching_up_refuses_a_fork(train, config, checkpoints, packets):
     with trained(train, config) as ctx:
         ctx.dump(checkpoints / "first")
