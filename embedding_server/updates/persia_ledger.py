@@ -20,11 +20,13 @@ from satrap.embedding_server.updates.persia import Settled, outlived_by
 from satrap.errors import TableFolderError
 from satrap.formats.persia_packet import PersiaFile
 
-__all__ = ["AppliedFiles", "format_applied", "parse_applied"]
+__all__ = ["LEDGER_NAMES", "AppliedFiles", "format_applied", "parse_applied"]
 
 log = logging.getLogger(__name__)
 
 _NAME, _RECENT_NAME = "applied.json", "applied-recent.json"
+LEDGER_NAMES = (_NAME, _RECENT_NAME)
+"""What its files are called."""
 _FORMAT = {"format": "satrap-persia-applied", "version": 1}
 _RECENT = 256
 """Names that are written again with each one that comes to them."""

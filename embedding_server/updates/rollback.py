@@ -10,7 +10,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from satrap._core.table import TableGeneration
-from satrap.embedding_server.updates.undo import Position, UndoEntry, UndoLog, usable_entries
+from satrap.embedding_server.updates.undo import Position, UndoLog, usable_entries
+from satrap.embedding_server.updates.undo_file import UndoEntry
 
 __all__ = ["CANNOT", "Rollback", "plan_rollback", "roll_back"]
 

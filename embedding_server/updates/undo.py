@@ -2,18 +2,8 @@
 
     <generation>/undo/<number, 20 digits>      one file per packet, in the order in which packets were applied
 
-A file is written (temporary name, rename) before the packet's first row, and says what the table knew of each of its
-signs. It lives in the generation that it describes and dies with it, as the watermark does. Written in the machine's
-byte order:
-
-    magic "satrapUN"      8 bytes
-    header length         u32, then u32 zero
-    header                JSON, UTF-8, padded with blanks to a multiple of 8:
-                          {"version": 1, "name", "sequence", "previous": [sequence, event_ns],
-                           "groups": [{"dim", "dtype", "signs", "present"}]}
-    per group, each array padded to a multiple of 8 bytes:
-                          signs u64 [signs], ordinals u32 [signs], states u8 [signs], rows [present, dim]
-    checksum              u64, XXH3-64 of everything before
+A file (`undo_file.py`) is written before the packet's first row. It lives in the generation that it describes and dies
+with it, as the watermark does.
 
 **Unfinished.** A packet whose file is there but which is not applied was begun and not finished: the process was
 killed, or the table had no room. Whatever becomes of that packet then (it may be refused, dropped, or be another one
@@ -27,70 +17,30 @@ file whose predecessor did not leave the watermark that it found is of no use, n
 Threads: whoever writes rows, which is one thread at a time.
 """
 
-import contextlib
-import json
 import logging
-import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
-import numpy as np
-import xxhash
-from numpy.typing import NDArray
-
-from satrap._core.table import Table, TableGeneration
+from satrap._core.table import TableGeneration
 from satrap.embedding_server.table_directory import table_errors
 from satrap.embedding_server.updates.packet import PacketPart
-from satrap.errors import NoSpaceError, TableFolderError
+from satrap.embedding_server.updates.undo_file import (
+    UndoEntry,
+    UndoRows,
+    Watermark,
+    read_undo_entry,
+    read_undo_rows,
+    undo_path,
+    write_undo_file,
+)
+from satrap.errors import NoSpaceError
 
-__all__ = [
-    "FilePosition",
-    "FileSet",
-    "Position",
-    "SequencePosition",
-    "UndoEntry",
-    "UndoLog",
-    "UndoRows",
-    "Watermark",
-    "read_undo_file",
-    "usable_entries",
-]
+__all__ = ["FilePosition", "FileSet", "Position", "SequencePosition", "UndoLog", "usable_entries"]
 
 log = logging.getLogger(__name__)
 
 _FOLDER = "undo"
-_MAGIC = b"satrapUN"
-_PREFIX = struct.Struct("=8sII")
-_CHECKSUM = struct.Struct("=Q")
-_VERSION = 1
-_MAX_HEADER = 1 << 20
-_ALIGN = 8
-_PRESENT = 1
-_ROW_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16)}
-
-
-class Watermark(NamedTuple):
-    """How far a generation is: the last packet's sequence, and its newest event in nanoseconds since the epoch."""
-
-    sequence: int
-    event_ns: int
-
-
-@dataclass(frozen=True)
-class UndoEntry:
-    """One packet that can be taken back; `previous` is the watermark that it found."""
-
-    number: int
-    name: str
-    sequence: int
-    previous: Watermark
-
-    @property
-    def after(self) -> int:
-        """The sequence of the watermark that the packet left: it never goes back by itself."""
-        return max(self.previous.sequence, self.sequence)
 
 
 class Position(Protocol):
@@ -181,13 +131,15 @@ class UndoLog:
         entry = UndoEntry(number, name, sequence, Watermark(*store.applied))
         with table_errors(self._folder):
             groups = [
-                _Group.capture(store.tables.get(dim), dim, [part.signs for part in parts if part.dim == dim])
+                UndoRows.capture(
+                    store.tables.get(dim), dim, [part.signs for part in parts if part.dim == dim]
+                )
                 for dim in sorted({part.dim for part in parts})
             ]
         while True:
             try:
                 with table_errors(self._folder):
-                    self._write(entry, groups)
+                    write_undo_file(self._folder, entry, groups)
                 break
             except NoSpaceError as error:
                 oldest = next(iter(self.entries()), None)
@@ -266,45 +218,18 @@ class UndoLog:
         usable = usable_entries(self.entries(), applied)
         return usable[0].previous.sequence if usable else applied
 
-    def _read(self, entry: UndoEntry) -> "list[_Group]":
+    def _read(self, entry: UndoEntry) -> list[UndoRows]:
         path = self._path(entry.number)
         with table_errors(path):
-            return _read_groups(path)
+            return read_undo_rows(path)
 
-    def _restore(self, store: TableGeneration, entry: UndoEntry, groups: "Sequence[_Group]") -> None:
+    def _restore(self, store: TableGeneration, entry: UndoEntry, groups: Sequence[UndoRows]) -> None:
         tables = store.tables
         with table_errors(self._path(entry.number)):
             for group in groups:
                 table = tables.get(group.dim)
                 if table is not None:  # otherwise the packet did not come so far as to have one
                     group.restore(table)
-
-    def _write(self, entry: UndoEntry, groups: Sequence["_Group"]) -> None:
-        header = json.dumps(
-            {
-                "version": _VERSION,
-                "name": entry.name,
-                "sequence": entry.sequence,
-                "previous": list(entry.previous),
-                "groups": [group.facts() for group in groups],
-            }
-        ).encode()
-        header += b" " * (-len(header) % _ALIGN)
-        digest = xxhash.xxh3_64()
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        path = self._path(entry.number)
-        unnamed = path.with_name(f".{path.name}")
-        try:
-            with unnamed.open("wb") as file:
-                for piece in (_PREFIX.pack(_MAGIC, len(header), 0), header, *_pieces(groups)):
-                    digest.update(piece)
-                    file.write(piece)
-                file.write(_CHECKSUM.pack(digest.intdigest()))
-            unnamed.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                unnamed.unlink()
-            raise
 
     def _remove(self, entry: UndoEntry) -> None:
         with table_errors(self._folder):
@@ -318,7 +243,7 @@ class UndoLog:
             found: list[UndoEntry] = []
             for path in paths:
                 try:
-                    entry = _read_entry(path)
+                    entry = read_undo_entry(path)
                 except ValueError as error:
                     log.warning("%s: is damaged, and no packet before it can be taken back: %s", path, error)
                     # Left where they are, those before it would have greater numbers than the next one.
@@ -338,7 +263,7 @@ class UndoLog:
             return []
 
     def _path(self, number: int) -> Path:
-        return self._folder / f"{number:020d}"
+        return undo_path(self._folder, number)
 
 
 def usable_entries(entries: Sequence[UndoEntry], applied: int) -> list[UndoEntry]:
@@ -351,159 +276,3 @@ def usable_entries(entries: Sequence[UndoEntry], applied: int) -> list[UndoEntry
         usable.append(entry)
         expected = entry.previous.sequence
     return usable[::-1]
-
-
-@dataclass(frozen=True)
-class UndoRows:
-    """What a table knew of signs (u64 [n]) before a packet: states u8 [n] (0 absent, 1 present, 2 deleted), ordinals
-    u32 [n], and the rows of those present, in their order.
-    """
-
-    dim: int
-    dtype: str
-    signs: NDArray[np.uint64]
-    states: NDArray[np.uint8]
-    ordinals: NDArray[np.uint32]
-    rows: NDArray[Any]
-
-
-def read_undo_file(path: Path) -> tuple[UndoEntry, list[UndoRows]]:
-    """Everything that one file says, checked, for whoever looks.
-
-    Raises:
-        TableFolderError: it is damaged, cut, or no undo file.
-        OSError: it cannot be read.
-    """
-    groups = _read_groups(path)
-    try:
-        entry = _read_entry(path)
-    except ValueError as error:
-        raise TableFolderError(path, f"is damaged ({error})") from error
-    return entry, [
-        UndoRows(group.dim, group.dtype, group.signs, group.states, group.ordinals, group.rows)
-        for group in groups
-    ]
-
-
-@dataclass(frozen=True)
-class _Group:
-    """What a table knew of signs (u64 [n]): states u8 [n], ordinals u32 [n], the rows of those present."""
-
-    dim: int
-    dtype: str
-    signs: NDArray[np.uint64]
-    states: NDArray[np.uint8]
-    ordinals: NDArray[np.uint32]
-    rows: NDArray[Any]
-
-    @staticmethod
-    def capture(table: Table | None, dim: int, signs: Sequence[NDArray[np.uint64]]) -> "_Group":
-        """Ask a table; without one nothing is known of any sign."""
-        # A sign that comes twice is kept twice, alike: that costs less than finding out.
-        every = signs[0] if len(signs) == 1 else np.concatenate(signs)
-        if table is None:
-            n = len(every)
-            nothing = np.zeros((0, dim), np.float32)
-            return _Group(dim, "float32", every, np.zeros(n, np.uint8), np.zeros(n, np.uint32), nothing)
-        states, ordinals, rows = table.capture(every)
-        present = (
-            rows if states.all() and states.max(initial=_PRESENT) == _PRESENT else rows[states == _PRESENT]
-        )
-        return _Group(dim, table.dtype, every, states, ordinals, np.ascontiguousarray(present))
-
-    def restore(self, table: Table) -> None:
-        """Put everything back into a table."""
-        dtype: np.dtype[Any] = _ROW_DTYPES[table.dtype]
-        present = self.states == _PRESENT
-        rows: NDArray[Any] = np.zeros((len(self.signs), self.dim), dtype)
-        rows[present] = self.rows
-        table.restore(self.signs, self.states, self.ordinals, rows)
-
-    def facts(self) -> dict[str, object]:
-        """What the header says of it."""
-        return {"dim": self.dim, "dtype": self.dtype, "signs": len(self.signs), "present": len(self.rows)}
-
-
-def _pieces(groups: Sequence[_Group]) -> list[memoryview | bytes]:
-    pieces: list[memoryview | bytes] = []
-    for group in groups:
-        for array in (group.signs, group.ordinals, group.states, group.rows):
-            pieces += [array.reshape(-1).view(np.uint8).data, bytes(-array.nbytes % _ALIGN)]
-    return pieces
-
-
-def _read_entry(path: Path) -> UndoEntry:
-    """What the header says; the rest is checked when it is needed.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    with path.open("rb") as file:
-        return _entry(path, _header(file.read(_PREFIX.size), file.read))
-
-
-def _entry(path: Path, header: dict[str, Any]) -> UndoEntry:
-    try:
-        sequence, event_ns = header["previous"]
-        return UndoEntry(
-            int(path.name),
-            str(header["name"]),
-            int(header["sequence"]),
-            Watermark(int(sequence), int(event_ns)),
-        )
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"its header is not what it must be: {error!r}") from error
-
-
-def _header(prefix: bytes, read: Callable[[int], bytes]) -> dict[str, Any]:
-    if len(prefix) < _PREFIX.size:
-        raise ValueError("it is cut")
-    magic, length, _ = _PREFIX.unpack(prefix)
-    if magic != _MAGIC or length > _MAX_HEADER:
-        raise ValueError("it is no undo file")
-    header = json.loads(read(length))
-    if not isinstance(header, dict) or header.get("version") != _VERSION:
-        raise ValueError("it is of another version")
-    return header
-
-
-def _read_groups(path: Path) -> list[_Group]:
-    """Everything, checked.
-
-    Raises:
-        TableFolderError: it is damaged.
-    """
-    data = memoryview(path.read_bytes())
-    try:
-        body = data[: -_CHECKSUM.size]
-        if len(data) < _PREFIX.size + _CHECKSUM.size:
-            raise ValueError("it is cut")
-        if xxhash.xxh3_64_intdigest(body) != _CHECKSUM.unpack(data[-_CHECKSUM.size :])[0]:
-            raise ValueError("its checksum does not fit")
-        length = _PREFIX.unpack(body[: _PREFIX.size])[1]
-        header = _header(bytes(body[: _PREFIX.size]), lambda size: bytes(body[_PREFIX.size :][:size]))
-        return list(_groups(header["groups"], body[_PREFIX.size + length :]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise TableFolderError(
-            path,
-            f"is damaged ({error}), so what its packet changed cannot be taken back: load a checkpoint, or restart the "
-            "server after `satrap tables remove`",
-        ) from error
-
-
-def _groups(facts: Sequence[Mapping[str, Any]], body: memoryview) -> Iterator[_Group]:
-    offset = 0
-
-    def take(dtype: np.dtype[Any], count: int) -> NDArray[Any]:
-        nonlocal offset
-        array = np.frombuffer(body, dtype, count, offset)
-        offset += -(-array.nbytes // _ALIGN) * _ALIGN
-        return array
-
-    for group in facts:
-        dim, n, present = int(group["dim"]), int(group["signs"]), int(group["present"])
-        dtype = _ROW_DTYPES[group["dtype"]]
-        signs, ordinals = take(np.dtype(np.uint64), n), take(np.dtype(np.uint32), n)
-        states = take(np.dtype(np.uint8), n)
-        rows = take(dtype, present * dim).reshape(present, dim)
-        yield _Group(dim, group["dtype"], signs, states, ordinals, rows)

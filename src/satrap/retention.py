@@ -1,4 +1,6 @@
-"""Which packets and checkpoints nobody needs any more: decisions only; `satrap.cli.prune` has the files.
+"""Which packets and checkpoints nobody needs any more: decisions only.
+
+`satrap.cli.stored` finds them, `satrap.cli.pruning` removes them.
 
 A server recovers from a checkpoint and every packet after it. So of each stream
 

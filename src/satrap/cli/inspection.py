@@ -14,6 +14,8 @@ from satrap.cli.table_inspection import (
     examine_undo_file,
 )
 from satrap.cli.update_inspection import examine_update_file, examine_update_folder
+from satrap.embedding_server.updates.persia_ledger import LEDGER_NAMES
+from satrap.embedding_server.updates.undo_file import UNDO_MAGIC
 from satrap.errors import InvalidInputError
 from satrap.formats.persia_marker import MARKER
 from satrap.formats.persia_packet import PACKET_MARKER
@@ -93,9 +95,9 @@ def _file(path: Path, sign: int | None) -> Facts:
         raise InvalidInputError(f"{path}: {error.strerror}") from error
     if path.name in (MARKER, PACKET_MARKER):
         return {"file": path.name, **examine(str(path.absolute().parent), sign)}
-    if magic == b"satrapUN":
+    if magic == UNDO_MAGIC:
         return examine_undo_file(path, sign)
-    if path.name in ("applied.json", "applied-recent.json"):
+    if path.name in LEDGER_NAMES:
         return examine_applied_files(path)
     part = _PARTS.get(magic)
     if part is None:

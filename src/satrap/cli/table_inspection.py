@@ -13,7 +13,7 @@ from satrap.embedding_server.inventory import (
     inspect_table_folder,
 )
 from satrap.embedding_server.updates.persia_ledger import parse_applied
-from satrap.embedding_server.updates.undo import read_undo_file
+from satrap.embedding_server.updates.undo_file import read_undo_file
 from satrap.errors import SatrapError, TableFolderError
 
 __all__ = [

@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 from satrap._core.table import TableGeneration, present_boot
 from satrap.embedding_server.updates.packet import PacketPart
 from satrap.embedding_server.updates.rollback import Rollback, plan_rollback, roll_back
-from satrap.embedding_server.updates.undo import (
-    FilePosition,
-    SequencePosition,
-    UndoEntry,
-    UndoLog,
-    Watermark,
-    usable_entries,
-)
+from satrap.embedding_server.updates.undo import FilePosition, SequencePosition, UndoLog, usable_entries
+from satrap.embedding_server.updates.undo_file import UndoEntry, Watermark
 from satrap.errors import NoSpaceError, TableFolderError
 
 KEEP = 16
