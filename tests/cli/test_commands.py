@@ -34,6 +34,7 @@ COMMANDS = [
     "quarantine show",
     "quarantine retry",
     "quarantine drop",
+    "prune",
 ]
 
 
@@ -149,3 +150,14 @@ def test_a_broken_config_names_file_key_and_line(tmp_path):
     result = run("serving", "--global-config", config)
     assert result.returncode == 1
     assert f"{config}:2: serving.drain_seconds" in result.stderr
+
+
+def test_the_libraries_of_s3_are_quiet(tmp_path):
+    script = (
+        "import logging; from typer.testing import CliRunner; from satrap.cli.app import app\n"
+        f"CliRunner().invoke(app, ['inspect', {str(tmp_path)!r}])\n"
+        "names = ['aiobotocore.credentials', 'botocore.configprovider', 'satrap']\n"
+        "print([logging.getLogger(name).isEnabledFor(logging.INFO) for name in names])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1:] == ["[False, False, True]"], done.stderr
