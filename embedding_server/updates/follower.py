@@ -348,15 +348,17 @@ class Follower:
         """A look could not be ended: tell, and wait longer each time."""
         self._failures += 1
         code: AlarmCode = "failed"
+        message = str(error) or repr(error)
         if isinstance(error, NoSpaceError):
             code = "no_room"
         elif isinstance(error, StorageError):
             code = "storage"
         elif isinstance(error, UpdateError):
-            code = "held"  # a decision that cannot be understood: nothing is applied
+            code = "held"  # a decision that cannot be understood
+            message += "; nothing is applied until it is mended, or removed"
         others = [alarm for alarm in self.status.alarms if alarm.code not in (code, "failed")]
         # A server that starts while its storage is down is as ready as one whose storage goes down later.
-        self._tell([Alarm(code, str(error) or repr(error)), *others], settled=True)
+        self._tell([Alarm(code, message), *others], settled=True)
         return float(min(self._config.poll_seconds * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE))
 
     def _tell(self, alarms: Sequence[Alarm], *, settled: bool) -> None:

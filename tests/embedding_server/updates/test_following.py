@@ -231,6 +231,7 @@ class TestHold:
         packets.publish()
         status = server.follow()
         assert status.applied_sequence == 1 and [alarm.code for alarm in status.alarms] == ["held"]
+        assert "until it is mended, or removed" in status.alarms[0].message
         (packets.directory / "hold-main.json").unlink()
         server.follow_until(lambda status: status.applied_sequence == 2 and not status.alarms)
 
