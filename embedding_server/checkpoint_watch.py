@@ -31,7 +31,7 @@ _LONGEST_PAUSE = 60.0
 class CheckpointWatch:
     """Watches one folder for one shard, from `start` to `stop`.
 
-    Threads: any may call `wake`, `reload`, `alarms` and `sequences`.
+    Threads: any may call `look`, `wake`, `reload`, `alarms` and `sequences`.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class CheckpointWatch:
         self._failures = 0
         self._reload: int | None = None
         self._stopping, self._wake = threading.Event(), threading.Event()
+        self._looking = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="checkpoint-watch")
 
     @property
@@ -80,6 +81,10 @@ class CheckpointWatch:
         if self._thread.is_alive():
             self._thread.join()
 
+    def cancel(self) -> None:
+        """Give up a load that is running; nothing is loaded any more. Call `stop` as well."""
+        self._stopping.set()
+
     def wake(self) -> None:
         """Look soon, not at the next poll."""
         self._wake.set()
@@ -98,6 +103,10 @@ class CheckpointWatch:
             NoSpaceError, TableFolderError, ConflictError: it cannot be loaded now.
             LoadCancelled: `stop` was called.
         """
+        with self._looking:
+            return self._look()
+
+    def _look(self) -> bool:
         if not self._folder.single or self._reload is not None or not self._candidates:
             self._candidates = tuple(self._folder.candidates())
         while (choice := self._choice()) is not None:

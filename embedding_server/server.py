@@ -159,6 +159,8 @@ def _serve(
                 watch.start()
             stop.wait()
     finally:
+        if watch is not None:
+            watch.cancel()  # the follower's thread may wait for a load
         if follower is not None:
             follower.stop()  # a load that is catching up ends with it
         if watch is not None:

@@ -54,6 +54,13 @@ class Checkpoints(Protocol):
     def reload(self, keep_through: int) -> None:
         """Load the newest checkpoint at or below `keep_through` in place of what is served."""
 
+    def look(self) -> bool:
+        """Load the checkpoint that is better than what is served, if there is one, and say whether there was.
+
+        Raises:
+            SatrapError, LoadCancelled: there is, and it cannot be loaded now; or that cannot be found out.
+        """
+
 
 class _ReplacedError(Exception):
     """The tables that a pipeline is about are not the ones in use any more."""
@@ -294,10 +301,27 @@ class Follower:
             checkpoints=self.checkpoints.sequences if self.checkpoints is not None else list,
             on_step=self._on_step,
             on_change=self._changed,
+            on_release=self._released,
             now_ns=self._now_ns,
             counts=self._counts,
             freshness=self._freshness,
         )
+
+    def _released(self) -> None:
+        """A hold has ended: a checkpoint beyond it comes before the packets that it takes the place of.
+
+        Raises:
+            _ReplacedError: it was loaded.
+        """
+        if self.checkpoints is None:
+            return
+        try:
+            loaded = self.checkpoints.look()
+        except (SatrapError, LoadCancelled) as error:
+            log.warning("no checkpoint was loaded at the end of the hold, packets are applied: %s", error)
+            return
+        if loaded:
+            raise _ReplacedError
 
     def _changed(self, decision: Decision, done: int) -> None:
         """A decision, or `done` of its packets: tell how far it is."""

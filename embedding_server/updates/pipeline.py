@@ -77,13 +77,15 @@ class Pipeline:
         checkpoints: Callable[[], list[int]] = list,
         on_step: OnStep = lambda name: None,
         on_change: Callable[[Decision, int], None] = lambda decision, done: None,
+        on_release: Callable[[], None] = lambda: None,
         now_ns: Callable[[], int] = time.time_ns,
         counts: Counts | None = None,
         freshness: Freshness | None = None,
     ) -> None:
         """`judge` refuses packets; `writing` is held while rows change; `checkpoints` are the sequences that a rollback
         could load; `on_step` is told each step; `on_change` each decision, and again after each packet,
-        with how many of the decision's are done.
+        with how many of the decision's are done; `on_release`, before a packet that was held back is applied, that its
+        hold has ended, or has moved up.
         """
         self.target, self.feed = target, feed
         self._counts, self._freshness = counts or Counts(), freshness or Freshness()
@@ -92,6 +94,8 @@ class Pipeline:
         self._on_step, self._on_change, self._now_ns = on_step, on_change, now_ns
         self._undo = UndoLog(target.folder, config.undo_packets)
         self._position = feed.position(target.store)
+        self._on_release = on_release
+        self._held: int | None = None
         self._own_alarms: tuple[Alarm, ...] = ()
         self._reload: int | None = None
 
@@ -123,6 +127,7 @@ class Pipeline:
             entries = self.feed.list(applied, self._now_ns())
             self._decisions.read(entries)
             self._on_step("listed")
+            self._tell_release()
             progressed = False
             while time.monotonic() - listed < self._config.poll_seconds or not progressed:
                 outcome = self._round(stopped)
@@ -132,6 +137,12 @@ class Pipeline:
                 if progressed and outcome.settled:
                     break  # what came meanwhile is not listed yet
                 return outcome
+
+    def _tell_release(self) -> None:
+        held = self._decisions.holds.get(self.target.origin.stream)
+        before, self._held = self._held, held
+        if before is not None and (held is None or held > before):
+            self._on_release()
 
     def _round(self, stopped: Callable[[], bool]) -> Outcome | None:
         """Decide, and take the steps; an outcome when there is nothing more to do."""

@@ -201,6 +201,52 @@ class TestHoldsAndCheckpoints:
         state.start(folder, lambda progress: None, threading.Event())
         assert state.applied()[0] == 4 and state.snapshot.started.startswith("cold: ")
 
+    @pytest.mark.parametrize("switch", ["beside", "in_place"])
+    def test_a_checkpoint_comes_before_the_packets_that_it_replaces(
+        self, following, packets, write_ours, tmp_path, switch
+    ):
+        """Whoever releases a hold must not see for a moment what it was there for."""
+
+        def checkpoint(sequence: int) -> Path:
+            rows = np.full((len(packets.signs), 4), sequence, np.float32)
+            folder = tmp_path / "checkpoints" / f"c{sequence}"
+            write_ours(folder, {4: (packets.signs, rows)}, sequence, stream="main")
+            return folder
+
+        checkpoint(2)
+        packets.last = 2
+        packets.publish(4)
+        # What polls is the follower; checkpoints are looked for when they have to be.
+        config = {"checkpoint_switch": switch, "poll_seconds": 30.0}
+        server = following(config, checkpoint=tmp_path / "checkpoints")
+        assert server.follow_until(lambda status: status.applied_sequence == 6)
+        storage = open_storage(packets.directory)
+        write_hold(storage, Hold("main", 4, "me", "bad", 1))
+        before = server.follow_until(lambda status: status.applied_sequence == 4)
+        bad = checkpoint(8)
+        path = max(bad.glob("*.arrow"))
+        path.write_bytes(path.read_bytes()[:-1])
+        checkpoint(7)
+        remove_hold(storage, "main")
+        after = server.follow_until(lambda status: status.applied_sequence > 4)
+        assert after.applied_sequence == 7 and server.value() == 7
+        assert after.applied_packets == before.applied_packets  # none of those that were held back
+
+    def test_without_one_packets_go_on(self, following, packets, write_ours, tmp_path):
+        rows = np.full((len(packets.signs), 4), 2, np.float32)
+        write_ours(tmp_path / "checkpoints" / "c2", {4: (packets.signs, rows)}, 2, stream="main")
+        packets.last = 2
+        packets.publish(4)
+        server = following(checkpoint=tmp_path / "checkpoints")
+        server.follow_until(lambda status: status.applied_sequence == 6)
+        storage = open_storage(packets.directory)
+        write_hold(storage, Hold("main", 4, "me", "bad", 1))
+        server.follow_until(lambda status: status.applied_sequence == 4)
+        write_hold(storage, Hold("main", 5, "me", "better", 2))  # in part
+        server.follow_until(lambda status: status.applied_sequence == 5)
+        remove_hold(storage, "main")
+        server.follow_until(lambda status: status.applied_sequence == 6)
+
 
 class TestOneSequenceTwice:
     """Another writer has the sequence of what is in the tables, and the first one is not there to tell."""
