@@ -1,16 +1,13 @@
 """What operators decided, as far as the files beside the packets say: read again when they change."""
 
-import re
 from collections.abc import Mapping, Sequence
 
-from satrap.formats.decisions import Hold, Skip, read_hold, read_skips
+from satrap.formats.decisions import Hold, Skip, parse_decision_name, read_hold, read_skips
 from satrap.storage import Entry, Storage
 
 __all__ = ["DecisionFiles"]
 
-
 _SECOND = 10**9
-_NAME = re.compile(r"(hold|skip)-(.+)\.json")
 
 
 class DecisionFiles:
@@ -48,15 +45,14 @@ class DecisionFiles:
         present = {
             entry.name: (entry, found)
             for entry in listing
-            if (found := _NAME.fullmatch(entry.name)) is not None and not entry.is_folder
+            if (found := parse_decision_name(entry.name)) is not None and not entry.is_folder
         }
         if not present and not self._known:
             return
         self._known = {name: known for name, known in self._known.items() if name in present}
         holds: dict[str, Hold] = {}
         skips: dict[str, tuple[Skip, ...]] = {}
-        for entry, found in present.values():
-            kind, stream = found.groups()
+        for entry, (kind, stream) in present.values():
             content = self._content(entry, kind, stream)
             if isinstance(content, Hold):
                 holds[stream] = content

@@ -5,13 +5,13 @@ million names. So it is listed as a whole when it is polled, or when somebody as
 taken in by its name. A directory whose arrivals have never been told of (another machine writes it) is always listed.
 """
 
-import re
 import time
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from satrap.errors import SatrapError
+from satrap.formats.decisions import parse_decision_name
 from satrap.formats.manifest import after_sequence, parse_manifest_name
 from satrap.formats.persia_marker import SHARD_FOLDER
 from satrap.storage import Entry, Storage
@@ -26,8 +26,6 @@ _REMEMBERED = 8
 
 _REST = 20
 """A directory whose listing takes long is listed so rarely that it takes a twentieth of the time."""
-
-_DECISION = re.compile(r"(hold|skip)-.*\.json")
 
 
 class PacketListing:
@@ -101,7 +99,7 @@ class PacketListing:
         self.others = [
             entry
             for entry in entries
-            if _DECISION.fullmatch(entry.name) or (entry.is_folder and SHARD_FOLDER.fullmatch(entry.name))
+            if parse_decision_name(entry.name) or (entry.is_folder and SHARD_FOLDER.fullmatch(entry.name))
         ]
 
     def _take_in(self, manifests: Sequence[Listed], applied: int) -> None:

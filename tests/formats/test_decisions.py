@@ -14,6 +14,7 @@ from satrap.formats.decisions import (
     format_hold,
     format_skips,
     hold_name,
+    parse_decision_name,
     parse_hold,
     parse_skips,
     read_hold,
@@ -134,3 +135,16 @@ def test_any_byte_changed_is_read_or_refused(data):
             parse("x", bytes(changed), "ads")
         except UpdateError:
             continue
+
+
+@pytest.mark.parametrize(
+    "name", ["hold-.json", "hold-a.json.tmp", ".hold-a.json", "skips-a.json", "hold.json"]
+)
+def test_names_of_no_decision(name):
+    assert parse_decision_name(name) is None
+
+
+@pytest.mark.parametrize("stream", ["ads", "a.b-c", "a.json"])
+def test_names_of_decisions(stream):
+    assert parse_decision_name(hold_name(stream)) == ("hold", stream)
+    assert parse_decision_name(skip_name(stream)) == ("skip", stream)

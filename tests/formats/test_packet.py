@@ -29,11 +29,12 @@ from satrap.errors import (
     StorageError,
     TruncatedFileError,
 )
-from satrap.formats.manifest import Dense, FileEntry, format_manifest
+from satrap.formats.manifest import Dense, FileEntry, format_manifest, manifest_name
 from satrap.formats.packet import (
     PacketContent,
     data_file_name,
     entries_of,
+    manifest_of_data_file,
     publish_packet,
     read_manifest,
     read_shard,
@@ -474,3 +475,12 @@ while True:
 def test_entries_are_json_as_they_are():
     entry = FileEntry("a.arrow", "rows", 2, "float32", 0, 1, 500, "xxh3_64:" + "0" * 16)
     assert json.loads(json.dumps(vars(entry))) == vars(entry)
+
+
+@pytest.mark.parametrize("repeat", [0, 1, 12])
+@pytest.mark.parametrize("dtype", ["float32", "float16", None])
+def test_a_data_file_names_its_manifest(dtype, repeat):
+    name = data_file_name(3, "5a_1-c", 2, dtype, 1, 2, repeat)
+    assert manifest_of_data_file(name) == manifest_name(3, "5a_1-c")
+    for other in (manifest_name(3, "5a1c"), f".{name}", f"{name}.part", name.replace("0", "o", 1)):
+        assert manifest_of_data_file(other) is None

@@ -14,9 +14,9 @@ from satrap.embedding_server.checkpoint_folder import is_folder_of_checkpoints
 from satrap.embedding_server.checkpoints import CheckpointSettings, open_checkpoint
 from satrap.embedding_server.origin import PERSIA_STREAM
 from satrap.errors import CheckpointError, InvalidInputError, SatrapError, StorageError, UpdateError
-from satrap.formats.decisions import read_hold
+from satrap.formats.decisions import parse_decision_name, read_hold
 from satrap.formats.manifest import Manifest, manifest_name, parse_manifest_name
-from satrap.formats.packet import read_manifest
+from satrap.formats.packet import manifest_of_data_file, read_manifest
 from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.formats.persia_marker import MARKER
 from satrap.formats.persia_packet import PACKET_MARKER, PersiaDirectory, list_packets, parse_packet
@@ -25,9 +25,7 @@ from satrap.storage import Entry, Storage
 
 __all__ = ["Found", "find_checkpoints", "find_packets", "spelled_once"]
 
-_DATA_FILE = re.compile(r"(\d{20}-[A-Za-z0-9_-]+)\.\d+-[a-z0-9]+\.\d+-of-\d+(\.\d+)?\.arrow")
 _TEMPORARY = re.compile(r"\.\d{20}-[A-Za-z0-9_-]+\..+\.[0-9a-f]{16}")
-_HOLD = re.compile(r"hold-(.+)\.json")
 _READERS = 8
 """Manifests read at once: over a network most of the time is waiting."""
 
@@ -86,7 +84,7 @@ def _look(storage: Storage, folder: str, settings: CheckpointSettings) -> Stored
     begun = {file.rpartition("/")[2] for file, _ in files}
     try:
         if not any(parse_manifest_name(name) or name == MARKER for name in begun):
-            if files and all(_DATA_FILE.fullmatch(name) or _TEMPORARY.fullmatch(name) for name in begun):
+            if files and all(manifest_of_data_file(name) or _TEMPORARY.fullmatch(name) for name in begun):
                 return Remainder(publication.unfinished(folder))
             return "it is no checkpoint, or one that is not written to its end" if files else ""
         opened = open_checkpoint(own.url, settings)
@@ -126,10 +124,10 @@ def find_packets(storage: Storage) -> Found:
     found = Found(storage)
     entries = storage.list(temporary=True)
     for entry in entries:
-        hold = _HOLD.fullmatch(entry.name)
-        decided = read_hold(storage, hold[1]) if hold else None
-        if hold and decided is not None:
-            found.holds[hold[1]] = decided.keep_through
+        what, stream = parse_decision_name(entry.name) or ("", "")
+        hold = read_hold(storage, stream) if what == "hold" else None
+        if hold is not None:
+            found.holds[stream] = hold.keep_through
     _find_ours(found, [entry for entry in entries if not entry.is_folder])
     directories = list(list_packets(storage, entries).directories.values())
     for _, packet in _each(
@@ -142,11 +140,11 @@ def find_packets(storage: Storage) -> Found:
 def _find_ours(found: Found, entries: Sequence[Entry]) -> None:
     """Packets with their data files, and data files without a packet."""
     storage = found.storage
-    by_prefix: dict[str, list[tuple[str, Entry]]] = {}
+    by_manifest: dict[str, list[tuple[str, Entry]]] = {}
     for entry in entries:
-        data = _DATA_FILE.fullmatch(entry.name)
-        if data:
-            by_prefix.setdefault(data[1], []).append((entry.name, entry))
+        manifest_of = manifest_of_data_file(entry.name)
+        if manifest_of is not None:
+            by_manifest.setdefault(manifest_of, []).append((entry.name, entry))
         elif _TEMPORARY.fullmatch(entry.name):
             found.remainders.append(
                 Remainder(_Publication(storage.path_of(entry.name), [(entry.name, entry)]).unfinished())
@@ -162,7 +160,7 @@ def _find_ours(found: Found, entries: Sequence[Entry]) -> None:
             return error
 
     for entry, manifest in _each("reading manifests", manifests, read):
-        files = [(entry.name, entry), *by_prefix.pop(entry.name.removesuffix(".json"), [])]
+        files = [(entry.name, entry), *by_manifest.pop(entry.name, [])]
         publication = _Publication(storage.path_of(entry.name), files).finished()
         names = frozenset([entry.name])
         if isinstance(manifest, SatrapError):
@@ -172,7 +170,7 @@ def _find_ours(found: Found, entries: Sequence[Entry]) -> None:
             found.packets.append(StoredPacket(publication, manifest.stream, manifest.sequence, names))
     found.remainders += [
         Remainder(_Publication(storage.path_of(files[0][0]), files).unfinished())
-        for files in by_prefix.values()
+        for files in by_manifest.values()
     ]
 
 

@@ -13,7 +13,7 @@ from satrap.cli.persia_inspection import examine_persia_packet, examine_persia_p
 from satrap.cli.progress import LoadProgress
 from satrap.errors import InvalidInputError, SatrapError, TruncatedFileError, UpdateError
 from satrap.formats.checkpoint import UpdateCheckpoint, open_checkpoint
-from satrap.formats.decisions import read_hold, read_skips
+from satrap.formats.decisions import parse_decision_name, read_hold, read_skips
 from satrap.formats.manifest import FileEntry, Manifest, parse_manifest_name
 from satrap.formats.packet import read_manifest
 from satrap.formats.persia_checkpoint import ShardRoute
@@ -26,7 +26,6 @@ from satrap.storage import Entry, Storage
 __all__ = ["examine_update_file", "examine_update_folder"]
 
 _QUARANTINE = "reason.json"
-_DECISION = re.compile(r"(hold|skip)-(.+)\.json")
 _WHOLE = "every byte was read, and is what the manifest says"
 _HEADERS = "every manifest was read, and every file that it names is there with its size; no file was read"
 
@@ -38,11 +37,11 @@ def examine_update_file(storage: Storage, name: str, sign: int | None = None) ->
         StorageError: it cannot be read at the moment.
         FileNotFoundError: it is not there.
     """
-    decision = _DECISION.fullmatch(name)
+    decision = parse_decision_name(name)
     if parse_manifest_name(name) is not None:
         return _manifest(storage, name, sign)
     if decision is not None:
-        return _decision(storage, decision[1], decision[2])
+        return _decision(storage, *decision)
     if name.endswith(".arrow"):
         return _row_file(storage, name, sign)
     if name.endswith(".inc"):
@@ -65,7 +64,7 @@ def examine_update_folder(storage: Storage, sign: int | None = None) -> Facts | 
         if len(manifests) == 1 and isinstance(first, Manifest) and first.kind == "full":
             return _checkpoint(storage, sign)
         return _packets(storage, listing, manifests, sign)
-    if any(_DECISION.fullmatch(entry.name) for entry in listing):
+    if any(parse_decision_name(entry.name) for entry in listing):
         return _packets(storage, listing, [], sign)
     if any(entry.name.endswith(".inc") for entry in listing):
         name = storage.url.rstrip("/").rpartition("/")[2]
@@ -264,7 +263,7 @@ def _packets(storage: Storage, listing: Sequence[Entry], names: Sequence[str], s
         except SatrapError as error:
             damaged.append(str(error))
     streams = sorted({manifest.stream for manifest in manifests})
-    decided = [entry.name for entry in listing if _DECISION.fullmatch(entry.name)]
+    decided = [entry.name for entry in listing if parse_decision_name(entry.name)]
     facts: Facts = {
         "kind": "folder of packets",
         "path": storage.url,

@@ -8,9 +8,10 @@ They end when the file is removed. `docs/operations.md` says how they are used, 
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from satrap.formats.manifest import MAX_SEQUENCE, STREAM_PATTERN
 from satrap.formats.strict_json import MAX_INTEGER, MAX_JSON_BYTES, JsonObject, strict_json
@@ -23,6 +24,7 @@ __all__ = [
     "format_hold",
     "format_skips",
     "hold_name",
+    "parse_decision_name",
     "parse_hold",
     "parse_skips",
     "read_hold",
@@ -39,6 +41,7 @@ HOLD_FORMAT: Final = "satrap-hold"
 SKIP_FORMAT: Final = "satrap-skip"
 VERSION: Final = 1
 _WHY_LENGTH: Final = 1000
+_NAME: Final = re.compile(r"(hold|skip)-(.+)\.json")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,14 @@ def hold_name(stream: str) -> str:
 def skip_name(stream: str) -> str:
     """The name of the skips' file."""
     return f"skip-{stream}.json"
+
+
+def parse_decision_name(name: str) -> tuple[Literal["hold", "skip"], str] | None:
+    """Which decision a file is about, and the stream; None if it is none by its name."""
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return None
+    return "hold" if found[1] == "hold" else "skip", found[2]
 
 
 def format_hold(hold: Hold) -> bytes:

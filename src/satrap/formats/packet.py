@@ -1,6 +1,7 @@
 """Packets: rows that changed, published to a folder and read again by the shards that own them."""
 
 import io
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ __all__ = [
     "PacketContent",
     "ShardPart",
     "data_file_name",
+    "manifest_of_data_file",
     "entries_of",
     "publish_packet",
     "read_manifest",
@@ -44,6 +46,10 @@ __all__ = [
 Signs = NDArray[np.uint64]
 ShardPart = tuple[int, Signs, NDArray[Any] | None]
 """dim, signs u64 [n], and rows [n, dim] of float32 or float16, or None: the signs are deleted."""
+
+_DATA_NAME = re.compile(
+    r"([0-9]{20}-[A-Za-z0-9][A-Za-z0-9_-]*)\.[0-9]+-[a-z0-9]+\.[0-9]+-of-[0-9]+(?:\.[0-9]+)?\.arrow"
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,12 @@ def data_file_name(
     """The name of a data file; `repeat` counts those that would have the same name before it."""
     again = f".{repeat}" if repeat else ""
     return f"{sequence:020d}-{writer}.{dim}-{dtype or 'deletes'}.{shard}-of-{shards}{again}.arrow"
+
+
+def manifest_of_data_file(name: str) -> str | None:
+    """The name of the manifest that a data file belongs to; None if it is none by its name."""
+    found = _DATA_NAME.fullmatch(name)
+    return None if found is None else f"{found[1]}.json"
 
 
 def publish_packet(
