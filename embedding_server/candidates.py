@@ -29,14 +29,13 @@ class Candidate:
     def of(opened: OpenedCheckpoint) -> "Candidate":
         """What there is to know of one that was opened."""
         origin = opened.origin
-        reaches = origin.published_ns // 10**9 if origin.format == "persia" else origin.base_sequence
         return Candidate(
             opened.location,
             origin.stream,
             origin.base_sequence,
             origin.published_ns,
             opened.identity,
-            reaches,
+            origin.reaches(origin.base_sequence),
         )
 
 

@@ -46,6 +46,13 @@ class Origin:
     limits: Mapping[int, DimLimits] = field(default_factory=dict)
     writer: str = ""
 
+    def reaches(self, applied: int) -> int:
+        """The greatest sequence of which tables with the watermark `applied` may hold something.
+
+        For PERSIA's also the second in which the checkpoint was written: its watermark is a margin before that.
+        """
+        return max(applied, self.published_ns // 10**9) if self.format == "persia" else applied
+
     @staticmethod
     def from_json(value: object) -> "Origin":
         """An origin from the JSON object of its fields; those that are missing are as by default.

@@ -439,10 +439,7 @@ class ShardState:
 
 
 def _check_forward(before: Target, new: Target) -> None:
-    applied, reached = before.store.applied[0], new.store.applied[0]
-    if new.origin.format == "persia":
-        # What was applied until then is in it, though its watermark is a margin earlier.
-        reached = max(reached, new.origin.published_ns // 10**9)
+    applied, reached = before.store.applied[0], new.origin.reaches(new.store.applied[0])
     if new.origin.stream == before.origin.stream and reached < applied:
         raise StorageError(
             new.info.checkpoint,

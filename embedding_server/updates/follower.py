@@ -195,9 +195,8 @@ class Follower:
         pipeline.advance(ending)
         if ending():
             raise LoadCancelled
-        origin, reached = target.origin, target.store.applied[0]
-        if origin.format == "persia":
-            reached = max(reached, origin.published_ns // 10**9)
+        origin = target.origin
+        reached = origin.reaches(target.store.applied[0])
         held = decisions.holds.get(origin.stream, reached)
         if reached > held:
             raise ConflictError(

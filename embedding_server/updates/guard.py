@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from satrap._core import rows as row_kernels
 from satrap.config import GuardrailsConfig
+from satrap.embedding_server.origin import MAX_ORDINAL
 from satrap.embedding_server.tables import RowDType
 from satrap.embedding_server.updates.packet import PacketPart, VerifiedPacket
 from satrap.errors import ForeignConfigError, GuardrailError, MisroutedSignError, OrdinalRangeError
@@ -24,7 +25,6 @@ from satrap.formats.persia_checkpoint import ShardRoute
 
 __all__ = ["Limits", "check_values", "judge", "unjudged"]
 
-_ORDINALS = 2**32
 _FLOAT16_END = 65520.0
 """The least magnitude that float16 rounds to infinity."""
 
@@ -59,7 +59,7 @@ def judge(
         GuardrailError: a row is not finite (or would not be, as the tables keep it), a norm or the share of rows
             changed is beyond its bound.
     """
-    if not 0 <= packet.ordinal < _ORDINALS:
+    if not 0 <= packet.ordinal <= MAX_ORDINAL:
         raise OrdinalRangeError(
             packet.name, f"the ordinal {packet.ordinal} does not fit into a row (2^32 and more)"
         )

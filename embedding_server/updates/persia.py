@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from satrap.embedding_server.origin import MAX_ORDINAL, PERSIA_STREAM
 from satrap.embedding_server.updates.alarms import Alarm
 from satrap.embedding_server.updates.decide import Apply, PassOver, Refuse, RollBack, Step, Wait
 from satrap.embedding_server.updates.trouble import Trouble
@@ -30,7 +31,6 @@ from satrap.formats.persia_packet import (
 )
 
 __all__ = [
-    "PERSIA_STREAM",
     "Look",
     "PersiaDecision",
     "PersiaKnowledge",
@@ -40,11 +40,6 @@ __all__ = [
     "outlived_by",
     "wait_for_troubles",
 ]
-
-PERSIA_STREAM = "persia"
-"""What the stream of all .inc files is called."""
-
-MAX_ORDINAL = 2**32 - 1
 
 _TRIES = 3
 """Looks at which a file of a marked directory must be broken before it is refused."""

@@ -15,12 +15,12 @@ from typing import Literal
 import xxhash
 
 from satrap._core.table import Table, TableGeneration
+from satrap.embedding_server.origin import PERSIA_STREAM
 from satrap.embedding_server.updates.alarms import Alarm
 from satrap.embedding_server.updates.decide import Decision, Wait
 from satrap.embedding_server.updates.feed import Standing
 from satrap.embedding_server.updates.packet import PacketPart, VerifiedPacket
 from satrap.embedding_server.updates.persia import (
-    PERSIA_STREAM,
     Look,
     PersiaDecision,
     PersiaKnowledge,

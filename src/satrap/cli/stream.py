@@ -11,6 +11,7 @@ from typing import Any
 from satrap.cli.records import print_record
 from satrap.cli.shards import Said, status_of_all, title
 from satrap.cli.update_status import age, updates_of
+from satrap.embedding_server.origin import PERSIA_STREAM
 from satrap.errors import InvalidInputError
 from satrap.formats.decisions import Hold, Skip, add_skip, hold_name, read_hold, read_skips, skip_name
 from satrap.protos import embedding_pb2 as pb
@@ -18,7 +19,6 @@ from satrap.storage import Storage, StorageKind, open_storage
 
 __all__ = ["FollowedStream", "find_stream", "present_user", "show", "skip"]
 
-_PERSIA = "persia"
 _UNFOLLOWED = "follows no packets"
 
 
@@ -106,7 +106,7 @@ def skip(stream: FollowedStream, to: int, *, who: str, why: str) -> str:
         InvalidInputError: there is nothing to skip.
         UpdateError, StorageError: the decision cannot be written.
     """
-    if stream.name == _PERSIA:
+    if stream.name == PERSIA_STREAM:
         raise InvalidInputError("PERSIA's packets have no sequences, so there are no gaps to skip")
     applied = [
         said.answer.updates.applied_sequence
