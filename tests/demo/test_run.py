@@ -26,7 +26,11 @@ def no_tables_left() -> Iterator[None]:
 
 def test_the_demo_serves_what_it_trained(tmp_path: Path):
     result = subprocess.run(
-        COMMAND, capture_output=True, text=True, timeout=110, env={**os.environ, "TMPDIR": str(tmp_path)}
+        [*COMMAND, "--seconds", "12"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert result.returncode == 0, result.stderr
     served, offline = (
@@ -38,12 +42,12 @@ def test_the_demo_serves_what_it_trained(tmp_path: Path):
     rounds = re.findall(
         r"^ +[\d.]+ +([\d,]+) +([\d,]+) +([\d.]+) +(0\.\d+) +([\d,]+) ms old +[\d.]+ ms$", result.stdout, re.M
     )
-    assert len(rounds) == 8
+    assert len(rounds) == 4
     clicks, packets = ([int(one[column].replace(",", "")) for one in rounds] for column in (0, 1))
     assert clicks == sorted(set(clicks))
     assert packets == sorted(set(packets))
     versions = [version for _, _, version, _, _ in rounds]
-    assert versions[:4] == ["1.0"] * 4
+    assert versions[:2] == ["1.0"] * 2
     assert versions[-1] == "2.0"
     assert versions == sorted(versions)
     aucs = [float(value) for _, _, _, value, _ in rounds]
@@ -54,7 +58,7 @@ def test_the_demo_serves_what_it_trained(tmp_path: Path):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_kept_up_it_stops_and_leaves_nothing(tmp_path: Path, number: int):
     demo = subprocess.Popen(
-        [*COMMAND, "--keep", "--seconds", "4"],
+        [*COMMAND, "--keep", "--seconds", "2"],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
