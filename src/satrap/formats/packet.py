@@ -29,13 +29,13 @@ from satrap.formats.strict_json import MAX_JSON_BYTES
 from satrap.storage import Storage, Upload
 
 __all__ = [
-    "check_parts",
-    "check_writable",
     "PacketContent",
     "ShardPart",
+    "check_parts",
+    "check_writable",
     "data_file_name",
-    "manifest_of_data_file",
     "entries_of",
+    "manifest_of_data_file",
     "publish_packet",
     "read_manifest",
     "read_shard",
