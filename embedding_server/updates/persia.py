@@ -41,6 +41,8 @@ __all__ = [
     "wait_for_troubles",
 ]
 
+_SECOND = 1_000_000_000
+
 _TRIES = 3
 """Looks at which a file of a marked directory must be broken before it is refused."""
 
@@ -51,11 +53,14 @@ class PersiaSettings:
 
     `replay_from` (unix seconds): what is older is in the checkpoint for sure. `unmarked_ns`: how long a directory
     without a marker must have been left alone. `patience_ns`: how long a file of a marked one may be broken.
+    `ahead_ns`: how far beyond this machine's clock a file's time may be: until then it waits, since its rows would keep
+    out those of all files before that time.
     """
 
     replay_from: int = 0
     unmarked_ns: int = 60_000_000_000
     patience_ns: int = 0
+    ahead_ns: int = 3600 * _SECOND
 
 
 @dataclass(frozen=True)
@@ -283,6 +288,9 @@ class _Plan:
         elif look.unix_seconds > MAX_ORDINAL:
             self._blocks.append((place, file.name))
             self._refuse.append(Refuse(file.name, look.unix_seconds, _out_of_range(file, look)))
+        elif (due := look.unix_seconds * _SECOND - self._settings.ahead_ns) > self._now_ns:
+            self._until = due if self._until is None else min(due, self._until)
+            self._alarm("clock_ahead", _from_the_future(file, look, self._now_ns))
         else:
             self._newest = max(self._newest, look.unix_seconds)
             if self._keep_through is not None and look.unix_seconds > self._keep_through:
@@ -353,7 +361,9 @@ class _Plan:
         if file.name in self._verdicts and self._has_changed(file):
             self._changed.append(file.name)
 
-    def _alarm(self, code: Literal["unmarked", "quarantined", "storage", "held"], message: str) -> None:
+    def _alarm(
+        self, code: Literal["unmarked", "quarantined", "storage", "held", "clock_ahead"], message: str
+    ) -> None:
         self._alarms.setdefault(code, Alarm(code, message))
 
 
@@ -368,4 +378,13 @@ def _out_of_range(file: PersiaFile, look: Look) -> OrdinalRangeError:
     return OrdinalRangeError(
         file.name,
         f"its time is {look.unix_seconds:,} seconds since the epoch; rows can carry at most {MAX_ORDINAL:,}",
+    )
+
+
+def _from_the_future(file: PersiaFile, look: Look, now_ns: int) -> str:
+    ahead = look.unix_seconds - now_ns // _SECOND
+    return (
+        f"{file.name} is not applied yet: its time is {ahead:,} s ahead of this machine's clock, and its rows would "
+        "keep out those of all files until then. Set the clocks of trainer and server by NTP; if the file is damaged, "
+        "move it away"
     )

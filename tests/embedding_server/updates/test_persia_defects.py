@@ -242,13 +242,31 @@ def test_8_a_trainers_clock_that_is_ahead_is_told_and_harms_nothing(trainer, fol
 def test_8_a_time_that_no_row_can_carry_is_refused(trainer, follow):
     server = follow(updates={"quarantine": "skip"})
     trainer.write("s0/inc_20260101000000", "0_0.inc", rows_of(SIGNS, 1.0), 2**32)
-    trainer.write("s0/inc_20260101000000", "0_1.inc", rows_of(SIGNS, 2.0), 2**32 - 1)
+    trainer.write("s0/inc_20260101000000", "0_1.inc", rows_of(SIGNS, 2.0), 2000)
     trainer.mark("s0/inc_20260101000000")
     until(lambda: now(server).updates.quarantined_packets == 1)
     (record,) = server.stub.Quarantine(pb.QuarantineRequest(), timeout=20).records
     assert record.code == "ordinal_range"
     assert values(server) == [2.0] * len(SIGNS)
-    assert now(server).updates.applied_sequence == 2**32 - 1
+    assert now(server).updates.applied_sequence == 2000
+
+
+def test_8_a_file_from_the_far_future_does_not_freeze_its_rows(trainer, follow):
+    """A damaged time, or a clock that is off by a day: as an ordinal it would win for as long."""
+    server = follow()
+    ahead = int(time.time()) + 86_400
+    for number, (value, second) in enumerate([(1.0, 1000), (2.0, ahead), (3.0, 2000)]):
+        trainer.write("s0/inc_20260101000000", f"0_{number}.inc", rows_of(SIGNS, value), second)
+    trainer.mark("s0/inc_20260101000000")
+    status = now(server).updates
+    assert values(server) == [3.0] * len(SIGNS)
+    assert (status.applied_sequence, status.packets_behind) == (2000, 1)
+    until(lambda: [alarm.code for alarm in server.status().updates.alarms] == ["clock_ahead"])
+    (alarm,) = server.status().updates.alarms
+    assert "0_1.inc is not applied yet" in alarm.message and "86,4" in alarm.message
+    (trainer.root / "s0/inc_20260101000000/0_1.inc").unlink()
+    now(server)
+    until(lambda: not server.status().updates.alarms)
 
 
 @pytest.fixture
