@@ -222,14 +222,16 @@ class Histogram(_message.Message):
     def __init__(self, bounds: _Optional[_Iterable[float]] = ..., counts: _Optional[_Iterable[int]] = ..., count: _Optional[int] = ..., sum: _Optional[float] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("sequence", "name", "code")
+    __slots__ = ("sequence", "name", "code", "decision")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     CODE_FIELD_NUMBER: _ClassVar[int]
+    DECISION_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     name: str
     code: str
-    def __init__(self, sequence: _Optional[int] = ..., name: _Optional[str] = ..., code: _Optional[str] = ...) -> None: ...
+    decision: str
+    def __init__(self, sequence: _Optional[int] = ..., name: _Optional[str] = ..., code: _Optional[str] = ..., decision: _Optional[str] = ...) -> None: ...
 
 class FollowNowRequest(_message.Message):
     __slots__ = ()

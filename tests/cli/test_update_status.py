@@ -63,13 +63,13 @@ def test_everything_else():
         quarantined_packets=2,
         unmarked_packets=1,
         clock_skew_seconds=3600.0,
-        verdicts=[pb.Verdict(sequence=3, name="x", code="guardrail")],
+        verdicts=[pb.Verdict(sequence=3, name="x", code="guardrail", decision="waiting")],
     )
     assert told["gap detection"] == "none"
     assert told["held"] == "through 1,041 by me: bad"
     assert told["alarm held"] == "m (for 5.0 s)"
     assert told["packets"] == "2 refused, 1 without PERSIA's marker since start"
-    assert told["quarantine"] == "x (guardrail)"
+    assert told["quarantine"] == "x (guardrail), waiting"
     assert told["clock"] == "the trainer's is 3600.0 s ahead of the server's"
 
 
@@ -90,6 +90,11 @@ class TestDisagreements:
         (sentence,) = disagreements([("0", one), ("1", other), ("2", other)])
         assert sentence.startswith("the shards disagree on p: refused by 0 (guardrail), applied by 1, 2.")
         assert "satrap rollback --to 2" in sentence
+
+    def test_what_was_dropped_is_settled(self):
+        dropped = pb.Verdict(sequence=3, name="p", code="guardrail", decision="dropped")
+        one, other = said(applied_sequence=4, verdicts=[dropped]), said(applied_sequence=4)
+        assert disagreements([("0", one), ("1", other)]) == []
 
     def test_what_has_no_sequence_says_nothing(self):
         unread = said(applied_sequence=2, verdicts=[pb.Verdict(name="a/0.inc", code="bad_persia_packet")])

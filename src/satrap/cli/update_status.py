@@ -13,7 +13,7 @@ __all__ = ["Updates", "age", "disagreements", "update_lines", "updates_of"]
 class Updates:
     """What a server said of its updates. Ages and delays are seconds, None if they are not known.
 
-    `alarms` are (code, message, seconds since), `refused` (sequence, name, code), newest last.
+    `alarms` are (code, message, seconds since), `refused` (sequence, name, code, decision), newest last.
     `not_ready` is why health is red, empty if it is not.
     """
 
@@ -39,7 +39,7 @@ class Updates:
     visible_p99_seconds: float | None = None
     visible_packets: int = 0
     clock_skew_seconds: float = 0.0
-    refused: tuple[tuple[int, str, str], ...] = field(default=())
+    refused: tuple[tuple[int, str, str, str], ...] = field(default=())
     not_ready: str = ""
 
 
@@ -79,7 +79,9 @@ def updates_of(answer: pb.StatusResponse, now_ns: int) -> Updates | None:
         visible_p99_seconds=quantile(seen, 0.99) if known else None,
         visible_packets=seen.observed,
         clock_skew_seconds=said.clock_skew_seconds,
-        refused=tuple((verdict.sequence, verdict.name, verdict.code) for verdict in said.verdicts),
+        refused=tuple(
+            (verdict.sequence, verdict.name, verdict.code, verdict.decision) for verdict in said.verdicts
+        ),
         not_ready=said.not_ready,
     )
 
@@ -124,8 +126,8 @@ def update_lines(updates: Updates) -> Iterator[tuple[str, str]]:
     ]
     told = ", ".join(f"{count:,} {what}" for count, what in counts if count)
     yield "packets", f"{told} since start" if told else ""
-    for _, name, code in updates.refused:
-        yield "quarantine", f"{name} ({code})"
+    for _, name, code, decision in updates.refused:
+        yield "quarantine", f"{name} ({code}), {decision}"
     if updates.clock_skew_seconds:
         yield "clock", f"the trainer's is {updates.clock_skew_seconds:.1f} s ahead of the server's"
 
@@ -133,7 +135,8 @@ def update_lines(updates: Updates) -> Iterator[tuple[str, str]]:
 def disagreements(answers: Sequence[tuple[str, Updates]]) -> list[str]:
     """A sentence for each packet that some shards (name, updates) refused and others have applied, and for streams.
 
-    A file of PERSIA's that could not be read has no sequence (0): whether others have applied it is not known.
+    A file of PERSIA's that could not be read has no sequence (0): whether others have applied it is not known. A packet
+    that was dropped is settled: whoever dropped it was told of the others.
     """
     sentences = []
     streams = {updates.stream for _, updates in answers if updates.stream}
@@ -143,11 +146,19 @@ def disagreements(answers: Sequence[tuple[str, Updates]]) -> list[str]:
             f"the shards follow different streams ({told}): load one's full checkpoint at all of them"
         )
     packets = sorted(
-        {(sequence, name) for _, updates in answers for sequence, name, _ in updates.refused if sequence}
+        {
+            (sequence, name)
+            for _, updates in answers
+            for sequence, name, _, decision in updates.refused
+            if sequence and decision != "dropped"
+        }
     )
     for sequence, name in packets:
         refused = {
-            shard: code for shard, updates in answers for _, other, code in updates.refused if other == name
+            shard: code
+            for shard, updates in answers
+            for _, other, code, _ in updates.refused
+            if other == name
         }
         applied = [
             shard
