@@ -325,6 +325,10 @@ def test_without_any_server_the_decision_is_written(tmp_path, table_directory):
     result = run("rollback", "--to", 9, "--why", "w", "--stream", "main", *flags)
     assert result.exit_code == 0 and "no server was told" in result.output
     assert read_hold(open_storage(tmp_path), "main").keep_through == 9
+    (tmp_path / "hold-main.json").write_text("")  # as a crash may leave it
+    result = run("rollback", "--to", 8, "--why", "w", "--stream", "main", *flags)
+    assert result.exit_code == 0 and "in place of one that cannot be read" in result.output
+    assert read_hold(open_storage(tmp_path), "main").keep_through == 8
     assert run("rollback", "--release", "--stream", "main", *flags).exit_code == 0
     result = run("stream", "show", "--stream", "main", "--table-directory", table_directory)
     assert result.exit_code == 1 and "--packets" in result.output

@@ -2,12 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from contextlib import suppress
 
 import pytest
 
 from satrap.errors import InvalidInputError, PathEscapeError, StorageError
 from satrap.storage import Entry, full_location, open_storage
+from satrap.storage.remote import RemoteStorage
 
 
 def names(entries):
@@ -63,6 +65,30 @@ def test_a_name_is_taken_once(storage):
     assert storage.read("a") == b"1"
     storage.publish("a", b"3", replace=True)
     assert storage.read("a") == b"3"
+    assert names(storage.list(temporary=True)) == ["a"]
+
+
+def test_what_is_replaced_is_never_absent(storage, monkeypatch):
+    """A hold that is not there for a moment is a release."""
+    storage.publish("hold", b"1")
+    if isinstance(storage, RemoteStorage):
+        real = storage._fs.rm_file
+
+        def remove(place: str) -> None:
+            assert not place.endswith("/hold")
+            real(place)
+
+        monkeypatch.setattr(storage._fs, "rm_file", remove)
+    for content in (b"2" * 100, b"", b"3"):
+        storage.publish("hold", content, replace=True)
+        assert storage.read("hold") == content
+        assert names(storage.list(temporary=True)) == ["hold"]
+
+
+def test_what_is_large_is_replaced_too(storage):
+    storage.publish("a", b"1")
+    storage.publish("a", b"2" * (2 << 20), replace=True)
+    assert storage.read("a") == b"2" * (2 << 20)
     assert names(storage.list(temporary=True)) == ["a"]
 
 
@@ -190,6 +216,8 @@ def test_what_a_path_without_a_scheme_means(location, kind, full):
     [
         ("", "local", "neither a path nor a URL"),
         ("a\0b", "local", "neither a path nor a URL"),
+        ("s3:/bucket/packets", "local", "lost a slash: write s3://bucket/packets"),
+        (Path("hdfs://host/packets"), "local", "lost a slash: write hdfs://host/packets"),
         ("/a", "tape", "storage is one of local, ceph, hdfs"),
         ("nosuch://a", "local", "there is no storage nosuch://"),
     ],

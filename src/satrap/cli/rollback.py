@@ -13,7 +13,7 @@ from satrap.cli.shards import STATUS_SECONDS, Said, title
 from satrap.cli.stream import FollowedStream
 from satrap.client import ManagementClient, SparseNeed
 from satrap.embedding_server.updates.rollback import CANNOT
-from satrap.errors import ConflictError, InvalidInputError, SatrapError
+from satrap.errors import ConflictError, InvalidInputError, SatrapError, UpdateError
 from satrap.formats.decisions import Hold, hold_name, read_hold, remove_hold, write_hold
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
@@ -68,15 +68,20 @@ def hold(stream: FollowedStream, to: int, *, who: str, why: str) -> list[str]:
     """Write the decision. Returns what has to be said about it.
 
     Raises:
-        UpdateError, StorageError: it cannot be written, or the one that is there cannot be read.
+        UpdateError, StorageError: it cannot be written, or whether there is one cannot be found out.
     """
-    before = read_hold(stream.storage, stream.name)
+    try:
+        before, damaged = read_hold(stream.storage, stream.name), ""
+    except UpdateError as error:  # as a crash may leave it; without it the stream would go on
+        before, damaged = None, str(error)
     write_hold(stream.storage, Hold(stream.name, to, who, why, time.time_ns()))
     lines = [f"{stream.storage.path_of(hold_name(stream.name))}: keep through {to:,}, until it is released"]
     if stream.is_unknown:
         lines.append(f"no server that answers follows the stream {stream.name}")
     if before is not None:
         lines.append(f"in place of the hold through {before.keep_through:,} by {before.who}: {before.why}")
+    if damaged:
+        lines.append(f"in place of one that cannot be read: {damaged}")
     for said in stream.servers:
         answer = said.answer
         if answer is not None and answer.HasField("updates") and answer.updates.undo_reaches > to:

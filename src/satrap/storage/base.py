@@ -51,7 +51,8 @@ class Upload(ABC):
     def publish(self, *, replace: bool = False, sync_folder: bool = True) -> None:
         """Make the file appear under its name, whole and durable. Its name is durable after `Storage.sync` only
         if `sync_folder` is False. If this fails, what was written is gone and nothing has appeared, unless only the
-        name could not be made durable.
+        name could not be made durable. With `replace`, where renames do not overwrite (HDFS), a small file may be seen
+        cut short for a moment, or be left so by a crash, but not absent.
 
         Raises:
             FileExistsError: the name is taken and `replace` is False.

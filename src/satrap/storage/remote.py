@@ -27,6 +27,10 @@ _PART_BYTES = 16 << 20
 _PAGE = 1000
 """Names that S3 gives in one answer, at most."""
 
+_OVERWRITTEN_BYTES = 1 << 20
+"""A file of this size at most is overwritten in its place where a rename cannot replace: for a moment it is cut short,
+which a reader of a decision sees and waits for, but never absent, which would be another decision."""
+
 _OPTIONS: dict[str, dict[str, Any]] = {
     # botocore would wait for minutes, and try again what s3fs tries five times; whoever polls comes again anyway.
     "s3": {"config_kwargs": {"connect_timeout": 5, "read_timeout": 30, "retries": {"total_max_attempts": 1}}},
@@ -306,7 +310,12 @@ class _RenamedUpload(_RemoteUpload):
     def _finish(self, replace: bool) -> None:
         self._file.close()
         if replace and _is_there(self._fs, self._place):
-            self._fs.rm_file(self._place)  # HDFS renames to free names only
+            # HDFS renames to free names only.
+            if self._fs.info(self._temporary)["size"] <= _OVERWRITTEN_BYTES:
+                self._fs.pipe_file(self._place, self._fs.cat_file(self._temporary))
+                self._fs.rm_file(self._temporary)
+                return
+            self._fs.rm_file(self._place)
         self._fs.mv(self._temporary, self._place)
         self._fs.info(self._place)  # WebHDFS does not say that it did nothing
 
