@@ -1,5 +1,6 @@
 """From what a person writes to a storage."""
 
+import re
 from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import unquote
@@ -35,13 +36,19 @@ def full_location(location: str | Path, kind: StorageKind = "local") -> str:
     """`location` with the scheme that it has without saying so.
 
     Raises:
-        InvalidInputError: it is empty, or no such kind.
+        InvalidInputError: it is empty, or a URL that lost a slash, or no such kind.
     """
     if kind not in get_args(StorageKind):
         raise InvalidInputError(f"storage is one of {', '.join(get_args(StorageKind))}, not {kind!r}")
     location = str(location)
     if not location or "\0" in location:
         raise InvalidInputError(f"{location!r} is neither a path nor a URL")
+    if re.match(r"[a-z][a-z0-9+.-]+:/(?!/)", location):  # what becomes of a URL that was taken for a path
+        scheme, _, rest = location.partition(":/")
+        raise InvalidInputError(
+            f"{location!r} looks like a URL that lost a slash: write {scheme}://{rest}, or ./{location} for a folder "
+            "of that name"
+        )
     if kind == "hdfs" and "://" not in location:
         return f"hdfs://{location}"
     return location
