@@ -2,8 +2,8 @@
 
 import subprocess
 import sys
-from pathlib import Path
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
