@@ -125,7 +125,11 @@ def load_checkpoint(
         checkpoint=str(path),
         tables=tables,
         origin=origin,
-        warnings=(*checkpoint.warnings, *([recovered] if recovered else []), *([infinite] if infinite else [])),
+        warnings=(
+            *checkpoint.warnings,
+            *([recovered] if recovered else []),
+            *([infinite] if infinite else []),
+        ),
     )
 
 
@@ -144,7 +148,9 @@ def infinite_warning(checkpoint: str, tables: Mapping[int, Table]) -> str | None
     if not count:
         return None
     overflow = " (or are beyond float16, which the tables are of)" if _is_float16(tables) else ""
-    return f"{checkpoint}: {count:,} rows have values that are not finite{overflow}; they are served as they are"
+    return (
+        f"{checkpoint}: {count:,} rows have values that are not finite{overflow}; they are served as they are"
+    )
 
 
 def _is_float16(tables: Mapping[int, Table]) -> bool:

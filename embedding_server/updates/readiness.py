@@ -27,4 +27,6 @@ def why_not_ready(
         return ""
     if now_ns - newest_event_ns <= config.max_staleness_seconds * 1e9:
         return ""
-    return f"the newest event is older than updates.max_staleness_seconds ({config.max_staleness_seconds:g} s)"
+    return (
+        f"the newest event is older than updates.max_staleness_seconds ({config.max_staleness_seconds:g} s)"
+    )
