@@ -41,9 +41,7 @@ def update_status(status: FollowerStatus) -> pb.UpdateStatus:
         ),
         clock_skew_seconds=status.skew_seconds,
         verdicts=[
-            pb.Verdict(
-                sequence=record.sequence, name=record.name, code=record.code, decision=record.decision
-            )
+            pb.Verdict(sequence=record.sequence, name=record.name, code=record.code, decision=record.decision)
             for record in sorted(status.refused, key=lambda record: record.since_ns)
         ],
         not_ready=status.not_ready,
