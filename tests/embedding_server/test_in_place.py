@@ -204,7 +204,7 @@ class TestRefused:
         rows[7, 0] = np.nan
         write_persia_checkpoint(tmp_path / "theirs", {4: (NEW, rows)}, num_shards=1)
         (warning,) = served.load_in_place(tmp_path / "theirs", ignore, NEVER).warnings
-        assert "1 rows have values that are not finite" in warning
+        assert "rows that were looked at, 1 have values that are not finite" in warning
 
     def test_no_room_for_what_is_more(self, served, write_ours, tmp_path, monkeypatch):
         from satrap.embedding_server import room as module

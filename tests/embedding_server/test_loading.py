@@ -157,12 +157,23 @@ class TestLoadCheckpoint:
 
         loaded = load_checkpoint(tmp_path / "ckpt", ShardRoute(), 2, tables, ignore, NEVER)
         (warning,) = loaded.warnings
-        assert f"{count} rows have values that are not finite" in warning
+        assert f"of 100 rows that were looked at, {count} have values that are not finite" in warning
         assert ("float16" in warning) == (dtype == "float16")
         out = np.empty((100, 4), dtype)
         assert loaded.tables[4].lookup(signs, out) == 0
         with np.errstate(over="ignore"):
             np.testing.assert_array_equal(out, rows.astype(dtype))
+
+    def test_of_a_large_table_a_part_is_looked_at(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(loading, "_PAGE", 100)
+        monkeypatch.setattr(loading, "_PAGES_LOOKED_AT", 3)
+        signs = np.arange(1, 5001, dtype=np.uint64)
+        write_persia_checkpoint(
+            tmp_path / "ckpt", {4: (signs, np.full((5000, 4), np.nan, np.float32))}, num_shards=1
+        )
+        (warning,) = load_checkpoint(tmp_path / "ckpt", ShardRoute(), 2, private, ignore, NEVER).warnings
+        looked_at = int(warning.partition(": of ")[2].split()[0])
+        assert 300 <= looked_at < 400 and f"{looked_at} have values" in warning
 
     def test_cancelled_between_two_files(self, persia_data):
         cancelled = threading.Event()
