@@ -3,8 +3,13 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from satrap._core.table import Table
 from satrap.errors import (
@@ -34,6 +39,9 @@ __all__ = ["Dump", "DumpProgress", "EventTimes", "check_free", "is_checkpoint", 
 log = logging.getLogger(__name__)
 
 _EVERYTHING = ShardRoute(0, 1)
+
+Page = tuple[NDArray[np.uint64], NDArray[Any]]
+"""Signs [n], and rows [n, dim] of float32 or float16."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +184,7 @@ class Dump:
         ) as writer:
             written = 0
             for dim in sorted(self._rows.tables):
-                for signs, rows in self._rows.pages(dim):
+                for signs, rows in _read_ahead(self._rows.pages(dim)):
                     writer.write(dim, signs, rows)
                     written += len(signs)
                     self._report(written)
@@ -199,6 +207,15 @@ class Dump:
             self._finished()
             self._done = True
             self._publisher.lock.notify_all()
+
+
+def _read_ahead(pages: Iterator[Page]) -> Iterator[Page]:
+    """The same pages, of which the next one is read while the present one is written: two are held at most."""
+    with ThreadPoolExecutor(1, thread_name_prefix="satrap-dump-pages") as reader:
+        following = reader.submit(next, pages, None)
+        while (page := following.result()) is not None:
+            following = reader.submit(next, pages, None)
+            yield page
 
 
 def check_free(storage: Storage) -> None:
