@@ -236,3 +236,5 @@ class Registry(Generic[V]):
             del self._models[model]
         elif known.default == version:
             known.default = min(known.versions, key=lambda v: known.versions[v].order)
+            if known.next_default == known.default:
+                known.next_default = ""

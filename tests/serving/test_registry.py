@@ -3,7 +3,7 @@
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from satrap.errors import (
@@ -224,6 +224,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
+@example([("add", "1", 0), ("add", "2", 1), ("set_default", "2"), ("discard", "1")])
 def test_whatever_happens_there_is_one_default_and_it_answers_if_any_ever_did(steps: list[tuple]) -> None:
     registry = Registry[str]()
     for step in steps:
