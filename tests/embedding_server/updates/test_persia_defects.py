@@ -254,7 +254,7 @@ def test_8_a_time_that_no_row_can_carry_is_refused(trainer, follow):
 def test_8_a_file_from_the_far_future_does_not_freeze_its_rows(trainer, follow):
     """A damaged time, or a clock that is off by a day: as an ordinal it would win for as long."""
     server = follow()
-    ahead = int(time.time()) + 86_400
+    ahead = int(time.time()) + 86_450  # "86,4.. s ahead" for fifty seconds
     for number, (value, second) in enumerate([(1.0, 1000), (2.0, ahead), (3.0, 2000)]):
         trainer.write("s0/inc_20260101000000", f"0_{number}.inc", rows_of(SIGNS, value), second)
     trainer.mark("s0/inc_20260101000000")
