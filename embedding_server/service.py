@@ -194,7 +194,7 @@ class EmbeddingService(pb_grpc.EmbeddingServiceServicer):
     def _update_status(self) -> pb.UpdateStatus | None:
         if self._follower is None:
             return None
-        # What is applied is asked for now: after a switch of tables the follower's own word is of those before.
+        # Of the tables in use: the follower's own word may still be of those before a switch.
         applied, newest_event_ns = self._state.applied()
         return update_status(replace(self._follower.status, applied=applied, newest_event_ns=newest_event_ns))
 

@@ -2,6 +2,7 @@
 
 import io
 import secrets
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -270,11 +271,13 @@ class _RemoteUpload(Upload):
             with suppress(Exception):
                 self._drop()
 
+    @abstractmethod
     def _finish(self, replace: bool) -> None:
-        raise NotImplementedError
+        """Let the file appear, whole. Raises what the file system raises."""
 
+    @abstractmethod
     def _drop(self) -> None:
-        raise NotImplementedError
+        """Take away what was written. What it raises is ignored."""
 
 
 class _ObjectUpload(_RemoteUpload):
