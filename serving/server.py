@@ -1,6 +1,7 @@
 """Runs a serving process: the event loop, the two ports, the template, and the order of starting and stopping."""
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import threading
@@ -15,6 +16,7 @@ from satrap.protos import inference_pb2_grpc, management_pb2_grpc
 from satrap.serving.archive.store import startup_archives
 from satrap.serving.forks import Template
 from satrap.serving.inference_api import InferenceApi
+from satrap.serving.listening import Address
 from satrap.serving.management_api import ManagementApi
 from satrap.serving.model_service import ModelService
 from satrap.serving.settings import ServingSettings
@@ -47,8 +49,9 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
     servers: list[grpc.aio.Server] = []
     stopped = asyncio.create_task(_until_set(stop))
     try:
-        inference, inference_port = _server(settings, settings.inference_port)
-        management, management_port = _server(settings, settings.management_port)
+        listening = settings.listening
+        inference, inference_at = _server(settings, listening.grpc_inference)
+        management, management_at = _server(settings, listening.grpc_management)
         servers = [inference, management]
         inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(InferenceApi(service), inference)
         management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(ManagementApi(service), management)
@@ -59,8 +62,8 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
         gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
         models = service.model_count()
         on_ready(
-            f"satrap serving ready on {rpc.address(settings.host, inference_port)} (inference), "
-            f"{rpc.address(settings.host, management_port)} (management): {models} model{'' if models == 1 else 's'}"
+            f"satrap serving ready on {inference_at} (inference), {management_at} (management): "
+            f"{models} model{'' if models == 1 else 's'}"
         )
         await stopped
         log.info("draining for at most %d s", settings.config.drain_seconds)
@@ -88,14 +91,13 @@ async def _start(settings: ServingSettings, service: ModelService, stopped: asyn
     return False
 
 
-def _server(settings: ServingSettings, port: int) -> tuple[grpc.aio.Server, int]:
+def _server(settings: ServingSettings, where: Address) -> tuple[grpc.aio.Server, Address]:
     server = rpc.aio_server(
         max_receive=settings.config.max_request_bytes,
         max_send=settings.config.max_response_bytes + _MESSAGE_BYTES,
     )
-    where = rpc.address(settings.host, port)
     try:
-        return server, server.add_insecure_port(where)
+        return server, dataclasses.replace(where, port=server.add_insecure_port(str(where)))
     except RuntimeError as error:
         raise InvalidInputError(
             f"cannot listen on {where} (is another server running there?): {error}"

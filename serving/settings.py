@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from satrap.config.global_config import ModelConfig, ServingConfig
+from satrap.serving.listening import Listening
 
 __all__ = ["LOCAL_SERVICE_VARIABLES", "ServingSettings"]
 
@@ -22,9 +23,8 @@ class ServingSettings:
         models_config: section `models`: settings by model name.
         model_store: the only directory that archives are taken from; None refuses every registration.
         startup_models: comma-separated `a.mar`, `name=a.mar`, or `all`; ready before the ready line is printed.
-        host: address to listen on. The caller has checked that it may (`satrap.rpc.check_bind_host`).
-        inference_port: TorchServe's 7070; 0 picks a free port.
-        management_port: TorchServe's 7071; 0 picks a free port.
+        listening: the addresses to listen on. The caller has checked that it may.
+        restore: without startup models, register what the last snapshot says (TorchServe's `--ncs` says no).
         global_config: the file, for the middleware in workers.
         embedding_config: the file, for the middleware in workers.
         shards: addresses of the embedding servers, comma-separated; None takes `infer_config.servers`.
@@ -35,9 +35,8 @@ class ServingSettings:
     models_config: Mapping[str, ModelConfig] = field(default_factory=dict)
     model_store: Path | None = None
     startup_models: str | None = None
-    host: str = "127.0.0.1"
-    inference_port: int = 7070
-    management_port: int = 7071
+    listening: Listening = field(default_factory=Listening)
+    restore: bool = True
     global_config: Path | None = None
     embedding_config: Path | None = None
     shards: str | None = None

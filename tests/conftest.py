@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +75,14 @@ class Command:
         self.process.wait(60)
 
 
+def _free_ports(arguments: Sequence[str | Path]) -> list[str]:
+    """Flags that let the kernel pick the REST ports of a serving that does not name them."""
+    if arguments[0] not in ("serving", "up"):
+        return []
+    flags = ("--rest-inference-port", "--rest-management-port", "--metrics-port")
+    return [word for flag in flags if flag not in arguments for word in (flag, "0")]
+
+
 class Commands:
     """Starts commands and stops what is left of them."""
 
@@ -91,6 +99,7 @@ class Commands:
         env = dict(os.environ if env is None else env)
         if env.get("SATRAP_TABLE_DIRECTORY") in (None, str(self._tables)):
             env["SATRAP_TABLE_DIRECTORY"] = tempfile.mkdtemp(dir=self._tables)
+        arguments = (*arguments, *_free_ports(arguments))
         log = self._folder / f"command-{len(self._running)}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(

@@ -8,6 +8,7 @@
     │   │   ├── UnsupportedBatchError  a batch that inference cannot answer (gradients, remote references)
     │   │   └── UnknownFeatureError    a feature that the embedding config lacks
     │   ├── ArchiveError               a model archive: archive, reason
+    │   ├── DownloadError              an archive could not be downloaded: url, reason
     │   ├── CheckpointError            a checkpoint: path, reason
     │   │   ├── CheckpointIncompleteError   a marker or a file is missing
     │   │   └── CheckpointCorruptError      a file is not what it says: offset
@@ -29,8 +30,14 @@
     ├── NotFoundError                  NOT_FOUND            404
     │   ├── ModelNotFoundError         model
     │   ├── ModelVersionNotFoundError  model, version
-    │   └── ArchiveNotFoundError       an archive that the model store does not offer: url
+    │   ├── ArchiveNotFoundError       an archive that the model store does not offer: url
+    │   └── ResourceNotFoundError      a path that the REST API does not have
+    ├── MethodNotAllowedError          UNIMPLEMENTED        405
+    │   └── ModelApiDisabledError      PERMISSION_DENIED    405
+    ├── InvalidTokenError              PERMISSION_DENIED    400
+    ├── RequestTooLargeError           RESOURCE_EXHAUSTED   413: limit
     ├── ConflictError                  ABORTED              409
+    │   ├── ArchiveExistsError         an archive of that name is in the store: name
     │   ├── VersionRegisteredError     model, version
     │   └── DefaultVersionError        PERMISSION_DENIED    403: model
     ├── ShardMismatchError             FAILED_PRECONDITION  412: expected, actual
@@ -38,6 +45,7 @@
     │   ├── ShardUnavailableError      replica_index, address, reason
     │   ├── MiddlewareUnavailableError addresses, reason
     │   ├── NoWorkerError              model, version
+    │   ├── NoDescribeWorkerError      model
     │   └── VersionWaitsError          model, version, sequence
     ├── OverloadedError                RESOURCE_EXHAUSTED   503: what, limit
     ├── NoSpaceError                   RESOURCE_EXHAUSTED   507: reason
@@ -66,6 +74,7 @@ import grpc
 
 __all__ = [
     "ArchiveError",
+    "ArchiveExistsError",
     "ArchiveNotFoundError",
     "BatchDecodeError",
     "BatchError",
@@ -77,17 +86,22 @@ __all__ = [
     "ConflictError",
     "DeadlineError",
     "DefaultVersionError",
+    "DownloadError",
     "ForeignConfigError",
     "ForkedStreamError",
     "FormatVersionError",
     "GuardrailError",
     "InvalidInputError",
+    "InvalidTokenError",
     "ManifestError",
+    "MethodNotAllowedError",
     "MiddlewareUnavailableError",
     "MisroutedSignError",
     "MissingFileError",
+    "ModelApiDisabledError",
     "ModelNotFoundError",
     "ModelVersionNotFoundError",
+    "NoDescribeWorkerError",
     "NoSpaceError",
     "NoWorkerError",
     "NotFoundError",
@@ -96,6 +110,8 @@ __all__ = [
     "PathEscapeError",
     "PersiaPacketError",
     "RemoteError",
+    "RequestTooLargeError",
+    "ResourceNotFoundError",
     "RowCountError",
     "RowFileError",
     "SatrapError",
@@ -173,6 +189,15 @@ class ArchiveError(InvalidInputError):
         """Build the sentence `archive: reason`."""
         self.archive, self.reason = archive, reason
         super().__init__(f"{archive}: {reason}")
+
+
+class DownloadError(InvalidInputError):
+    """An archive could not be downloaded; nothing of it stays. The sentence begins as TorchServe's."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        """Build TorchServe's sentence, with the reason behind it."""
+        self.url, self.reason = url, reason
+        super().__init__(f"Failed to download archive from: {url}: {reason}")
 
 
 class CheckpointError(InvalidInputError):
@@ -334,11 +359,80 @@ class ArchiveNotFoundError(NotFoundError):
         super().__init__(sentence)
 
 
+class ResourceNotFoundError(NotFoundError):
+    """No such path in the REST API; the sentence is TorchServe's."""
+
+    def __init__(self) -> None:
+        """Build TorchServe's sentence."""
+        super().__init__("Requested resource is not found, please refer to API document.")
+
+
+class MethodNotAllowedError(SatrapError):
+    """That path has another method; the sentence is TorchServe's."""
+
+    grpc_status = grpc.StatusCode.UNIMPLEMENTED
+    http_status = 405
+
+    def __init__(self, sentence: str = "") -> None:
+        """Build TorchServe's sentence, unless there is a better one."""
+        super().__init__(sentence or "Requested method is not allowed, please refer to API document.")
+
+
+class ModelApiDisabledError(MethodNotAllowedError):
+    """Models are neither registered nor unregistered over the API, by configuration."""
+
+    grpc_status = grpc.StatusCode.PERMISSION_DENIED
+
+    def __init__(self) -> None:
+        """Say which key allows it."""
+        super().__init__(
+            "Model API disabled: models cannot be registered or unregistered at this server. To allow it start with "
+            "--enable-model-api, or set serving.model_api (enable_model_api in config.properties) to true"
+        )
+
+
+class InvalidTokenError(SatrapError):
+    """The caller did not show the token that this API asks for; the sentence is TorchServe's."""
+
+    grpc_status = grpc.StatusCode.PERMISSION_DENIED
+    http_status = 400
+
+    def __init__(self) -> None:
+        """Build TorchServe's sentence."""
+        super().__init__(
+            "Token Authorization failed. Token either incorrect, expired, or not provided correctly"
+        )
+
+
+class RequestTooLargeError(SatrapError):
+    """A request is larger than allowed."""
+
+    grpc_status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    http_status = 413
+
+    def __init__(self, limit: int) -> None:
+        """`limit` is in bytes."""
+        self.limit = limit
+        super().__init__(
+            f"the request is larger than {limit} bytes: raise serving.max_request_bytes (max_request_size in "
+            "config.properties), or send less"
+        )
+
+
 class ConflictError(SatrapError):
     """The call does not fit the present state."""
 
     grpc_status = grpc.StatusCode.ABORTED
     http_status = 409
+
+
+class ArchiveExistsError(ConflictError):
+    """A URL names an archive whose name is taken in the store; the sentence is TorchServe's."""
+
+    def __init__(self, name: str) -> None:
+        """Build TorchServe's sentence."""
+        self.name = name
+        super().__init__(f"Model file already exists {name}")
 
 
 class VersionRegisteredError(ConflictError):
@@ -415,6 +509,17 @@ class NoWorkerError(UnavailableError):
         super().__init__(
             f'Model "{model}" Version {version} has no worker to serve inference request. '
             "Please use scale workers API to add workers."
+        )
+
+
+class NoDescribeWorkerError(UnavailableError):
+    """No worker can describe a version; the sentence is TorchServe's."""
+
+    def __init__(self, model: str) -> None:
+        """Build TorchServe's sentence."""
+        self.model = model
+        super().__init__(
+            f'Model "{model}" has no worker to serve describe request. Please use scale workers API to add workers.'
         )
 
 

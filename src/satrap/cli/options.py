@@ -15,12 +15,18 @@ __all__ = [
     "EmbeddingConfigPath",
     "ExitWithParent",
     "GlobalConfigPath",
+    "GrpcInferencePort",
+    "GrpcManagementPort",
     "Host",
     "Insecure",
+    "MetricsPort",
     "ModelStore",
     "Models",
+    "Ncs",
     "Packets",
     "Purge",
+    "RestInferencePort",
+    "RestManagementPort",
     "Shards",
     "TableDirectory",
     "packet_directory",
@@ -52,6 +58,27 @@ EmbeddingConfigPath = Annotated[
     ),
 ]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
+GrpcInferencePort = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port of the gRPC inference API; 0 picks a free one.")
+]
+GrpcManagementPort = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port of the gRPC management API; 0 picks a free one.")
+]
+RestInferencePort = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port of the REST inference API; 0 picks a free one.")
+]
+RestManagementPort = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port of the REST management API; 0 picks a free one.")
+]
+MetricsPort = Annotated[
+    int, typer.Option(min=0, max=65535, help="Port of serving's /metrics; 0 picks a free one.")
+]
+Ncs = Annotated[
+    bool,
+    typer.Option(
+        "--ncs", help="Neither restore what was registered when the last server ended nor write it down."
+    ),
+]
 Insecure = Annotated[
     bool,
     typer.Option(

@@ -147,21 +147,22 @@ def serving(
     embedding_config: options.EmbeddingConfigPath = None,
     models: options.Models = None,
     host: options.Host = "127.0.0.1",
-    grpc_inference_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of TorchServe's inference API; 0 picks a free one.")
-    ] = 7070,
-    grpc_management_port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port of TorchServe's management API; 0 picks a free one.")
-    ] = 7071,
+    grpc_inference_port: options.GrpcInferencePort = 7070,
+    grpc_management_port: options.GrpcManagementPort = 7071,
+    rest_inference_port: options.RestInferencePort = 8080,
+    rest_management_port: options.RestManagementPort = 8081,
+    metrics_port: options.MetricsPort = 8082,
+    ncs: options.Ncs = False,
     shards: options.Shards = None,
     insecure: options.Insecure = False,
     exit_with_parent: options.ExitWithParent = False,
 ) -> None:
-    """Serve models from .mar archives over TorchServe's gRPC.
+    """Serve models from .mar archives over TorchServe's gRPC and REST.
 
     Example: satrap serving --model-store model_store --models deepctr.mar --embedding-config embedding_config.yml
     """
     from satrap.rpc import check_bind_host
+    from satrap.serving.listening import Address, Listening
     from satrap.serving.server import ServingSettings, run
 
     check_bind_host(host, insecure=insecure)
@@ -173,9 +174,14 @@ def serving(
             models_config=config.models,
             model_store=model_store,
             startup_models=models,
-            host=host,
-            inference_port=grpc_inference_port,
-            management_port=grpc_management_port,
+            listening=Listening(
+                grpc_inference=Address(host, grpc_inference_port),
+                grpc_management=Address(host, grpc_management_port),
+                rest_inference=Address(host, rest_inference_port),
+                rest_management=Address(host, rest_management_port),
+                metrics=Address(host, metrics_port),
+            ),
+            restore=not ncs,
             global_config=global_config,
             embedding_config=embedding_config,
             shards=shards,

@@ -20,6 +20,9 @@ __all__ = ["ready_line", "serving_ports", "shard_count", "up"]
 _STOP_MARGIN_SECONDS = 10.0
 """What a child may take beyond its own drain before it is killed."""
 
+SERVING_PORTS = ("grpc-inference", "grpc-management", "rest-inference", "rest-management", "metrics")
+"""Serving's ports, in the order of its ready line."""
+
 
 def shard_count(flag: int | None, servers: Sequence[str]) -> int:
     """How many embedding servers to start: the flag, otherwise as many as the config lists, otherwise one."""
@@ -38,10 +41,9 @@ def ready_line(lines: Sequence[str]) -> str:
     return f"satrap up {serving}, {shards} {'shard' if shards == 1 else 'shards'}, {rows:,} rows"
 
 
-def serving_ports(line: str) -> tuple[int, int]:
-    """Inference and management port of serving's ready line."""
-    inference, management = re.findall(r":(\d+) \(", line)
-    return int(inference), int(management)
+def serving_ports(line: str) -> tuple[int, ...]:
+    """The ports of serving's ready line, in its order."""
+    return tuple(int(port) for port in re.findall(r":(\d+) \(", line))
 
 
 def up(
@@ -58,8 +60,12 @@ def up(
         ),
     ] = None,
     host: options.Host = "127.0.0.1",
-    grpc_inference_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 7070,
-    grpc_management_port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 7071,
+    grpc_inference_port: options.GrpcInferencePort = 7070,
+    grpc_management_port: options.GrpcManagementPort = 7071,
+    rest_inference_port: options.RestInferencePort = 8080,
+    rest_management_port: options.RestManagementPort = 8081,
+    metrics_port: options.MetricsPort = 8082,
+    ncs: options.Ncs = False,
     table_directory: options.TableDirectory = None,
     purge: options.Purge = False,
     insecure: options.Insecure = False,
@@ -103,19 +109,23 @@ def up(
         for index in range(count)
     ]
 
-    def serving(inference_port: int, management_port: int) -> list[str]:
+    def serving(*ports: int) -> list[str]:
+        flags = (f"--{name}-port" for name in SERVING_PORTS)
         return _command(
             "serving",
             *configs,
             *_flags(("--model-store", model_store), ("--models", models), ("--host", host)),
             *("--shards", ",".join(addresses)),
-            *("--grpc-inference-port", str(inference_port), "--grpc-management-port", str(management_port)),
+            *(word for pair in zip(flags, map(str, ports), strict=False) for word in pair),
+            *(["--ncs"] if ncs else []),
             *(["--insecure"] if insecure else []),
         )
 
     frontend = Child(
         "serving",
-        serving(grpc_inference_port, grpc_management_port),
+        serving(
+            grpc_inference_port, grpc_management_port, rest_inference_port, rest_management_port, metrics_port
+        ),
         command_after=lambda line: serving(*serving_ports(line)),
     )
     supervisor = Supervisor([*children, frontend], stop)

@@ -21,11 +21,14 @@ __all__ = [
     "GlobalConfig",
     "GuardrailsConfig",
     "InferConfig",
+    "InternalTlsConfig",
     "MetricsConfig",
     "MiddlewareConfig",
     "ModelConfig",
     "ParameterServerConfig",
     "ServingConfig",
+    "TlsConfig",
+    "TokenConfig",
     "TrainerConfig",
     "UpdatesConfig",
     "load_global_config",
@@ -166,6 +169,33 @@ class MiddlewareConfig(Section):
     rpc_threads: Positive = 4
 
 
+class TlsConfig(Section):
+    """Files in PEM of one process: its certificate, its key, and who signs the certificates of its peers.
+
+    Empty: none. With `client_authority` a server asks its clients for a certificate that this authority has signed.
+    """
+
+    certificate: str = ""
+    private_key: str = ""
+    client_authority: str = ""
+
+
+class InternalTlsConfig(Section):
+    """TLS with certificates on both sides between satrap's own processes; all three or none."""
+
+    certificate: str = ""
+    private_key: str = ""
+    authority: str = ""
+
+
+class TokenConfig(Section):
+    """Token authorization as TorchServe's. `enabled` None: off on a loopback address, on elsewhere."""
+
+    enabled: bool | None = None
+    key_file: str = "key_file.json"
+    expiration_minutes: PositiveNumber = 60
+
+
 class ServingConfig(Section):
     """satrap's serving: the frontend and its workers."""
 
@@ -181,6 +211,17 @@ class ServingConfig(Section):
     max_archive_bytes: Positive = 16 * 1024**3
     max_archive_files: Positive = 10_000
     compat: Literal["satrap", "installed"] = "satrap"
+    model_api: bool = True
+    allowed_urls: list[str] = Field(default_factory=list)
+    decode_input_request: bool = True
+    install_requirements: bool = True
+    hidden_environment: list[str] = Field(default_factory=list)
+    snapshot_directory: str | None = None
+    metrics_mode: Literal["prometheus", "legacy", "log"] = "prometheus"
+    metrics_config: str = ""
+    system_metrics: bool = True
+    token: TokenConfig = TokenConfig()
+    tls: TlsConfig = TlsConfig()
 
 
 class ModelConfig(Section):
@@ -204,6 +245,7 @@ class GlobalConfig(PersiaSection):
     trainer: TrainerConfig = TrainerConfig()
     middleware: MiddlewareConfig = MiddlewareConfig()
     serving: ServingConfig = ServingConfig()
+    internal_tls: InternalTlsConfig = InternalTlsConfig()
     models: dict[str, ModelConfig] = Field(default_factory=dict)
 
     @property

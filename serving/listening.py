@@ -1,0 +1,31 @@
+"""Where a serving process listens: five addresses, TorchServe's ports."""
+
+from dataclasses import dataclass, field
+
+from satrap import rpc
+
+__all__ = ["Address", "Listening"]
+
+
+@dataclass(frozen=True)
+class Address:
+    """Host and port of one API; port 0 picks a free one. With `tls` it is served by TLS only."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    tls: bool = False
+
+    def __str__(self) -> str:
+        """`host:port`, with brackets around an IPv6 address."""
+        return rpc.address(self.host, self.port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listening:
+    """The addresses of all APIs; None: that API is not served."""
+
+    grpc_inference: Address = field(default_factory=lambda: Address(port=7070))
+    grpc_management: Address = field(default_factory=lambda: Address(port=7071))
+    rest_inference: Address | None = field(default_factory=lambda: Address(port=8080))
+    rest_management: Address | None = field(default_factory=lambda: Address(port=8081))
+    metrics: Address | None = field(default_factory=lambda: Address(port=8082))
