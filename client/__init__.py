@@ -5,6 +5,8 @@
 No torch. Errors are those of `satrap.errors`.
 """
 
+from satrap.client.aio import AsyncInferenceClient
+from satrap.client.deployment import Deployed
 from satrap.client.descriptions import ModelDescription, ModelEntry, ModelPage, SparseNeed, WorkerDescription
 from satrap.client.features import (
     MAX_BATCH_SIZE,
@@ -20,7 +22,9 @@ from satrap.client.persia_batch import PersiaBatch
 from satrap.client.retry import DEFAULT_RETRY, NO_RETRY, Retry
 
 __all__ = [
+    "AsyncInferenceClient",
     "DEFAULT_RETRY",
+    "Deployed",
     "IDTypeFeature",
     "IDTypeFeatureWithSingleID",
     "InferenceClient",

@@ -1,21 +1,26 @@
 """The client of TorchServe's inference API."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import grpc
 import numpy as np
 from google.protobuf import empty_pb2
 from numpy.typing import NDArray
 
-from satrap.client.call import Metadata
+from satrap.client.call import Metadata, metadata_pairs
 from satrap.client.connected import ConnectedClient
 from satrap.client.persia_batch import PersiaBatch
 from satrap.client.retry import DEFAULT_RETRY, Retry
 from satrap.errors import UnexpectedAnswerError
 from satrap.protos import inference_pb2, inference_pb2_grpc
+from satrap.rpc import error_from_rpc
 
-__all__ = ["InferenceClient", "parse_prediction"]
+__all__ = ["BATCH_KEY", "InferenceClient", "Inputs", "batch_bytes", "parse_health", "parse_prediction"]
+
+Inputs = Mapping[str, bytes]
+"""A request's named inputs."""
 
 BATCH_KEY = "batch"
 """The input under which PERSIA's handlers, and satrap's, look for a batch."""
@@ -59,11 +64,7 @@ class InferenceClient(ConnectedClient):
         Raises:
             SatrapError: it did not answer.
         """
-        answer = self._call(self._stub.Ping, empty_pb2.Empty(), timeout=timeout)
-        try:
-            return str(json.loads(answer.health)["status"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UnexpectedAnswerError(f"the health is no JSON with a status: {answer.health!r}") from error
+        return parse_health(self._call(self._stub.Ping, empty_pb2.Empty(), timeout=timeout).health)
 
     def infer(
         self,
@@ -95,14 +96,14 @@ class InferenceClient(ConnectedClient):
             UnexpectedAnswerError: the answer is no list of numbers; `predict` gives it as it is.
             RemoteError: anything else that the server said.
         """
-        data = batch.to_bytes() if isinstance(batch, PersiaBatch) else bytes(batch)
-        answer = self.predict(model, {BATCH_KEY: data}, version=version, timeout=timeout, metadata=metadata)
+        inputs = {BATCH_KEY: batch_bytes(batch)}
+        answer = self.predict(model, inputs, version=version, timeout=timeout, metadata=metadata)
         return parse_prediction(answer)
 
     def predict(
         self,
         model: str,
-        inputs: Mapping[str, bytes],
+        inputs: Inputs,
         *,
         version: str = "",
         timeout: float | None = None,
@@ -115,6 +116,51 @@ class InferenceClient(ConnectedClient):
         request = inference_pb2.PredictionsRequest(model_name=model, model_version=version, input=inputs)
         answer = self._call(self._stub.Predictions, request, timeout=timeout, metadata=metadata)
         return bytes(answer.prediction)
+
+    def stream(
+        self,
+        model: str,
+        inputs: Inputs,
+        *,
+        version: str = "",
+        timeout: float | None = None,
+        metadata: Metadata | None = None,
+    ) -> Iterator[bytes]:
+        """What a handler answers part by part, each as soon as it is there; the last part ends the answer.
+
+        A handler that does not stream gives one part. Never tried again: parts may have been seen. Arguments and errors
+        are those of `infer`.
+        """
+        request = inference_pb2.PredictionsRequest(model_name=model, model_version=version, input=inputs)
+        call = self._stub.StreamPredictions(
+            request,
+            timeout=self.timeout if timeout is None else timeout,
+            metadata=metadata_pairs({**self._metadata, **(metadata or {})}),
+        )
+        try:
+            for part in call:
+                yield bytes(part.prediction)
+        except grpc.RpcError as failure:
+            raise error_from_rpc(failure) from failure
+        finally:
+            call.cancel()
+
+
+def batch_bytes(batch: PersiaBatch | bytes) -> bytes:
+    """The bytes that a batch travels as."""
+    return batch.to_bytes() if isinstance(batch, PersiaBatch) else bytes(batch)
+
+
+def parse_health(document: str) -> str:
+    """The word in TorchServe's health document.
+
+    Raises:
+        UnexpectedAnswerError: it is something else.
+    """
+    try:
+        return str(json.loads(document)["status"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnexpectedAnswerError(f"the health is no JSON with a status: {document!r}") from error
 
 
 def parse_prediction(answer: bytes) -> NDArray[Any]:

@@ -1,9 +1,11 @@
 """The client of TorchServe's management API."""
 
+from collections.abc import Callable
 from typing import Any
 
 from satrap.client.call import Metadata
 from satrap.client.connected import ConnectedClient
+from satrap.client.deployment import Deployed, deploy
 from satrap.client.descriptions import (
     ModelDescription,
     ModelPage,
@@ -96,6 +98,46 @@ class ManagementClient(ConnectedClient):
             synchronous=synchronous,
         )
         return self._ask(self._stub.RegisterModel, request, NO_RETRY)
+
+    def deploy(
+        self,
+        url: str,
+        *,
+        model_name: str = "",
+        workers: int = 1,
+        batch_size: int = 0,
+        max_batch_delay: int = 0,
+        keep: int = 0,
+        on_step: Callable[[str], None] = lambda sentence: None,
+    ) -> Deployed:
+        """Register a new version, wait until it is ready, make it the default, and remove the older ones.
+
+        If anything fails the older versions are still there. A version that needs a sequence of its embeddings is made
+        the default when it answers.
+
+        Args:
+            url: As for `register`.
+            model_name: As for `register`.
+            workers: Workers of the new version.
+            batch_size: As for `register`.
+            max_batch_delay: As for `register`.
+            keep: How many of the older versions stay, the last registered ones.
+            on_step: Gets a sentence after each step.
+
+        Raises:
+            ConflictError: that version is registered already: give the archive a version of its own.
+            DeadlineError: it still waits for its embeddings; it stays registered, and is not the default.
+        """
+        return deploy(
+            self,
+            url,
+            model_name=model_name,
+            workers=workers,
+            batch_size=batch_size,
+            max_batch_delay=max_batch_delay,
+            keep=keep,
+            on_step=on_step,
+        )
 
     def unregister(self, model: str, version: str = "") -> str:
         """Remove a version (empty: the default one) when its accepted requests are answered."""

@@ -50,6 +50,14 @@ class _Inference(inference_pb2_grpc.InferenceAPIsServiceServicer):
     def Predictions(self, request: Any, context: grpc.ServicerContext) -> Any:
         return inference_pb2.PredictionResponse(prediction=self.script.next("Predictions", request, context))
 
+    def StreamPredictions(self, request: Any, context: grpc.ServicerContext) -> Any:
+        yield inference_pb2.PredictionResponse(
+            prediction=self.script.next("StreamPredictions", request, context)
+        )
+        while len(self.script.answers) > 1:
+            part = self.script.next("part", request, context)
+            yield inference_pb2.PredictionResponse(prediction=part)
+
 
 class _Management(management_pb2_grpc.ManagementAPIsServiceServicer):
     def __init__(self, script: ScriptedServer) -> None:
