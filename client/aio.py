@@ -55,7 +55,7 @@ class AsyncInferenceClient:
         """Close the connection; calls that are under way fail."""
         if self._connection is not None:
             (channel, _), self._connection = self._connection, None
-            await channel.close()
+            await channel.close(None)
 
     async def ping(self, *, timeout: float | None = None) -> str:
         """The server's health in its own word, as `InferenceClient.ping`."""

@@ -9,6 +9,7 @@ import satrap
 from satrap.cli.archive import archive
 from satrap.cli.demo import demo
 from satrap.cli.execute import execute
+from satrap.cli.models import models
 from satrap.cli.operators import inspect, status, tables
 from satrap.cli.prune import prune
 from satrap.cli.servers import embedding_server, middleware, serving
@@ -33,6 +34,7 @@ app.command("embedding-server")(embedding_server)
 app.command("middleware")(middleware)
 app.command("serving")(serving)
 app.command("archive")(archive)
+app.add_typer(models, name="models")
 app.command(
     "exec",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
