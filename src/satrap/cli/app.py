@@ -7,6 +7,7 @@ import typer
 
 import satrap
 from satrap.cli.archive import archive
+from satrap.cli.bench import bench
 from satrap.cli.demo import demo
 from satrap.cli.execute import execute
 from satrap.cli.models import models
@@ -35,6 +36,7 @@ app.command("middleware")(middleware)
 app.command("serving")(serving)
 app.command("archive")(archive)
 app.add_typer(models, name="models")
+app.command("bench")(bench)
 app.command(
     "exec",
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},

@@ -12,7 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from satrap.cli import options
-from satrap.client import ManagementClient, ModelDescription
+from satrap.client import ManagementClient, ModelDescription, ModelEntry
 from satrap.errors import UnavailableError
 
 __all__ = ["models"]
@@ -155,7 +155,7 @@ def list_models(
 
     Example: satrap models list
     """
-    entries = []
+    entries: list[ModelEntry] = []
     page_token: int | None = 0
     with _management(address, token, timeout) as management:
         while page_token is not None:

@@ -1,0 +1,1 @@
+"""Load for a served model, and what its answers took: `satrap bench`."""
