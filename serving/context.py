@@ -1,6 +1,6 @@
 """What a handler is told about its model and the requests at hand: TorchServe's `context`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from satrap.serving.handler_metrics import HandlerMetrics
@@ -26,8 +26,12 @@ class RequestProcessor:
         self._phrase = ""
 
     def get_request_property(self, key: str) -> Any:
-        """One request header, or None."""
-        return self._request_header.get(key)
+        """One request header, or None. Letters' case counts only where two headers differ in nothing else."""
+        value = self._request_header.get(key)
+        if value is not None or not isinstance(key, str):
+            return value
+        lowered = key.lower()
+        return next((v for name, v in self._request_header.items() if name.lower() == lowered), None)
 
     def get_request_properties(self) -> dict[str, Any]:
         """All request headers."""
@@ -92,12 +96,14 @@ class Context:
             "server_version": mms_version,
             "limit_max_image_pixels": limit_max_image_pixels,
         }
-        self.metrics = metrics if metrics is not None else HandlerMetrics()
+        self.metrics = metrics if metrics is not None else HandlerMetrics(model_name)
         self.model_yaml_config: dict[str, Any] = model_yaml_config if model_yaml_config is not None else {}
         self.request_ids: dict[int, str] | None = None
         self.request_processor: Sequence[RequestProcessor] = [RequestProcessor({})]
         self.stopping_criteria: Any = None
         self.cl_socket: Any = None
+        self.send_part: Callable[[Any, Iterable[int]], None] | None = None
+        """The worker's: sends a part of the answers to the requests at these places, and returns when it is out."""
 
     def get_request_id(self, idx: int = 0) -> str:
         """The id of the request at `idx` of the batch; empty outside of a batch."""
@@ -114,6 +120,18 @@ class Context:
     def get_sequence_id(self, idx: int = 0) -> str:
         """The sequence id that the client gave for the request at `idx`; empty when it gave none."""
         return str(self.get_request_header(idx, self.header_key_sequence_id) or "")
+
+    def send_intermediate(self, values: Any, places: Iterable[int] | None = None) -> None:
+        """Send a part of the answers now: `values[place]` for each place, all of the batch if none are given.
+
+        The handler's return value is the last part. A client that asked for no stream gets all parts in one piece.
+
+        Raises:
+            RuntimeError: the handler is not answering a batch.
+        """
+        if self.send_part is None:
+            raise RuntimeError("an intermediate response can only be sent while the handler answers a batch")
+        self.send_part(values, range(len(self.request_processor)) if places is None else places)
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         """Set the content type of the answer at `idx` (REST only, as in TorchServe)."""

@@ -1,11 +1,6 @@
 """The context: TorchServe's names, per request."""
 
-from types import SimpleNamespace
-
-import pytest
-
 from satrap.serving.context import Context, RequestProcessor
-from satrap.serving.handler_metrics import MAX_OBSERVATIONS, HandlerMetrics, Observation
 
 
 def context() -> Context:
@@ -38,6 +33,16 @@ def test_requests() -> None:
     assert Context("m", "/", {}, 1, None, "0").get_request_id() == ""
 
 
+def test_headers_are_found_whatever_their_letters() -> None:
+    processor = RequestProcessor(
+        {"x-trace": "7", "Data": {"content-type": "a"}, "data": {"content-type": "b"}}
+    )
+    assert processor.get_request_property("X-Trace") == "7"
+    assert processor.get_request_property("x-trace") == "7"
+    assert processor.get_request_property("data") == {"content-type": "b"}, "the exact name comes first"
+    assert processor.get_request_property("absent") is None
+
+
 def test_answers() -> None:
     c = context()
     c.set_response_content_type(0, "text/plain")
@@ -50,26 +55,3 @@ def test_answers() -> None:
     assert c.get_response_status(1) == (404, "nothing")
     c.set_all_response_status(500, "all")
     assert c.get_response_status(0) == c.get_response_status(1) == (500, "all")
-
-
-def test_metrics_are_kept_until_they_are_taken() -> None:
-    metrics = HandlerMetrics()
-    metrics.add_time("t", 1.5, 0)
-    metrics.add_counter("c", 2, dimensions=[SimpleNamespace(name="Level", value="Model")])
-    metrics.add_metric("g", 3, "items", metric_type=SimpleNamespace(value="GAUGE"))
-    assert metrics.take() == [
-        Observation("t", 1.5, "ms", "gauge", (), 0),
-        Observation("c", 2.0, "count", "counter", (("Level", "Model"),)),
-        Observation("g", 3.0, "items", "gauge"),
-    ]
-    assert metrics.take() == []
-    with pytest.raises(ValueError, match="ms, s or us"):
-        metrics.add_time("t", 1, unit="days")
-
-
-def test_metrics_do_not_grow_without_end() -> None:
-    metrics = HandlerMetrics()
-    for _ in range(MAX_OBSERVATIONS + 3):
-        metrics.add_counter("c", 1)
-    assert len(metrics.take()) == MAX_OBSERVATIONS
-    assert metrics.dropped == 3
