@@ -14,18 +14,28 @@ A frame is a prefix, a head, and a body, in this order and without padding betwe
     LOAD     frontend   `serving.worker.assignment.Assignment`, field by field      -
     READY    worker     {}                                                          -
     FAILED   worker     {"reason": str}; the worker then ends                       -
-    PREDICT  frontend   {"ids": [str], "inputs": [[[key, length, type]]]}           values
-    ANSWER   worker     {"answers": [[code, length]], "times": {name: ms},          values
-                         "stale": [place], "staleness_ms": number or null}
+    PREDICT  frontend   {"ids": [str], "inputs": [[[key, length, type]]],           values
+                         "headers": [{name: value}] if any request has some}
+    PART     worker     {"parts": [[place, code, length, *chosen]]}                 values
+    ANSWER   worker     {"answers": [[code, length, *chosen]],                      values
+                         "times": {name: ms}, "stale": [place],
+                         "staleness_ms": number or null,
+                         "observations": [[name, value, unit, type,
+                                           [[dimension, value]], place or null]]}
     UNPACK   frontend   {"archive", "target", "max_bytes", "max_files"}             -
     UNPACKED unpacker   {"manifest": {}, "config": {}} or {"reason": str}           -
+    INSTALL  frontend   {"requirements", "directory", "cache", "timeout"}           -
+    INSTALLED installer {"directory", "packages", "python", "replaced": [str]},     -
+                         or {"reason": str, "log": str}
 
 In `PREDICT` a request is a list of inputs, each `[key, bytes in the body, content type]`. In `ANSWER` a code is
-an HTTP status: 200 and the prediction's bytes, or another and the error's sentence; the times are the handler's
-and those that it reported of its parts; stale are the places, from 0, of answers made from embeddings that may be
-out of date, and the staleness is how old the newest training event in the batch's embeddings is, the greatest of all
-that was looked up (null: not known). A worker has at most one `PREDICT` unanswered. Bytes from a client are never
-anything but a value in a body: nothing is unpickled.
+an HTTP status: 200 and the prediction's bytes, or another and the error's sentence; chosen is nothing, or what the
+handler chose for its answer: an HTTP status, its phrase, and an object of headers. Any number of `PART` frames may
+come before an `ANSWER`: parts of answers, by their places in the batch, of a handler that streams. The times are
+the handler's and those that it reported of its parts; stale are the places, from 0, of answers made from embeddings
+that may be out of date, and the staleness is how old the newest training event in the batch's embeddings is, the
+greatest of all that was looked up (null: not known). A worker has at most one `PREDICT` unanswered. Bytes from a
+client are never anything but a value in a body: nothing is unpickled.
 
 The cost of this layout: a head is parsed as JSON, some microseconds per request. What it buys: values of any
 size pass without being touched, and a field can be added to a head without a new format.
@@ -74,6 +84,9 @@ class Kind(enum.IntEnum):
     ANSWER = 5
     UNPACK = 6
     UNPACKED = 7
+    INSTALL = 16
+    INSTALLED = 17
+    PART = 8
 
 
 _KINDS = {int(kind): kind for kind in Kind}

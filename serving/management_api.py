@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import grpc.aio
 
-from satrap.errors import InvalidInputError, ModelVersionNotFoundError, NotFoundError, SatrapError
+from satrap.errors import InvalidInputError, SatrapError
 from satrap.protos import management_pb2 as pb
 from satrap.protos import management_pb2_grpc
 from satrap.serving.model_service import ModelService
@@ -50,9 +50,9 @@ class ManagementApi(management_pb2_grpc.ManagementAPIsServiceServicer):
     @_answers
     async def RegisterModel(self, request: pb.RegisterModelRequest) -> str:  # noqa: N802 (the RPC's name)
         """Register a version from the model store."""
-        return await self._service.register(
+        outcome = await self._service.register(
             RegisterParameters(
-                url=request.url,
+                url=request.url or None,
                 model_name=request.model_name or None,
                 handler=request.handler or None,
                 runtime=request.runtime or None,
@@ -64,45 +64,43 @@ class ManagementApi(management_pb2_grpc.ManagementAPIsServiceServicer):
                 synchronous=request.synchronous,
             )
         )
+        return outcome.sentence
 
     @_answers
     async def UnregisterModel(self, request: pb.UnregisterModelRequest) -> str:  # noqa: N802
         """Take a version out; answered when all that it had accepted is."""
-        return await self._service.unregister(_named(request.model_name), request.model_version)
+        return (await self._service.unregister(_named(request.model_name), request.model_version)).sentence
 
     @_answers
     async def SetDefault(self, request: pb.SetDefaultRequest) -> str:  # noqa: N802
         """Make a version the one that answers when none is named."""
-        try:
-            return self._service.set_default(_named(request.model_name), request.model_version)
-        except ModelVersionNotFoundError as error:
-            # Here, and only here, TorchServe words it so.
-            sentence = f"Model version {error.version} does not exist for model {error.model}"
-            raise NotFoundError(sentence) from error
+        return self._service.set_default(_named(request.model_name), request.model_version).sentence
 
     @_answers
     async def ScaleWorker(self, request: pb.ScaleWorkerRequest) -> str:  # noqa: N802
         """Change the number of workers; `timeout` and `number_gpu` mean nothing, as in TorchServe."""
         minimum = _given(request.min_worker) or 1
-        maximum = _given(request.max_worker) or minimum
-        return await self._service.scale(
+        outcome = await self._service.scale(
             _named(request.model_name),
             request.model_version,
             minimum,
-            maximum,
+            _given(request.max_worker),
             synchronous=request.synchronous,
         )
+        return outcome.sentence
 
     @_answers
     async def DescribeModel(self, request: pb.DescribeModelRequest) -> str:  # noqa: N802
         """A JSON array with a description of each version asked for."""
-        described = await self._service.describe(_named(request.model_name), request.model_version)
+        described = await self._service.describe(
+            _named(request.model_name), request.model_version, customized=request.customized
+        )
         return json.dumps(described, indent=2)
 
     @_answers
     async def ListModels(self, request: pb.ListModelsRequest) -> str:  # noqa: N802
         """A JSON document with the models; a limit of 0 means 100, as the proto file says."""
-        return json.dumps(self._service.list_models(request.limit, request.next_page_token), indent=2)
+        return json.dumps(self._service.list_models(request.limit or 100, request.next_page_token), indent=2)
 
 
 def _named(model: str) -> str:

@@ -5,21 +5,33 @@ belongs to the frontend's event loop. A change that was begun is carried through
 """
 
 import asyncio
+import dataclasses
 import itertools
 import logging
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from satrap.config.global_config import ModelConfig
-from satrap.errors import ArchiveError, InvalidInputError, UnregisterTimeoutError, WorkerStartError
+from satrap.errors import (
+    ArchiveError,
+    InvalidInputError,
+    ModelApiDisabledError,
+    ModelVersionNotFoundError,
+    UnregisterTimeoutError,
+    WorkerStartError,
+)
 from satrap.serving.archive.store import ModelStore
 from satrap.serving.archive.unpack import Limits
 from satrap.serving.archive.unpacking import Unpacked, Unpacker
 from satrap.serving.description import describe_version
+from satrap.serving.environment.environments import Environments
 from satrap.serving.forks import Template
 from satrap.serving.frames import Bytes
+from satrap.serving.observer import Ignore, Observer
+from satrap.serving.outcome import Outcome, OutcomeState
 from satrap.serving.registry import Registry
+from satrap.serving.request import Prediction, Protocol
 from satrap.serving.roster import WorkerState
 from satrap.serving.settings import ServingSettings
 from satrap.serving.shard_watch import ShardWatch
@@ -27,7 +39,6 @@ from satrap.serving.sparse_gate import ShardProgress, everywhere
 from satrap.serving.version import Version
 from satrap.serving.version_spec import RegisterParameters, VersionSpec, check_runtime, resolve
 from satrap.serving.worker.assignment import Assignment
-from satrap.serving.worker_process import Prediction
 
 __all__ = ["ModelService"]
 
@@ -37,6 +48,8 @@ FIRST_WORKER_NUMBER = 9000
 """TorchServe names its workers by ports from 9000 on; so do we, without the ports."""
 
 MAX_LISTED = 100
+
+_ACCEPTED = Outcome("Processing worker updates...", OutcomeState.ACCEPTED)
 
 T = TypeVar("T")
 
@@ -50,14 +63,18 @@ def _request_ids() -> Iterator[str]:
 class ModelService:
     """All models of one server."""
 
-    def __init__(self, settings: ServingSettings, template: Template) -> None:
-        """Start nothing."""
+    def __init__(
+        self, settings: ServingSettings, template: Template, observer: Observer | None = None
+    ) -> None:
+        """Start nothing; `observer` is told about every request."""
         self._settings, self._template = settings, template
+        self._observer = observer or Ignore()
         self._config = settings.config
         self.store = ModelStore(settings.model_store)
         self._unpacker = Unpacker(
             template, Limits(self._config.max_archive_bytes, self._config.max_archive_files)
         )
+        self._environments = Environments(template, self._config)
         self._registry: Registry[Version] = Registry()
         self._numbers = itertools.count(FIRST_WORKER_NUMBER)
         self._request_ids = _request_ids()
@@ -75,11 +92,23 @@ class ModelService:
         await self._template.start()
 
     async def predict(
-        self, model: str, version: str, inputs: Mapping[str, Bytes], *, patience: float | None = None
+        self,
+        model: str,
+        version: str,
+        inputs: Mapping[str, Bytes],
+        *,
+        patience: float | None = None,
+        request_id: str = "",
+        content_types: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        protocol: Protocol = "grpc",
+        on_part: Callable[[Prediction], None] | None = None,
     ) -> Prediction:
         """Answer one request by the named version, or by the one that is the default now.
 
-        `patience` is how many seconds the caller will wait; None for ever.
+        `patience` is how many seconds the caller will wait; None for ever. Content types are of inputs, by name; the
+        worker decodes by them. An empty request id: one is made up. `on_part` takes the parts of a handler that
+        streams, except the last; without it they are put together.
 
         Raises:
             InvalidInputError: no model was named.
@@ -87,69 +116,136 @@ class ModelService:
             VersionWaitsError: it waits for a sequence of its embeddings.
             SatrapError: what `Version.predict` raises.
         """
+        return await self._answering(model, version).predict(
+            inputs,
+            patience=patience,
+            request_id=request_id,
+            content_types=content_types,
+            headers=headers,
+            protocol=protocol,
+            named=version,
+            on_part=on_part,
+        )
+
+    def stream(
+        self,
+        model: str,
+        version: str,
+        inputs: Mapping[str, Bytes],
+        *,
+        patience: float | None = None,
+        request_id: str = "",
+        content_types: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        protocol: Protocol = "grpc",
+    ) -> AsyncGenerator[Prediction, None]:
+        """The same, part by part as the handler gives them; see `Version.stream`.
+
+        Raises:
+            SatrapError: what `predict` raises; where there is no such version, before the first part is awaited.
+        """
+        return self._answering(model, version).stream(
+            inputs,
+            patience=patience,
+            request_id=request_id,
+            content_types=content_types,
+            headers=headers,
+            protocol=protocol,
+            named=version,
+        )
+
+    def _answering(self, model: str, version: str) -> Version:
         if not model:
             raise InvalidInputError("Parameter model_name is required.")
-        return await self._registry.answering(model, version).predict(inputs, patience=patience)
+        return self._registry.answering(model, version)
 
-    async def register(self, parameters: RegisterParameters, *, at_startup: bool = False) -> str:
-        """Register a version and start its workers; return TorchServe's sentence.
+    async def register(self, parameters: RegisterParameters, *, at_startup: bool = False) -> Outcome:
+        """Register a version and start its workers.
 
         A synchronous registration returns when the workers are ready, and takes the version out again when one
         cannot load its handler. An asynchronous one returns at once, and requests wait for the workers. A version that
         needs a sequence of its embeddings is registered like any other and answers when every shard is there.
 
         Raises:
+            ModelApiDisabledError: the configuration says that only startup models are registered.
             InvalidInputError, ArchiveNotFoundError, ArchiveError: the archive cannot be had, or is refused.
             VersionRegisteredError: that version is there already.
             WorkerStartError: synchronous only.
         """
+        if not (at_startup or self._config.model_api):
+            raise ModelApiDisabledError
         return await self._carry_through(self._register(parameters, at_startup))
 
-    async def unregister(self, model: str, version: str = "") -> str:
+    async def unregister(self, model: str, version: str = "") -> Outcome:
         """Take a version out (the default one if none is named); return when all that it accepted is answered.
 
         Raises:
+            ModelApiDisabledError: the configuration says that no model is taken out.
             ModelNotFoundError, ModelVersionNotFoundError, DefaultVersionError: nothing was done.
             UnregisterTimeoutError: it is out, but some requests were not finished in time and have failed.
         """
+        if not self._config.model_api:
+            raise ModelApiDisabledError
         return await self._carry_through(self._unregister(model, version))
 
-    def set_default(self, model: str, version: str) -> str:
-        """Make a version the default; return TorchServe's sentence, or that it will be when it waits no more.
+    def set_default(self, model: str, version: str) -> Outcome:
+        """Make a version the default, or say that it will be when it waits no more.
 
         Raises:
             ModelNotFoundError, ModelVersionNotFoundError: nothing was done.
         """
-        self._registry.set_default(model, version)
+        try:
+            self._registry.set_default(model, version)
+        except ModelVersionNotFoundError as error:
+            # Here, and only here, TorchServe words it so.
+            sentence = f"Model version {version} does not exist for model {model}"
+            raise ModelVersionNotFoundError(model, version, sentence) from error
         if self._registry.is_waiting(model, version):
             sequence = self._registry.get(model, version).spec.sparse_sequence
-            return (
+            return Outcome(
                 f'Version "{version}" of model "{model}" becomes the default when every embedding server has reached '
-                f"sequence {sequence}"
+                f"sequence {sequence}",
+                OutcomeState.ACCEPTED,
             )
-        return f'Default version successfully updated for model "{model}" to "{version}"'
+        return Outcome(f'Default version successfully updated for model "{model}" to "{version}"')
 
     async def scale(
-        self, model: str, version: str, minimum: int, maximum: int, *, synchronous: bool = False
-    ) -> str:
-        """Change how many workers a version has; return TorchServe's sentence.
+        self,
+        model: str,
+        version: str = "",
+        minimum: int = 1,
+        maximum: int | None = None,
+        *,
+        synchronous: bool = False,
+    ) -> Outcome:
+        """Have at least `minimum` and at most `maximum` workers (as many as `minimum` if it is None).
+
+        What is busy finishes first. A synchronous call returns when the minimum is ready, PARTIAL when something else
+        changed the version meanwhile.
 
         Raises:
-            InvalidInputError: `maximum` is less than `minimum`.
+            InvalidInputError: `maximum` is less than `minimum`, or one is negative.
             ModelNotFoundError, ModelVersionNotFoundError: nothing was done.
             WorkerStartError: synchronous only.
         """
+        maximum = minimum if maximum is None else maximum
         if maximum < minimum:
             raise InvalidInputError("max_worker cannot be less than min_worker.")
+        if minimum < 0:
+            raise InvalidInputError("min_worker cannot be less than 0.")
         scaled = self._registry.get(model, version)
         scaled.scale(minimum, maximum)
         if not synchronous:
-            return "Processing worker updates..."
+            return _ACCEPTED
         await scaled.wait_started()
+        if scaled.roster.count(WorkerState.READY) < minimum:
+            return Outcome("Workers scaling in progress...", OutcomeState.PARTIAL)
         named = f", version: {version}" if version else ""
-        return f"Workers scaled to {minimum} for model: {model}{named}"
+        return Outcome(f"Workers scaled to {minimum} for model: {model}{named}")
 
-    async def describe(self, model: str, version: str = "") -> list[dict[str, Any]]:
+    async def describe(
+        self, model: str, version: str = "", *, customized: bool = False
+    ) -> list[dict[str, Any]]:
         """TorchServe's description of the named version, the default one, or `all`.
 
         Of versions that need a sequence of their embeddings it also says how far the shards are, which are asked.
@@ -176,9 +272,20 @@ class ModelService:
             return self._registry.versions(model)
         return [self._registry.get(model, version)]
 
-    def list_models(self, limit: int, page: int) -> dict[str, Any]:
-        """The models by name, `limit` (1 to 100) from place `page` on, with their default versions' urls."""
-        limit = limit if 0 < limit <= MAX_LISTED else MAX_LISTED
+    def has_workers(self, model: str, version: str = "") -> bool:
+        """Whether the version has workers at all, ready or not, which is what KServe's API calls ready.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
+        """
+        return bool(self._registry.get(model, version).roster.workers())
+
+    def list_models(self, limit: int = MAX_LISTED, page: int = 0) -> dict[str, Any]:
+        """The models by name, `limit` from place `page` on, with their default versions' urls.
+
+        As in TorchServe a limit below 0 or above 100 means 100, and a page below 0 means the first.
+        """
+        limit = limit if 0 <= limit <= MAX_LISTED else MAX_LISTED
         start = max(page, 0)
         names = self._registry.models()
         listed = [
@@ -207,10 +314,12 @@ class ModelService:
 
     # ---- changes ----
 
-    async def _register(self, parameters: RegisterParameters, at_startup: bool) -> str:
+    async def _register(self, parameters: RegisterParameters, at_startup: bool) -> Outcome:
+        if parameters.url is None:
+            raise InvalidInputError("Parameter url is required.")
         check_runtime(parameters.runtime)
         unpacked = await self._unpacker.unpack(self.store.find(parameters.url))
-        spec = self._resolve(parameters, unpacked, at_startup)
+        spec = await self._with_environment(self._resolve(parameters, unpacked, at_startup))
         version = Version(
             spec,
             self._assignment(spec),
@@ -218,6 +327,7 @@ class ModelService:
             self._numbers,
             self._request_ids,
             self._version_ready,
+            self._observer,
         )
         try:
             self._check_shards(spec)
@@ -235,18 +345,20 @@ class ModelService:
         log.info("%s %d initial workers", registered, spec.min_workers)
         version.scale(spec.min_workers, spec.max_workers)
         if spec.min_workers == 0:
-            return f"{registered} 0 initial workers. Use scale workers API to add workers for the model."
+            return Outcome(
+                f"{registered} 0 initial workers. Use scale workers API to add workers for the model."
+            )
         if not parameters.synchronous:
-            return "Processing worker updates..."
+            return _ACCEPTED
         try:
             await version.wait_started()
         except WorkerStartError:
             self._registry.discard(spec.model, spec.version, version)
             await self._remove(version)
             raise
-        return f"{registered} {spec.min_workers} initial workers"
+        return Outcome(f"{registered} {spec.min_workers} initial workers")
 
-    async def _unregister(self, model: str, version_name: str) -> str:
+    async def _unregister(self, model: str, version_name: str) -> Outcome:
         version = self._registry.remove(model, version_name)
         self._draining.add(version)
         drained = await version.drain(self._config.unregister_model_timeout_seconds)
@@ -254,7 +366,7 @@ class ModelService:
         if not drained:
             raise UnregisterTimeoutError(model)
         log.info("model %r version %s unregistered", model, version.spec.version)
-        return f'Model "{model}" unregistered'
+        return Outcome(f'Model "{model}" unregistered')
 
     async def _remove(self, version: Version) -> None:
         await version.close()
@@ -273,6 +385,13 @@ class ModelService:
             loaded_at_startup=at_startup,
         )
 
+    async def _with_environment(self, spec: VersionSpec) -> VersionSpec:
+        try:
+            return dataclasses.replace(spec, environment=await self._environments.find(spec))
+        except BaseException:
+            await self._unpacker.remove(spec.directory)
+            raise
+
     def _assignment(self, spec: VersionSpec) -> Assignment:
         return Assignment(
             model=spec.model,
@@ -284,7 +403,10 @@ class ModelService:
             threads=self._config.threads_per_worker,
             max_response_bytes=self._config.max_response_bytes,
             ours_first=self._config.compat == "satrap",
+            decode_inputs=self._config.decode_input_request,
             environment=self._settings.worker_environment(),
+            packages=str(spec.environment.packages) if spec.environment else "",
+            python=str(spec.environment.python) if spec.environment and spec.environment.is_fresh else "",
         )
 
     def _check_shards(self, spec: VersionSpec) -> None:

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 
 from satrap.errors import (
     DeadlineError,
@@ -19,13 +19,16 @@ from satrap.errors import (
     WorkerDiedError,
     WorkerStartError,
 )
-from satrap.serving.batching import BatchQueue
+from satrap.serving.batching import BatchQueue, Ticket
 from satrap.serving.forks import Template
 from satrap.serving.frames import Bytes
+from satrap.serving.handler_metrics import Observation
+from satrap.serving.observer import Observer
+from satrap.serving.request import Prediction, Protocol, Request
 from satrap.serving.roster import Roster, Start, Stop, WorkerState
 from satrap.serving.version_spec import VersionSpec
 from satrap.serving.worker.assignment import Assignment
-from satrap.serving.worker_process import Prediction, Request, WorkerProcess
+from satrap.serving.worker_process import WorkerProcess
 
 __all__ = ["Version"]
 
@@ -46,11 +49,13 @@ class Version:
         numbers: Iterator[int],
         request_ids: Iterator[str],
         on_ready: Callable[["Version"], None],
+        observer: Observer,
     ) -> None:
         """Start nothing.
 
         `numbers` names workers, `request_ids` requests; `on_ready` is called whenever a worker became ready.
         """
+        self._observer = observer
         self.spec = spec
         self._request_ids = request_ids
         self._assignment, self._template, self._on_ready = assignment, template, on_ready
@@ -86,11 +91,22 @@ class Version:
         return self.roster.is_healthy(time.monotonic(), self.spec.max_retry_timeout)
 
     async def predict(
-        self, inputs: Mapping[str, Bytes], *, patience: float | None = None, request_id: str = ""
+        self,
+        inputs: Mapping[str, Bytes],
+        *,
+        patience: float | None = None,
+        request_id: str = "",
+        content_types: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        protocol: Protocol = "grpc",
+        named: str = "",
+        on_part: Callable[[Prediction], None] | None = None,
     ) -> Prediction:
         """Answer one request; `patience` is how many seconds its caller will wait.
 
-        A request is run once or not at all: if its worker dies the caller is told.
+        A request is run once or not at all: if its worker dies the caller is told. Of a handler that streams,
+        `on_part` takes the parts before the last; without it all parts are put together. `named` is the version that
+        the caller named, for who observes.
 
         Raises:
             NoWorkerError: no worker will answer soon.
@@ -98,19 +114,83 @@ class Version:
             DeadlineError: the time passed in the queue.
             WorkerDiedError: the worker died, or did not answer in time.
         """
-        if not self._idle and self.roster.is_hopeless:
-            raise NoWorkerError(self.spec.model, self.spec.version)
-        answer: asyncio.Future[Prediction] = asyncio.get_running_loop().create_future()
-        request = Request(request_id or next(self._request_ids), inputs, answer)
-        now = time.monotonic()
-        ticket = self._queue.offer(request, now, math.inf if patience is None else now + patience)
-        self._dispatch()
+        request = self._request(inputs, request_id, content_types, headers, protocol, named)
+        request.on_part = on_part
+        ticket = self._accept(request, patience)
         try:
-            return await answer
+            return await request.answer
         except asyncio.CancelledError:
-            self._queue.withdraw(ticket)
-            self._notify()
+            self._withdraw(ticket)
             raise
+
+    async def stream(
+        self,
+        inputs: Mapping[str, Bytes],
+        *,
+        patience: float | None = None,
+        request_id: str = "",
+        content_types: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        protocol: Protocol = "grpc",
+        named: str = "",
+    ) -> AsyncGenerator[Prediction, None]:
+        """The same, part by part as the handler gives them; the last is what it returned.
+
+        A handler that does not stream gives one. Close the iterator (`contextlib.aclosing`) to withdraw the request.
+
+        Raises:
+            SatrapError: what `predict` raises, maybe after some parts.
+        """
+        request = self._request(inputs, request_id, content_types, headers, protocol, named)
+        parts: asyncio.Queue[Prediction | None] = asyncio.Queue()
+        request.on_part = parts.put_nowait
+        request.answer.add_done_callback(lambda _: parts.put_nowait(None))
+        ticket = self._accept(request, patience)
+        try:
+            while (part := await parts.get()) is not None:
+                yield part
+            yield request.answer.result()
+        finally:
+            if request.answer.cancel():
+                self._withdraw(ticket)
+
+    def _request(
+        self,
+        inputs: Mapping[str, Bytes],
+        request_id: str,
+        content_types: Mapping[str, str] | None,
+        headers: Mapping[str, str] | None,
+        protocol: Protocol,
+        named: str,
+    ) -> Request:
+        return Request(
+            request_id or next(self._request_ids),
+            inputs,
+            asyncio.get_running_loop().create_future(),
+            content_types,
+            headers,
+            protocol,
+            named,
+            arrived=time.monotonic(),
+        )
+
+    def _accept(self, request: Request, patience: float | None) -> Ticket[Request]:
+        try:
+            if not self._idle and self.roster.is_hopeless:
+                raise NoWorkerError(self.spec.model, self.spec.version)
+            now = request.arrived
+            ticket = self._queue.offer(request, now, math.inf if patience is None else now + patience)
+        except SatrapError as error:
+            self._observer.failed(self.spec.model, self.spec.version, request, error)
+            raise
+        self._dispatch()
+        return ticket
+
+    def _withdraw(self, ticket: Ticket[Request]) -> None:
+        """Nobody waits for it any more. What a worker has already it finishes, and its answer is dropped."""
+        if self._queue.withdraw(ticket):
+            self._observer.failed(self.spec.model, self.spec.version, ticket.item, None)
+        self._notify()
 
     def scale(self, minimum: int, maximum: int) -> None:
         """Have at least `minimum` and at most `maximum` workers; what is busy finishes first."""
@@ -158,21 +238,33 @@ class Version:
     def worker_loaded(self, worker: WorkerProcess) -> None:
         """Part of `WorkerEvents`."""
         self.roster.loaded(worker.number)
+        seconds = time.time() - worker.started_at
+        self._observer.loaded(self.spec.model, self.spec.version, worker.number, seconds)
         log.info("%s: worker %d is ready (pid %s)", self.name, worker.number, worker.pid)
         self._worker_free(worker)
         self._on_ready(self)
         self._notify()
 
-    def worker_answered(self, worker: WorkerProcess, count: int) -> None:
+    def worker_answered(
+        self,
+        worker: WorkerProcess,
+        batch: Sequence[Request],
+        predictions: Sequence[Prediction],
+        observations: Sequence[Observation],
+    ) -> None:
         """Part of `WorkerEvents`."""
-        self._queue.finished(count)
+        self._queue.finished(len(batch))
         self.roster.answered(worker.number)
         self._worker_free(worker)
         self._notify()
+        spec = self.spec
+        self._observer.answered(spec.model, spec.version, worker.number, batch, predictions, observations)
 
-    def worker_ended(self, worker: WorkerProcess, count: int, reason: str) -> None:
+    def worker_ended(self, worker: WorkerProcess, batch: Sequence[Request], reason: str) -> None:
         """Part of `WorkerEvents`."""
-        self._queue.finished(count)
+        self._queue.finished(len(batch))
+        for request in batch:
+            self._fail(request, WorkerDiedError(self.spec.model, self.spec.version))
         if worker in self._idle:
             self._idle.remove(worker)
         del self._processes[worker.number]
@@ -192,9 +284,12 @@ class Version:
         """Hand over every batch that is due, and come back when the next one is."""
         now = time.monotonic()
         for request in self._queue.expire(now):
-            request.fail(DeadlineError("the deadline passed while the request waited for a worker"))
-        while self._idle and (batch := self._queue.take(now)):
-            self._idle.popleft().predict(batch, self.spec.response_timeout)
+            self._fail(request, DeadlineError("the deadline passed while the request waited for a worker"))
+        while self._idle and (taken := self._queue.take(now)):
+            batch = [request for request in taken if not request.answer.done()]
+            self._queue.finished(len(taken) - len(batch))
+            if batch:
+                self._idle.popleft().predict(batch, self.spec.response_timeout)
         self._schedule(self._queue.wake_at(idle=bool(self._idle)), now)
 
     def _schedule(self, moment: float, now: float) -> None:
@@ -280,7 +375,11 @@ class Version:
 
     def _fail_queue(self, error: SatrapError) -> None:
         for request in self._queue.drain():
-            request.fail(error)
+            self._fail(request, error)
+
+    def _fail(self, request: Request, error: SatrapError) -> None:
+        request.fail(error)
+        self._observer.failed(self.spec.model, self.spec.version, request, error)
 
     # ---- waiting for changes ----
 

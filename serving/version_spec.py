@@ -7,6 +7,7 @@ from satrap.config.global_config import ModelConfig, ServingConfig
 from satrap.errors import InvalidInputError
 from satrap.serving.archive.manifest import RUNTIMES, ArchiveOptions, Manifest
 from satrap.serving.batching import BatchPolicy
+from satrap.serving.environment.value import Environment
 
 __all__ = ["RegisterParameters", "VersionSpec", "resolve"]
 
@@ -18,7 +19,7 @@ DEFAULT_MAX_RETRY_TIMEOUT = 300
 class RegisterParameters:
     """A registration's parameters, None where not given. Delay in ms, timeouts in seconds."""
 
-    url: str
+    url: str | None
     model_name: str | None = None
     handler: str | None = None
     runtime: str | None = None
@@ -34,7 +35,8 @@ class RegisterParameters:
 class VersionSpec:
     """One version, with everything decided. Timeouts in seconds.
 
-    `sparse_sequence`: it answers when every embedding server has applied this one; None: at once.
+    `sparse_sequence`: it answers when every embedding server has applied this one; None: at once. `environment`: what
+    its requirements file asks for; None: nothing, or it is not installed.
     """
 
     model: str
@@ -52,6 +54,7 @@ class VersionSpec:
     max_retry_timeout: int
     sparse_sequence: int | None
     loaded_at_startup: bool
+    environment: Environment | None = None
 
 
 def check_runtime(runtime: str | None) -> None:
@@ -91,7 +94,7 @@ def resolve(
     return VersionSpec(
         model=parameters.model_name or manifest.model_name,
         version=manifest.version,
-        url=parameters.url,
+        url=parameters.url or "",
         handler=parameters.handler or manifest.handler,
         runtime=parameters.runtime or manifest.runtime,
         manifest=manifest,

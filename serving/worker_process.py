@@ -9,16 +9,16 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-from satrap.errors import SatrapError, WorkerDiedError
 from satrap.serving.forks import Child, Template
 from satrap.serving.frames import Bytes, Frame, FrameError, FrameParser, Kind, encode
+from satrap.serving.handler_metrics import Observation
 from satrap.serving.output import OutputLog
+from satrap.serving.request import NO_HEADERS, OK, Prediction, Request
 from satrap.serving.worker.assignment import Assignment
 
-__all__ = ["Prediction", "Request", "WorkerEvents", "WorkerProcess"]
+__all__ = ["WorkerEvents", "WorkerProcess"]
 
 log = logging.getLogger("satrap.serving")
 
@@ -33,42 +33,6 @@ _LAST_WORDS_SECONDS = 1.0
 may keep the one open, and a template that is stopped never sends the other."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A worker's answer to one request: an HTTP status, and the prediction (200) or an error's sentence.
-
-    `times` are milliseconds of its batch: `handler`, and the parts of it that the handler reported. `is_stale`: it was
-    made from embeddings that may be out of date. `staleness_ms`: the age of the newest training event in its batch's
-    embeddings; None: not known.
-    """
-
-    code: int
-    value: bytes
-    times: Mapping[str, float]
-    is_stale: bool = False
-    staleness_ms: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """One request on its way; `answer` is done when it is answered, failed or abandoned."""
-
-    id: str
-    inputs: Mapping[str, Bytes]
-    answer: asyncio.Future[Prediction]
-    content_types: Mapping[str, str] | None = None
-
-    def fail(self, error: SatrapError) -> None:
-        """Answer with an error, if nothing has answered yet."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-
-    def succeed(self, prediction: Prediction) -> None:
-        """Answer with what the worker said, if somebody still waits."""
-        if not self.answer.done():
-            self.answer.set_result(prediction)
-
-
 def _content_type(request: Request, key: str) -> str:
     return request.content_types.get(key, "") if request.content_types else ""
 
@@ -79,11 +43,17 @@ class WorkerEvents(Protocol):
     def worker_loaded(self, worker: "WorkerProcess") -> None:
         """It has loaded the handler."""
 
-    def worker_answered(self, worker: "WorkerProcess", count: int) -> None:
-        """It has answered a batch of `count` and is idle."""
+    def worker_answered(
+        self,
+        worker: "WorkerProcess",
+        batch: Sequence[Request],
+        predictions: Sequence[Prediction],
+        observations: Sequence[Observation],
+    ) -> None:
+        """It has answered a batch, whose requests know it already, and is idle."""
 
-    def worker_ended(self, worker: "WorkerProcess", count: int, reason: str) -> None:
-        """It is gone; `count` requests that it had were failed."""
+    def worker_ended(self, worker: "WorkerProcess", batch: Sequence[Request], reason: str) -> None:
+        """It is gone; nobody has answered the `batch` that it had."""
 
 
 class WorkerProcess(asyncio.Protocol):
@@ -99,6 +69,7 @@ class WorkerProcess(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = FrameParser()
         self._batch: Sequence[Request] = ()
+        self._timeout = math.inf
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._due = math.inf
         self._due_reason = ""
@@ -122,7 +93,7 @@ class WorkerProcess(asyncio.Protocol):
         Raises:
             UnavailableError: no process could be had; nothing follows.
         """
-        child = self._child = await template.fork("worker")
+        child = self._child = await template.fork("worker", self._assignment.python)
         loop = asyncio.get_running_loop()
         OutputLog(child.output, self._name)
         loop.add_reader(child.pidfd, self._on_process_end)
@@ -136,15 +107,21 @@ class WorkerProcess(asyncio.Protocol):
     def predict(self, batch: Sequence[Request], timeout: float) -> None:
         """Send a batch to the idle worker; it is killed if it does not answer within `timeout` seconds."""
         self._batch = batch
-        head = {
+        head: dict[str, Any] = {
             "ids": [request.id for request in batch],
             "inputs": [
                 [[key, len(value), _content_type(request, key)] for key, value in request.inputs.items()]
                 for request in batch
             ],
         }
+        if any(request.headers for request in batch):
+            head["headers"] = [dict(request.headers or {}) for request in batch]
+        now = time.monotonic()
+        for request in batch:
+            request.sent = now
         values = [value for request in batch for value in request.inputs.values()]
         self._send(encode(Kind.PREDICT, head, values))
+        self._timeout = timeout
         self._expect(timeout, f"did not answer within {timeout:g} s")
 
     def stop(self) -> None:
@@ -189,17 +166,29 @@ class WorkerProcess(asyncio.Protocol):
                 self._reason = str(frame.head["reason"])
             case Kind.ANSWER if len(frame.head["answers"]) == len(self._batch) > 0:
                 batch, self._batch = self._batch, ()
-                start, times, stale = 0, frame.head["times"], frame.head["stale"]
-                staleness_ms = frame.head["staleness_ms"]
-                for place, (request, (code, length)) in enumerate(
-                    zip(batch, frame.head["answers"], strict=True)
-                ):
-                    value = frame.body[start : start + length]
-                    request.succeed(Prediction(code, value, times, place in stale, staleness_ms))
-                    start += length
-                self._events.worker_answered(self, len(batch))
+                predictions = _predictions(frame, batch, time.monotonic())
+                for request, prediction in zip(batch, predictions, strict=True):
+                    request.succeed(prediction)
+                observations = [_observation(fields) for fields in frame.head.get("observations", ())]
+                self._events.worker_answered(self, batch, predictions, observations)
+            case Kind.PART if self._batch:
+                self._receive_parts(frame)
             case _:
                 raise FrameError(f"a {frame.kind.name} frame was not expected")
+
+    def _receive_parts(self, frame: Frame) -> None:
+        """Parts of streamed answers; the time for the next one starts anew."""
+        now, start = time.monotonic(), 0
+        self._expect(self._timeout, f"did not go on with its answer within {self._timeout:g} s")
+        for place, code, length, *chosen in frame.head["parts"]:
+            if not 0 <= place < len(self._batch):
+                raise FrameError(f"a part of answer {place} to a batch of {len(self._batch)}")
+            request = self._batch[place]
+            value = frame.body[start : start + length]
+            request.take_part(
+                _prediction(request, code, value, chosen, {}, now)._replace(batch_size=len(self._batch))
+            )
+            start += length
 
     def _send(self, buffers: list[Bytes]) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -259,7 +248,44 @@ class WorkerProcess(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
         batch, self._batch = self._batch, ()
-        for request in batch:
-            request.fail(WorkerDiedError(self._assignment.model, self._assignment.version))
         how = self._child.ended.result() if self._child and self._child.ended.done() else "ended"
-        self._events.worker_ended(self, len(batch), self._reason or how)
+        self._events.worker_ended(self, batch, self._reason or how)
+
+
+def _prediction(
+    request: Request, code: int, value: bytes, chosen: list[Any], times: Mapping[str, float], now: float
+) -> Prediction:
+    """`chosen` are the handler's status, phrase and headers, if it chose any."""
+    status, phrase, headers = chosen or (code, "", NO_HEADERS)
+    return Prediction(
+        code,
+        value,
+        times,
+        status=status if code == OK else code,
+        phrase=phrase,
+        headers=headers,
+        request_id=request.id,
+        queue_seconds=request.sent - request.arrived,
+        worker_seconds=now - request.sent,
+    )
+
+
+def _predictions(frame: Frame, batch: Sequence[Request], now: float) -> list[Prediction]:
+    head, start = frame.head, 0
+    predictions: list[Prediction] = []
+    for place, (request, (code, length, *chosen)) in enumerate(zip(batch, head["answers"], strict=True)):
+        value = frame.body[start : start + length]
+        start += length
+        predictions.append(
+            _prediction(
+                request, code, request.parts + value if request.parts else value, chosen, head["times"], now
+            )._replace(
+                is_stale=place in head["stale"], staleness_ms=head["staleness_ms"], batch_size=len(batch)
+            )
+        )
+    return predictions
+
+
+def _observation(fields: list[Any]) -> Observation:
+    name, value, unit, kind, dimensions, request = fields
+    return Observation(name, value, unit, kind, tuple((key, given) for key, given in dimensions), request)

@@ -6,7 +6,7 @@ TorchServe that holds for directories too, so nothing is ever served from outsid
 
 from pathlib import Path, PurePosixPath
 
-from satrap.errors import ArchiveNotFoundError, ConfigError, InvalidInputError
+from satrap.errors import ArchiveNotFoundError, ConfigError
 from satrap.serving.archive.manifest import MANIFEST_NAME
 
 __all__ = ["ModelStore", "startup_archives"]
@@ -25,13 +25,12 @@ class ModelStore:
         """The archive that a registration's url means.
 
         Raises:
-            InvalidInputError: no url was given.
             ArchiveNotFoundError: the store has no such archive, or the url is of a kind that is refused.
         """
-        if not url:
-            raise InvalidInputError("Parameter url is required.")
         if self.directory is None:
             raise ArchiveNotFoundError(url, "Model store has not been configured.")
+        if not url:
+            raise ArchiveNotFoundError(url, "empty url")
         if ".." in url:
             raise ArchiveNotFoundError(url, f"Relative path is not allowed in url: {url}")
         if "://" in url and not url.lower().startswith("file://"):

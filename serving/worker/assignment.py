@@ -19,8 +19,11 @@ class Assignment:
         batch_size: the greatest number of requests in one call of the handler.
         threads: torch's threads for one op.
         max_response_bytes: a longer prediction is an error.
+        decode_inputs: whether inputs of type `application/json` and `text/*` reach the handler as objects and text.
         ours_first: whether satrap's packages named `ts` and `persia` win over installed ones.
         environment: variables to set.
+        packages: the site-packages of its environment, which come before the installed ones; empty: it has none.
+        python: the interpreter to run it in, a fresh process; empty: it is forked from the template.
         gpu: index of the device, or None for the CPU.
     """
 
@@ -32,8 +35,11 @@ class Assignment:
     batch_size: int = 1
     threads: int = 1
     max_response_bytes: int = 6_553_500
+    decode_inputs: bool = True
     ours_first: bool = True
     environment: dict[str, str] = field(default_factory=dict)
+    packages: str = ""
+    python: str = ""
     gpu: int | None = None
 
     def to_head(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from satrap.errors import SatrapError
 from satrap.serving.frames import Bytes
 from satrap.serving.prediction import PredictionException
 
-__all__ = ["Answer", "answers_of", "encode_value", "error_answer"]
+__all__ = ["OK", "Answer", "answers_of", "encode_answer", "encode_value", "error_answer"]
 
 log = logging.getLogger("satrap.serving.worker")
 
@@ -61,10 +61,11 @@ def answers_of(returned: object, count: int, max_bytes: int) -> list[Answer]:
     if len(returned) != count:
         log.error("the handler returned %d results for %d requests", len(returned), count)
         return [Answer(503, b"number of batch response mismatched")] * count
-    return [_answer(value, max_bytes) for value in returned]
+    return [encode_answer(value, max_bytes) for value in returned]
 
 
-def _answer(value: object, max_bytes: int) -> Answer:
+def encode_answer(value: object, max_bytes: int) -> Answer:
+    """One result of a handler, or a part of it; one that cannot be encoded or is too long is an error."""
     if isinstance(value, PredictionException | SatrapError):
         return error_answer(value)
     try:

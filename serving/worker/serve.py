@@ -4,6 +4,7 @@ import gc
 import logging
 import socket
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,13 @@ from satrap import __version__
 from satrap.middleware import Marks, hear
 from satrap.serving.context import Context, RequestProcessor
 from satrap.serving.frames import STALE_HEADER, Bytes, Kind, encode, read_into, receive_head
+from satrap.serving.handler_metrics import Observation
 from satrap.serving.prediction import PredictionException
 from satrap.serving.worker import surroundings
 from satrap.serving.worker.assignment import Assignment
 from satrap.serving.worker.handler_loading import EntryPoint, load_entry_point
-from satrap.serving.worker.results import Answer, answers_of, error_answer
+from satrap.serving.worker.inputs import decode_input
+from satrap.serving.worker.results import OK, Answer, answers_of, encode_answer, error_answer
 
 __all__ = ["run"]
 
@@ -40,19 +43,26 @@ def run(connection: socket.socket) -> None:
         return
     gc.freeze()  # the handler and its model stay: no collection needs to look at them while requests wait
     _send(connection, Kind.READY, {}, [])
-    while (batch := _receive_batch(connection)) is not None:
+    while (batch := _receive_batch(connection, decode=assignment.decode_inputs)) is not None:
         head, data = batch
         _set_requests(context, head)
+        context.send_part = _part_sender(connection, context, assignment.max_response_bytes)
         started = time.perf_counter()
         with hear() as marks:
             answers = _predict(entry, data, context, assignment.max_response_bytes)
         seconds = time.perf_counter() - started
+        context.send_part = None
+        observations = context.metrics.take()
         answered = {
-            "answers": [[a.code, len(a.value)] for a in answers],
-            "times": {"handler": seconds * 1e3, **_reported_times(context)},
+            "answers": [_head_of(a, context.request_processor[i]) for i, a in enumerate(answers)],
+            "times": {"handler": seconds * 1e3, **_times(observations)},
             "stale": _stale_places(context, marks),
             "staleness_ms": marks.staleness_ms,
         }
+        if observations:
+            answered["observations"] = [
+                [o.name, o.value, o.unit, o.type, o.dimensions, o.request] for o in observations
+            ]
         _send(connection, Kind.ANSWER, answered, [a.value for a in answers])
 
 
@@ -76,28 +86,63 @@ def _model_config(assignment: Assignment) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _receive_batch(connection: socket.socket) -> tuple[dict[str, Any], list[dict[str, bytearray]]] | None:
+def _receive_batch(
+    connection: socket.socket, *, decode: bool
+) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
     received = receive_head(connection)
     if received is None:
         return None
     _, head, _ = received
-    data: list[dict[str, bytearray]] = []
+    data: list[dict[str, Any]] = []
     for inputs in head["inputs"]:
-        request: dict[str, bytearray] = {}
-        for key, length, _ in inputs:
+        request: dict[str, Any] = {}
+        for key, length, content_type in inputs:
             value = bytearray(length)
             if not read_into(connection, value):
                 return None
-            request[key] = value
+            request[key] = decode_input(value, content_type) if decode else value
         data.append(request)
     return head, data
 
 
 def _set_requests(context: Context, head: dict[str, Any]) -> None:
     context.request_ids = dict(enumerate(head["ids"]))
+    headers = head.get("headers") or [{}] * len(head["inputs"])
     context.request_processor = [
-        RequestProcessor({key: {"content-type": content_type} for key, _, content_type in inputs})
-        for inputs in head["inputs"]
+        RequestProcessor(
+            {**{key: {"content-type": content_type} for key, _, content_type in inputs}, **given}
+        )
+        for inputs, given in zip(head["inputs"], headers, strict=True)
+    ]
+
+
+def _part_sender(
+    connection: socket.socket, context: Context, max_bytes: int
+) -> Callable[[Any, Iterable[int]], None]:
+    def send(values: Any, places: Iterable[int]) -> None:
+        chosen = list(places)
+        answers = [encode_answer(values[place], max_bytes) for place in chosen]
+        parts = [
+            [place, *_head_of(answer, context.request_processor[place])]
+            for place, answer in zip(chosen, answers, strict=True)
+        ]
+        _send(connection, Kind.PART, {"parts": parts}, [answer.value for answer in answers])
+
+    return send
+
+
+def _head_of(answer: Answer, processor: RequestProcessor) -> list[Any]:
+    """An answer's fields in a head: what the handler chose for it only if it chose something."""
+    headers = processor.get_response_headers()
+    status, phrase = processor.get_response_status_code(), processor.get_response_status_phrase()
+    if answer.code != OK or (status == OK and not phrase and not headers):
+        return [answer.code, len(answer.value)]
+    return [
+        answer.code,
+        len(answer.value),
+        status,
+        phrase,
+        {key: str(value) for key, value in headers.items()},
     ]
 
 
@@ -122,14 +167,12 @@ def _stale_places(context: Context, marks: Marks) -> list[int]:
     ]
 
 
-def _reported_times(context: Context) -> dict[str, float]:
-    """The durations that the handler reported for this batch, in milliseconds; whatever else it did goes to the log."""
+def _times(observations: Iterable[Observation]) -> dict[str, float]:
+    """The durations that the handler reported for this batch, in milliseconds, by name."""
     times: dict[str, float] = {}
-    for observation in context.metrics.take():
+    for observation in observations:
         if observation.unit == "ms" and not observation.dimensions:
             times[observation.name] = times.get(observation.name, 0.0) + observation.value
-        else:
-            log.debug("metric %s", observation)
     return times
 
 

@@ -8,6 +8,7 @@
     │   │   ├── UnsupportedBatchError  a batch that inference cannot answer (gradients, remote references)
     │   │   └── UnknownFeatureError    a feature that the embedding config lacks
     │   ├── ArchiveError               a model archive: archive, reason
+    │   │   └── RequirementsError      the packages of its requirements file cannot be installed: model, log
     │   ├── DownloadError              an archive could not be downloaded: url, reason
     │   ├── CheckpointError            a checkpoint: path, reason
     │   │   ├── CheckpointIncompleteError   a marker or a file is missing
@@ -111,6 +112,7 @@ __all__ = [
     "PersiaPacketError",
     "RemoteError",
     "RequestTooLargeError",
+    "RequirementsError",
     "ResourceNotFoundError",
     "RowCountError",
     "RowFileError",
@@ -189,6 +191,16 @@ class ArchiveError(InvalidInputError):
         """Build the sentence `archive: reason`."""
         self.archive, self.reason = archive, reason
         super().__init__(f"{archive}: {reason}")
+
+
+class RequirementsError(ArchiveError):
+    """The packages of an archive's requirements file cannot be had. The sentence begins as TorchServe's."""
+
+    def __init__(self, archive: str, model: str, reason: str, log: str = "") -> None:
+        """Build the sentence; `log` is the end of what the installer wrote, and follows it."""
+        self.model, self.log = model, log
+        sentence = f"Custom pip package installation failed for model {model}: {reason}"
+        super().__init__(archive, f"{sentence}\n{log}" if log else sentence)
 
 
 class DownloadError(InvalidInputError):
@@ -344,10 +356,10 @@ class ModelNotFoundError(NotFoundError):
 class ModelVersionNotFoundError(NotFoundError):
     """No such version of that model; the sentence is TorchServe's."""
 
-    def __init__(self, model: str, version: str) -> None:
-        """Build TorchServe's sentence."""
+    def __init__(self, model: str, version: str, sentence: str = "") -> None:
+        """Build TorchServe's sentence, unless it words it otherwise."""
         self.model, self.version = model, version
-        super().__init__(f"Model version: {version} does not exist for model: {model}")
+        super().__init__(sentence or f"Model version: {version} does not exist for model: {model}")
 
 
 class ArchiveNotFoundError(NotFoundError):

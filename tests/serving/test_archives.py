@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from satrap.errors import ArchiveNotFoundError, ConfigError, InvalidInputError
+from satrap.errors import ArchiveNotFoundError, ConfigError
 from satrap.serving.archive.manifest import ArchiveOptions, Manifest, ManifestError
 from satrap.serving.archive.store import ModelStore, startup_archives
 from satrap.serving.archive.unpack import Limits, UnpackError, unpack
@@ -324,7 +324,7 @@ def test_a_url_that_is_refused(url: str, sentence: str, tmp_path: Path) -> None:
 
 
 def test_no_url_and_no_store(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match=r"Parameter url is required\."):
+    with pytest.raises(ArchiveNotFoundError, match="empty url"):
         ModelStore(tmp_path).find("")
     with pytest.raises(ArchiveNotFoundError, match=r"Model store has not been configured\."):
         ModelStore(None).find("a.mar")

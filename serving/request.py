@@ -1,0 +1,98 @@
+"""One request on its way through the frontend, and what becomes of it."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal, NamedTuple
+
+from satrap.errors import SatrapError
+from satrap.serving.frames import Bytes
+
+__all__ = ["NO_HEADERS", "OK", "Prediction", "Protocol", "Request"]
+
+Protocol = Literal["grpc", "rest"]
+"""The API that a request came by."""
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+OK = 200
+
+
+class Prediction(NamedTuple):
+    """A worker's answer to one request, or one part of an answer that is streamed.
+
+    Attributes:
+        code: 200, or the HTTP status of an error, whose sentence is the value.
+        value: the prediction's bytes.
+        times: milliseconds of its batch: `handler`, and the parts of it that the handler reported.
+        is_stale: it was made from embeddings that may be out of date.
+        staleness_ms: the age of the newest training event in its batch's embeddings; None: not known.
+        status: the HTTP status that the handler chose (200 if it chose none); of an error the same as `code`.
+        phrase: the reason phrase that the handler chose, or nothing.
+        headers: the response headers that the handler set, the content type among them.
+        request_id: the id that the handler saw.
+        queue_seconds: from its arrival until its batch was sent to a worker.
+        worker_seconds: from then until the answer was here.
+        batch_size: requests in its batch.
+    """
+
+    code: int
+    value: bytes
+    times: Mapping[str, float]
+    is_stale: bool = False
+    staleness_ms: int | None = None
+    status: int = OK
+    phrase: str = ""
+    headers: Mapping[str, str] = NO_HEADERS
+    request_id: str = ""
+    queue_seconds: float = 0.0
+    worker_seconds: float = 0.0
+    batch_size: int = 1
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One request on its way; `answer` is done when it is answered, failed or abandoned.
+
+    Attributes:
+        id: unique in this server, unless the caller chose it.
+        inputs: bytes by name.
+        answer: of the frontend's loop.
+        content_types: of inputs, by name; one that is not named has none.
+        headers: the request's own, by name.
+        protocol: the API that it came by.
+        version: the version that it named; empty: it named none.
+        on_part: takes the parts of a streamed answer that come before the last; None: they are put together.
+        arrived: seconds of the monotonic clock.
+        sent: the same, when its batch left; 0 while it waits.
+    """
+
+    id: str
+    inputs: Mapping[str, Bytes]
+    answer: asyncio.Future[Prediction]
+    content_types: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = None
+    protocol: Protocol = "grpc"
+    version: str = ""
+    on_part: Callable[[Prediction], None] | None = None
+    arrived: float = 0.0
+    sent: float = 0.0
+    parts: bytes = b""
+
+    def fail(self, error: SatrapError) -> None:
+        """Answer with an error, if nothing has answered yet."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+    def succeed(self, prediction: Prediction) -> None:
+        """Answer with what the worker said, if somebody still waits."""
+        if not self.answer.done():
+            self.answer.set_result(prediction)
+
+    def take_part(self, part: Prediction) -> None:
+        """One part of an answer; who asked for no stream gets all of them in one piece, with the last."""
+        if self.on_part is None:
+            self.parts += part.value
+        elif not self.answer.done():
+            self.on_part(part)
