@@ -25,6 +25,12 @@ class ServingSettings:
         startup_models: comma-separated `a.mar`, `name=a.mar`, or `all`; ready before the ready line is printed.
         listening: the addresses to listen on. The caller has checked that it may.
         restore: without startup models, register what the last snapshot says (TorchServe's `--ncs` says no).
+        write_snapshots: write down what is registered (TorchServe's `--ncs` says no).
+        model_snapshot: TorchServe's key of that name, a JSON document: what to register in place of startup models.
+        properties: TorchServe's configuration that this one was made of, for snapshots.
+        strict_startup: a startup model that was named and cannot be served ends the start; otherwise it is logged, as
+            in TorchServe.
+        token_authorization: calls of the inference and management APIs need their token.
         global_config: the file, for the middleware in workers.
         embedding_config: the file, for the middleware in workers.
         shards: addresses of the embedding servers, comma-separated; None takes `infer_config.servers`.
@@ -37,6 +43,11 @@ class ServingSettings:
     startup_models: str | None = None
     listening: Listening = field(default_factory=Listening)
     restore: bool = True
+    write_snapshots: bool = True
+    model_snapshot: str | None = None
+    properties: Mapping[str, str] = field(default_factory=dict)
+    strict_startup: bool = True
+    token_authorization: bool = False
     global_config: Path | None = None
     embedding_config: Path | None = None
     shards: str | None = None

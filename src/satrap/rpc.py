@@ -8,7 +8,7 @@ connections.
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from types import TracebackType
 from typing import Any, cast
@@ -18,6 +18,7 @@ import grpc.aio
 from grpc.experimental import ChannelOptions
 
 from satrap import errors
+from satrap.tls import Tls
 
 __all__ = [
     "ErrorsAsStatus",
@@ -26,10 +27,13 @@ __all__ = [
     "aio_server",
     "call_of",
     "channel",
+    "channel_credentials",
     "check_bind_host",
     "error_from_rpc",
+    "is_loopback",
     "listen",
     "server",
+    "server_credentials",
 ]
 
 _UNLIMITED = -1
@@ -66,24 +70,58 @@ def _channel_options(limit: int) -> Options:
     ]
 
 
-def channel(address: str, *, limit: int = _UNLIMITED, threadless_streams: bool = False) -> grpc.Channel:
+def channel(
+    address: str, *, limit: int = _UNLIMITED, threadless_streams: bool = False, tls: Tls | None = None
+) -> grpc.Channel:
     """A channel to `host:port` or `unix:path`; nothing connects before the first call.
 
     `limit` is the greatest message in bytes, both ways; -1 means none. With `threadless_streams` a call that streams
-    its answers is worked by the thread that reads them, without one of gRPC's between.
+    its answers is worked by the thread that reads them, without one of gRPC's between. `tls` counts for a host and
+    a port only: a socket of this machine has no wire.
+
+    Raises:
+        InvalidInputError: a file of `tls` cannot be read.
     """
-    return grpc.insecure_channel(
-        address,
-        options=[
-            *_channel_options(limit),
-            *([(ChannelOptions.SingleThreadedUnaryStream, 1)] if threadless_streams else []),
-        ],
+    options: Options = [
+        *_channel_options(limit),
+        *([(ChannelOptions.SingleThreadedUnaryStream, 1)] if threadless_streams else []),
+    ]
+    if tls is None or _is_local_socket(address):
+        return grpc.insecure_channel(address, options=options)
+    return grpc.secure_channel(address, channel_credentials(tls), options=options)
+
+
+def aio_channel(address: str, *, limit: int = _UNLIMITED, tls: Tls | None = None) -> grpc.aio.Channel:
+    """The same for the running event loop."""
+    options = _channel_options(limit)
+    if tls is None or _is_local_socket(address):
+        return grpc.aio.insecure_channel(address, options=options)
+    return grpc.aio.secure_channel(address, channel_credentials(tls), options=options)
+
+
+def _is_local_socket(address: str) -> bool:
+    return address.startswith(("unix:", "unix-abstract:"))
+
+
+def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:
+    """What a client shows and believes. Raises InvalidInputError if a file cannot be read."""
+    return grpc.ssl_channel_credentials(
+        tls.authority_bytes(), tls.private_key_bytes(), tls.certificate_bytes()
     )
 
 
-def aio_channel(address: str) -> grpc.aio.Channel:
-    """The same for the running event loop, without a limit."""
-    return grpc.aio.insecure_channel(address, options=_channel_options(_UNLIMITED))
+def server_credentials(tls: Tls) -> grpc.ServerCredentials:
+    """What a server shows and asks for.
+
+    Raises:
+        InvalidInputError: a file cannot be read, is no PEM, or key and certificate do not go together.
+    """
+    tls.check()  # gRPC would say no more than that it cannot listen
+    return grpc.ssl_server_credentials(
+        [(tls.private_key_bytes() or b"", tls.certificate_bytes() or b"")],
+        root_certificates=tls.authority_bytes(),
+        require_client_auth=bool(tls.authority),
+    )
 
 
 def server(threads: int) -> grpc.Server:
@@ -94,9 +132,11 @@ def server(threads: int) -> grpc.Server:
     )
 
 
-def aio_server(*, max_receive: int, max_send: int) -> grpc.aio.Server:
+def aio_server(
+    *, max_receive: int, max_send: int, interceptors: Sequence["grpc.aio.ServerInterceptor[Any, Any]"] = ()
+) -> grpc.aio.Server:
     """An asyncio server without ports, with limits in bytes. The caller adds and starts."""
-    return grpc.aio.server(options=_server_options(max_receive, max_send))
+    return grpc.aio.server(options=_server_options(max_receive, max_send), interceptors=interceptors or None)
 
 
 def check_bind_host(host: str, *, insecure: bool) -> None:
@@ -105,17 +145,18 @@ def check_bind_host(host: str, *, insecure: bool) -> None:
     Raises:
         InvalidInputError: `host` is not a loopback address and `insecure` is false.
     """
-    if not insecure and not _is_loopback(host):
+    if not insecure and not is_loopback(host):
         raise errors.InvalidInputError(
             f"refusing to listen on {host}: anybody who reaches it could use it without a token and without "
             "encryption. Use a loopback address (127.0.0.1), or pass --insecure if the network is yours"
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address; False for a name, which may lead anywhere."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:  # a name: where it leads is not known here
+    except ValueError:
         return False
 
 
@@ -124,14 +165,22 @@ def address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
-def listen(server: grpc.Server, where: str) -> int:
+def listen(server: grpc.Server | grpc.aio.Server, where: str, tls: Tls | None = None) -> int:
     """Make `server` listen on `where`, `host:port` (port 0: the kernel picks one) or `unix:path`; returns the port.
+
+    With `tls` a host and port is served by TLS only.
 
     Raises:
         UnavailableError: the address cannot be had.
+        InvalidInputError: a file of `tls` cannot be used.
     """
+    credentials = None if tls is None or _is_local_socket(where) else server_credentials(tls)
     try:
-        return server.add_insecure_port(where)
+        return (
+            server.add_insecure_port(where)
+            if credentials is None
+            else server.add_secure_port(where, credentials)
+        )
     except RuntimeError as error:
         raise errors.UnavailableError(
             f"cannot listen on {where}: another process has it, or it is no address of this machine; stop that "

@@ -127,6 +127,29 @@ def test_an_unknown_key_of_a_slot_is_a_warning(file):
         ("common_config:\n  infer_config:\n    servers: a:1\n", 3, "infer_config.servers", "valid list"),
         ("common_config:\n  job_type: infer\n", 2, "common_config.job_type", "'Infer'"),
         ("common_config: []\n", 1, "common_config", "valid dictionary"),
+        (
+            "serving:\n  tls:\n    certificate: a.pem\n",
+            2,
+            "serving.tls",
+            "certificate and private_key go together",
+        ),
+        ("serving:\n  tls:\n    client_authority: a.pem\n", 2, "serving.tls", "client_authority without"),
+        ("internal_tls:\n  authority: a.pem\n", 1, "internal_tls", "name all three, or none"),
+        ("serving:\n  allowed_urls: ['(']\n", 2, "serving.allowed_urls", "is no regular expression"),
+        (
+            "serving:\n  hidden_environment: ['[']\n",
+            2,
+            "serving.hidden_environment",
+            "is no regular expression",
+        ),
+        ("serving:\n  token:\n    expiration_minutes: 0\n", 3, "token.expiration_minutes", "greater than 0"),
+        ("serving:\n  metrics_mode: none\n", 2, "serving.metrics_mode", "'prometheus'"),
+        (
+            "models:\n  m:\n    versions: {'1.0': {default_version: newest}}\n",
+            3,
+            "default_version",
+            "unknown key",
+        ),
         ("- a\n", 1, "", "expected a mapping"),
     ],
 )
@@ -166,6 +189,14 @@ def test_bad_embedding_configs_name_the_line(file, text, line, words):
 
 def test_an_empty_global_config_is_all_defaults(file):
     assert load_global_config(file(""), refuse) == GlobalConfig()
+
+
+def test_a_version_has_its_models_settings_but_for_its_own(file):
+    path = file("models:\n  m:\n    workers: 2\n    batch_size: 4\n    versions: {'2.0': {batch_size: 8}}\n")
+    model = load_global_config(path, lambda _: None).models["m"]
+    assert (model.of("1.0").workers, model.of("1.0").batch_size) == (2, 4)
+    assert (model.of("2.0").workers, model.of("2.0").batch_size) == (2, 8)
+    assert model.of("2.0").max_workers is None
 
 
 def test_configs_are_frozen(file):

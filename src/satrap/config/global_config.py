@@ -6,9 +6,9 @@ change it.
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from satrap.config import yaml12
 from satrap.config.validation import PersiaSection, Section, Warn, validate
@@ -16,6 +16,7 @@ from satrap.config.validation import PersiaSection, Section, Warn, validate
 __all__ = [
     "CheckpointingConfig",
     "CommonConfig",
+    "CorsConfig",
     "EmbeddingServerConfig",
     "EmbeddingWorkerConfig",
     "GlobalConfig",
@@ -31,6 +32,7 @@ __all__ = [
     "TokenConfig",
     "TrainerConfig",
     "UpdatesConfig",
+    "VersionConfig",
     "load_global_config",
 ]
 
@@ -62,6 +64,17 @@ def _absolute(value: str) -> str:
 
 
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+def _regular_expression(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"{value!r} is no regular expression: {error}") from error
+    return value
+
+
+Pattern = Annotated[str, AfterValidator(_regular_expression)]
 
 
 class MetricsConfig(PersiaSection):
@@ -179,6 +192,16 @@ class TlsConfig(Section):
     private_key: str = ""
     client_authority: str = ""
 
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if bool(self.certificate) != bool(self.private_key):
+            raise ValueError("certificate and private_key go together: name both, or none")
+        if self.client_authority and not self.certificate:
+            raise ValueError(
+                "client_authority without certificate and private_key: there is no TLS without them"
+            )
+        return self
+
 
 class InternalTlsConfig(Section):
     """TLS with certificates on both sides between satrap's own processes; all three or none."""
@@ -186,6 +209,12 @@ class InternalTlsConfig(Section):
     certificate: str = ""
     private_key: str = ""
     authority: str = ""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if len({bool(self.certificate), bool(self.private_key), bool(self.authority)}) > 1:
+            raise ValueError("certificate, private_key and authority go together: name all three, or none")
+        return self
 
 
 class TokenConfig(Section):
@@ -196,10 +225,19 @@ class TokenConfig(Section):
     expiration_minutes: PositiveNumber = 60
 
 
+class CorsConfig(Section):
+    """What browsers of other sites may do with the REST APIs: the three headers' values; empty: not sent."""
+
+    allowed_origin: str = ""
+    allowed_methods: str = ""
+    allowed_headers: str = ""
+
+
 class ServingConfig(Section):
     """satrap's serving: the frontend and its workers."""
 
     default_workers_per_model: Count = 0
+    startup_workers_per_model: Positive = 1
     threads_per_worker: Positive = 1
     job_queue_size: Positive = 100
     default_response_timeout_seconds: Positive = 120
@@ -212,26 +250,50 @@ class ServingConfig(Section):
     max_archive_files: Positive = 10_000
     compat: Literal["satrap", "installed"] = "satrap"
     model_api: bool = True
-    allowed_urls: list[str] = Field(default_factory=list)
+    allowed_urls: list[Pattern] = Field(default_factory=list)
     decode_input_request: bool = True
+    limit_max_image_pixels: bool = True
     install_requirements: bool = True
-    hidden_environment: list[str] = Field(default_factory=list)
+    install_timeout_seconds: Positive = 600
+    environments_directory: str | None = None
+    hidden_environment: list[Pattern] = Field(default_factory=list)
     snapshot_directory: str | None = None
     metrics_mode: Literal["prometheus", "legacy", "log"] = "prometheus"
     metrics_config: str = ""
+    metrics_auto_detect: bool = False
     system_metrics: bool = True
+    system_metrics_seconds: Positive = 60
     token: TokenConfig = TokenConfig()
     tls: TlsConfig = TlsConfig()
+    cors: CorsConfig = CorsConfig()
 
 
-class ModelConfig(Section):
-    """Settings of one model, whatever its version. `None`: what the archive or TorchServe's default says."""
+class VersionConfig(Section):
+    """Settings of one version. `None`: what the archive or TorchServe's default says."""
 
-    default_version: Literal["explicit", "newest"] = "explicit"
     workers: Positive | None = None
+    max_workers: Positive | None = None
     batch_size: Positive | None = None
     max_batch_delay_ms: Count | None = None
     response_timeout_seconds: Positive | None = None
+    startup_timeout_seconds: Positive | None = None
+
+
+class ModelConfig(VersionConfig):
+    """Settings of one model, for all versions; `versions` has what differs for one."""
+
+    default_version: Literal["explicit", "newest"] = "explicit"
+    versions: dict[str, VersionConfig] = Field(default_factory=dict)
+
+    def of(self, version: str) -> VersionConfig:
+        """What counts for that version."""
+        own = self.versions.get(version, VersionConfig())
+        return VersionConfig(
+            **{
+                name: value if (value := getattr(own, name)) is not None else getattr(self, name)
+                for name in VersionConfig.model_fields
+            }
+        )
 
 
 class GlobalConfig(PersiaSection):

@@ -1,0 +1,85 @@
+"""Who may reach a serving process, decided before it listens: tokens and TLS beyond this machine.
+
+Every API on a loopback address may be open. Elsewhere it is encrypted, and asks for a token or for a client's
+certificate, unless the user has said that the network is theirs.
+"""
+
+import ssl
+from collections.abc import Iterator
+from typing import Any
+
+from satrap.config.global_config import ServingConfig, TlsConfig
+from satrap.errors import InvalidInputError
+from satrap.rpc import is_loopback
+from satrap.serving.listening import Address, Listening
+from satrap.tls import Tls
+
+__all__ = ["asks_for_tokens", "check_exposure", "serving_tls", "uvicorn_tls"]
+
+
+def serving_tls(config: TlsConfig) -> Tls | None:
+    """The files of a server; None if it has no certificate."""
+    if not config.certificate:
+        return None
+    return Tls(config.certificate, config.private_key, config.client_authority)
+
+
+def uvicorn_tls(tls: Tls | None) -> dict[str, Any]:
+    """The keyword arguments of `uvicorn.Config` that make it serve by TLS; none without."""
+    if tls is None:
+        return {}
+    return {
+        "ssl_certfile": tls.certificate,
+        "ssl_keyfile": tls.private_key,
+        "ssl_ca_certs": tls.authority or None,
+        "ssl_cert_reqs": ssl.CERT_REQUIRED if tls.authority else ssl.CERT_NONE,
+    }
+
+
+def addresses(listening: Listening) -> Iterator[tuple[str, Address]]:
+    """Each API that is served, by its name for people, with its address."""
+    named = (
+        ("gRPC inference", listening.grpc_inference),
+        ("gRPC management", listening.grpc_management),
+        ("REST inference", listening.rest_inference),
+        ("REST management", listening.rest_management),
+        ("metrics", listening.metrics),
+    )
+    yield from ((name, address) for name, address in named if address is not None)
+
+
+def asks_for_tokens(config: ServingConfig, listening: Listening, *, insecure: bool) -> bool:
+    """Whether calls need a token: as configured, otherwise if any API is beyond loopback and not `insecure`."""
+    if config.token.enabled is not None:
+        return config.token.enabled
+    return not insecure and any(not is_loopback(address.host) for _, address in addresses(listening))
+
+
+def check_exposure(config: ServingConfig, listening: Listening, *, insecure: bool, remedy: str) -> None:
+    """Refuse to listen beyond this machine without encryption, or without asking who calls.
+
+    `remedy`: what the user can say to have it nevertheless, for the sentence.
+
+    Raises:
+        InvalidInputError: which address, what it lacks, and what to do.
+    """
+    for name, address in addresses(listening):
+        if address.tls and not config.tls.certificate:
+            raise InvalidInputError(
+                f"the {name} API on {address} is to be served by TLS, and there is no certificate: name certificate "
+                "and private key (serving.tls in global_config.yaml, certificate_file and private_key_file in "
+                "config.properties)"
+            )
+        if insecure or is_loopback(address.host):
+            continue
+        if not address.tls:
+            raise InvalidInputError(
+                f"refusing to serve the {name} API on {address} without TLS: everybody on the way could read and "
+                f"change what is sent. Use a loopback address, name a certificate, or {remedy}"
+            )
+        known = asks_for_tokens(config, listening, insecure=insecure) or bool(config.tls.client_authority)
+        if not known and name != "metrics":
+            raise InvalidInputError(
+                f"refusing to serve the {name} API on {address} to anybody: leave token authorization on, or ask for "
+                f"client certificates (serving.tls.client_authority), or {remedy}"
+            )

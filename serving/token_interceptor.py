@@ -1,0 +1,63 @@
+"""Asks every call of a gRPC API for its token, before the call is begun."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+
+from satrap.errors import InvalidTokenError
+from satrap.serving.tokens import Api, TokenAuthorization
+
+__all__ = ["TokenInterceptor"]
+
+_HEADER = "authorization"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+if TYPE_CHECKING:  # generic in the stubs only
+    Handler = grpc.RpcMethodHandler[Any, Any]
+    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
+else:
+    Handler = grpc.RpcMethodHandler
+    Interceptor = grpc.aio.ServerInterceptor
+
+
+class TokenInterceptor(Interceptor):
+    """Refuses calls whose metadata lacks `authorization: Bearer KEY` with the key of this API."""
+
+    def __init__(self, tokens: TokenAuthorization, api: Api) -> None:
+        """Ask for that API's key."""
+        self._tokens = tokens
+        self._api: Api = api
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """The call's handler, or one of the same kind that refuses."""
+        handler = await continuation(handler_call_details)
+        header = next(
+            (value for key, value in handler_call_details.invocation_metadata or () if key == _HEADER), None
+        )
+        try:
+            self._tokens.check(self._api, header if isinstance(header, str) else None)
+        except InvalidTokenError as error:
+            return _refusal(handler, error)
+        return handler
+
+
+def _refusal(handler: Handler | None, error: InvalidTokenError) -> Handler:
+    async def refuse(_: object, context: Context) -> None:
+        await context.abort(error.grpc_status, str(error))
+
+    # Of the same kind: a stream is refused at once, whether or not the client ever sends something. No handler, no such
+    # method: that is not for strangers to know.
+    if handler is None or not (handler.request_streaming or handler.response_streaming):
+        return grpc.unary_unary_rpc_method_handler(refuse)
+    if not handler.request_streaming:
+        return grpc.unary_stream_rpc_method_handler(refuse)
+    if not handler.response_streaming:
+        return grpc.stream_unary_rpc_method_handler(refuse)
+    return grpc.stream_stream_rpc_method_handler(refuse)
