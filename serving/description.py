@@ -24,7 +24,8 @@ def describe_version(
 ) -> dict[str, Any]:
     """The document; a worker whose process is being started again is UNLOADING, TorchServe's other word.
 
-    A version that needs a sequence of its embeddings has satrap's own keys besides, see `sparse_gate.describe`.
+    A worker of a version with a requirements file says which environment it runs in, and whether it was forked. A
+    version that needs a sequence of its embeddings has satrap's own keys besides, see `sparse_gate.describe`.
     """
     spec = version.spec
     sparse: dict[str, Any] = {}
@@ -49,7 +50,7 @@ def describe_version(
         "deviceType": "cpu",
         "continuousBatching": False,
         "useJobTicket": False,
-        "useVenv": False,
+        "useVenv": spec.environment is not None,
         "stateful": False,
         "sequenceMaxIdleMSec": 0,
         "sequenceTimeoutMSec": 0,
@@ -76,6 +77,7 @@ def _describe_worker(version: Version, status: WorkerStatus) -> dict[str, Any]:
         "pid": pid if pid else -1,
         "gpu": False,
         "gpuUsage": "N/A",
+        **({"environment": version.spec.environment.describe()} if version.spec.environment else {}),
     }
 
 

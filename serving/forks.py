@@ -84,8 +84,8 @@ class Template:
         async with self._lock:
             await self._ensure_started()
 
-    async def fork(self, role: str) -> Child:
-        """A new child in that role ("worker" or "unpack").
+    async def fork(self, role: str, python: str = "") -> Child:
+        """A new child in that role, or a worker in a new process of the interpreter `python`.
 
         Raises:
             UnavailableError: no process could be forked, and why.
@@ -94,7 +94,7 @@ class Template:
             for _ in range(_ATTEMPTS):
                 await self._ensure_started()
                 try:
-                    return await self._fork(role)
+                    return await self._fork(role, python)
                 except _TemplateDiedError:
                     log.warning("the worker template died while it was asked for a process; starting another")
             raise UnavailableError(
@@ -142,7 +142,7 @@ class Template:
             _reap(self._disconnect())
             raise UnavailableError(f"the worker template cannot be used: {answer.failed}")
 
-    async def _fork(self, role: str) -> Child:
+    async def _fork(self, role: str, python: str) -> Child:
         assert self._control is not None
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
@@ -150,7 +150,7 @@ class Template:
         output, output_of_child = os.pipe()
         self._answer = asyncio.get_running_loop().create_future()
         self._asked = next(self._ids)
-        message = json.dumps({"id": self._asked, "fork": role}).encode()
+        message = json.dumps({"id": self._asked, "fork": role, "python": python}).encode()
         try:
             socket.send_fds(self._control, [message], [theirs.fileno(), output_of_child])
             answer = await self._answer

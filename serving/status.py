@@ -11,7 +11,7 @@ import grpc
 
 from satrap import errors
 
-__all__ = ["PREDICTION_FAILED", "inference_status", "management_status", "status_of_code"]
+__all__ = ["PREDICTION_FAILED", "error_type", "inference_status", "management_status", "status_of_code"]
 
 Status = tuple[grpc.StatusCode, str]
 
@@ -24,6 +24,7 @@ _JAVA_CLASSES: dict[type[errors.SatrapError], str] = {
     errors.ArchiveNotFoundError: f"{_JAVA}.archive.model.ModelNotFoundException",
     errors.ModelVersionNotFoundError: f"{_JAVA}.archive.model.ModelVersionNotFoundException",
     errors.ArchiveError: f"{_JAVA}.archive.model.InvalidModelException",
+    errors.RequirementsError: f"{_JAVA}.archive.model.ModelException",
     errors.DownloadError: f"{_JAVA}.archive.DownloadArchiveException",
     errors.ResourceNotFoundError: f"{_JAVA}.http.ResourceNotFoundException",
     errors.MethodNotAllowedError: f"{_JAVA}.http.MethodNotAllowedException",
@@ -34,6 +35,7 @@ _JAVA_CLASSES: dict[type[errors.SatrapError], str] = {
     errors.UnregisterTimeoutError: f"{_JAVA}.http.RequestTimeoutException",
     errors.InvalidInputError: f"{_JAVA}.http.BadRequestException",
     errors.UnavailableError: f"{_JAVA}.http.ServiceUnavailableException",
+    errors.OverloadedError: f"{_JAVA}.http.ServiceUnavailableException",
     errors.SatrapError: f"{_JAVA}.http.InternalServerException",
 }
 
@@ -84,6 +86,11 @@ def inference_status(error: errors.SatrapError) -> Status:
             return grpc.StatusCode.INTERNAL, f"{error}\nInternalServerException.()"
         case _:
             return error.grpc_status, str(error)
+
+
+def error_type(error: errors.SatrapError) -> str:
+    """The `type` of an error's document over REST: the Java class without its package."""
+    return _java_class(error).rpartition(".")[2]
 
 
 def _java_class(error: errors.SatrapError) -> str:

@@ -10,7 +10,8 @@ Messages on FD (a SOCK_SEQPACKET socket) are one JSON object each:
 
     template  {"id": 0}                            once, when it is ready
               {"id": 0, "failed": sentence}        instead; the template then ends
-    frontend  {"id": id, "fork": role}             with the child's socket and the file that becomes its output
+    frontend  {"id": id, "fork": role}             with the child's socket and the file that becomes its output;
+                                                   with "python": path the child then runs a worker in that interpreter
     template  {"id": id, "pid": pid}               with a pidfd, opened before the child can have been reaped
               {"id": id, "failed": sentence}       instead, when the fork failed
               {"ended": pid, "status": status}     some time later; the status is waitpid's
@@ -43,6 +44,7 @@ _PRELOADED = (
     "grpc",
     "satrap.serving.worker.serve",
     "satrap.serving.archive.unpack",
+    "satrap.serving.environment.build",
     "satrap.middleware",
 )
 
@@ -57,9 +59,10 @@ def _preload() -> None:
 
 def _roles() -> dict[str, Callable[[socket.socket], None]]:
     from satrap.serving.archive import unpack
+    from satrap.serving.environment import build
     from satrap.serving.worker import serve
 
-    return {"worker": serve.run, "unpack": unpack.run}
+    return {"worker": serve.run, "unpack": unpack.run, "environment": build.run}
 
 
 def _check_single_task() -> None:
@@ -115,7 +118,8 @@ def _serve(control: socket.socket) -> None:
             if not message:
                 return
             request = json.loads(message)
-            pidfd = _fork(control, request["id"], roles[request["fork"]], descriptors, children)
+            role = _fresh_worker(request["python"]) if request.get("python") else roles[request["fork"]]
+            pidfd = _fork(control, request["id"], role, descriptors, children)
             if pidfd is not None:
                 poller.register(pidfd, select.POLLIN)
 
@@ -145,6 +149,16 @@ def _fork(
     children[pidfd] = pid
     _send(control, {"id": request_id, "pid": pid}, [pidfd])
     return pidfd
+
+
+def _fresh_worker(python: str) -> Callable[[socket.socket], None]:
+    """A worker in a new process of that interpreter, which has none of the template's modules."""
+
+    def execute(connection: socket.socket) -> None:
+        connection.set_inheritable(True)
+        os.execv(python, [python, "-P", "-m", "satrap.serving.worker.fresh", str(connection.fileno())])  # noqa: S606
+
+    return execute
 
 
 def _become_child(role: Callable[[socket.socket], None], connection: int, output: int) -> NoReturn:

@@ -27,6 +27,7 @@ class Manifest:
     handler: str
     runtime: str
     config_file: str
+    requirements_file: str
     raw: dict[str, Any]
 
     @classmethod
@@ -67,6 +68,7 @@ class Manifest:
             _text(model, "handler"),
             str(runtime),
             _text(model, "configFile"),
+            _text(model, "requirementsFile"),
             raw,
         )
 

@@ -8,6 +8,7 @@ import os
 import random
 import select
 import signal
+import site
 import socket
 import sys
 import threading
@@ -44,7 +45,7 @@ def prepare(assignment: Assignment, connection: socket.socket) -> None:
     _reseed()
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(assignment.threads)
-    _set_paths(Path(assignment.directory), ours_first=assignment.ours_first)
+    _set_paths(Path(assignment.directory), assignment.packages, ours_first=assignment.ours_first)
     threading.Thread(target=_end_with_frontend, args=[connection], name="lifeline", daemon=True).start()
 
 
@@ -79,12 +80,22 @@ def _reseed() -> None:
         sys.modules["torch"].seed()
 
 
-def _set_paths(directory: Path, *, ours_first: bool) -> None:
+def _set_paths(directory: Path, packages: str, *, ours_first: bool) -> None:
     shims = str(Path(satrap.__file__).parent / "compat" / "shims")
     os.chdir(directory)
     # An empty entry means the working directory: with it the repository's own folders could be imported bare.
     installed = [entry for entry in sys.path if entry]
+    if packages:
+        installed = _with_packages(packages, installed)
     sys.path[:] = [str(directory), shims, *installed] if ours_first else [str(directory), *installed, shims]
+
+
+def _with_packages(packages: str, installed: list[str]) -> list[str]:
+    """The environment's packages first, and what their .pth files add, which a fresh process has run at its start."""
+    if packages not in installed:
+        site.addsitedir(packages)
+    added = [entry for entry in sys.path if entry and entry not in installed and entry != packages]
+    return [packages, *added, *(entry for entry in installed if entry != packages)]
 
 
 def _end_with_frontend(connection: socket.socket) -> None:

@@ -1,0 +1,1 @@
+"""Virtual environments for archives with a requirements file: built once, shared, beside the server's packages."""
