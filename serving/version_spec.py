@@ -78,17 +78,18 @@ def resolve(
     loaded_at_startup: bool,
 ) -> VersionSpec:
     """Decide everything about a version."""
+    configured = model_config.of(manifest.version)
     workers = _first(
         options.min_workers,
         parameters.initial_workers,
-        model_config.workers,
+        configured.workers,
         # As in TorchServe: by default RegisterModel starts none, and a model that is named at the start has some.
-        serving.default_workers_per_model or int(loaded_at_startup),
+        serving.default_workers_per_model or (serving.startup_workers_per_model if loaded_at_startup else 0),
     )
     delay_ms = _first(
         parameters.max_batch_delay,
         options.max_batch_delay_ms,
-        model_config.max_batch_delay_ms,
+        configured.max_batch_delay_ms,
         DEFAULT_MAX_BATCH_DELAY_MS,
     )
     return VersionSpec(
@@ -100,20 +101,23 @@ def resolve(
         manifest=manifest,
         directory=directory,
         batching=BatchPolicy(
-            batch_size=_first(parameters.batch_size, options.batch_size, model_config.batch_size, 1),
+            batch_size=_first(parameters.batch_size, options.batch_size, configured.batch_size, 1),
             max_delay=delay_ms / 1000,
             capacity=_first(options.job_queue_size, serving.job_queue_size),
         ),
         min_workers=workers,
-        max_workers=max(workers, _first(options.max_workers, workers)),
+        max_workers=max(workers, _first(options.max_workers, configured.max_workers, workers)),
         response_timeout=_first(
             parameters.response_timeout,
             options.response_timeout,
-            model_config.response_timeout_seconds,
+            configured.response_timeout_seconds,
             serving.default_response_timeout_seconds,
         ),
         startup_timeout=_first(
-            parameters.startup_timeout, options.startup_timeout, serving.default_startup_timeout_seconds
+            parameters.startup_timeout,
+            options.startup_timeout,
+            configured.startup_timeout_seconds,
+            serving.default_startup_timeout_seconds,
         ),
         max_retry_timeout=_first(options.max_retry_timeout, DEFAULT_MAX_RETRY_TIMEOUT),
         sparse_sequence=options.sparse_sequence,

@@ -64,6 +64,25 @@ def test_the_archives_workers_win_over_the_calls() -> None:
     assert resolved(call, ArchiveOptions(min_workers=3, max_workers=2)).max_workers == 3
 
 
+def test_the_configuration_of_one_version_counts_for_that_one() -> None:
+    versions = {
+        "1.0": {"workers": 3, "max_workers": 4, "batch_size": 8, "startup_timeout_seconds": 9},
+        "2.0": {"workers": 7},
+    }
+    model = ModelConfig.model_validate({"workers": 2, "max_batch_delay_ms": 5, "versions": versions})
+    spec = resolved(model=model)
+    assert (spec.min_workers, spec.max_workers, spec.batching.batch_size) == (3, 4, 8)
+    assert (spec.batching.max_delay, spec.startup_timeout) == (0.005, 9)
+
+
+def test_how_many_workers_a_model_named_at_the_start_has() -> None:
+    assert resolved(serving=ServingConfig(startup_workers_per_model=4), at_startup=True).min_workers == 4
+    both = ServingConfig(default_workers_per_model=2, startup_workers_per_model=4)
+    assert resolved(serving=both, at_startup=True).min_workers == 2
+    assert resolved(serving=both).min_workers == 2
+    assert resolved(serving=ServingConfig(startup_workers_per_model=4)).min_workers == 0
+
+
 def test_a_name_and_handler_of_the_call() -> None:
     spec = resolved(RegisterParameters(url="m.mar", model_name="other", handler="x:y", runtime="python3"))
     assert (spec.model, spec.handler, spec.runtime, spec.url) == ("other", "x:y", "python3", "m.mar")
