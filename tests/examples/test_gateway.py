@@ -29,7 +29,8 @@ class Ranker:
         answers = []
         for request in data:
             batch = decode(bytes(request["batch"]))
-            answers.append([float(price) for price in batch.non_id_features[0].data[:, 0]])
+            ((name, prices),) = batch.non_id_features()
+            answers.append([float(price) for price in prices[:, 0]])
         return answers
 """
 
