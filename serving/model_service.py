@@ -7,6 +7,7 @@ belongs to the frontend's event loop. A change that was begun is carried through
 import asyncio
 import dataclasses
 import itertools
+import json
 import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
@@ -18,6 +19,9 @@ from satrap.errors import (
     InvalidInputError,
     ModelApiDisabledError,
     ModelVersionNotFoundError,
+    NoDescribeWorkerError,
+    NoDescriptionError,
+    NoWorkerError,
     UnregisterTimeoutError,
     WorkerStartError,
 )
@@ -31,7 +35,7 @@ from satrap.serving.frames import Bytes
 from satrap.serving.observer import Ignore, Observer
 from satrap.serving.outcome import Outcome, OutcomeState
 from satrap.serving.registry import Registry
-from satrap.serving.request import Prediction, Protocol
+from satrap.serving.request import OK, Prediction, Protocol
 from satrap.serving.roster import WorkerState
 from satrap.serving.settings import ServingSettings
 from satrap.serving.shard_watch import ShardWatch
@@ -249,10 +253,16 @@ class ModelService:
         """TorchServe's description of the named version, the default one, or `all`.
 
         Of versions that need a sequence of their embeddings it also says how far the shards are, which are asked.
+        `customized` asks a worker of the one version for its handler's own description as well.
 
         Raises:
             ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
+            NoDescribeWorkerError: `customized`, and no worker will answer soon.
+            NoDescriptionError: `customized`, and the handler failed.
         """
+        metadata: dict[str, Any] = {}
+        if customized and version != "all":
+            metadata = {"customizedMetadata": await self._ask_handler(model, version)}
         progress: Sequence[ShardProgress] = ()
         if any(each.spec.sparse_sequence for each in self._named(model, version)):
             progress = await self._shards.ask()
@@ -264,8 +274,26 @@ class ModelService:
                 is_waiting=self._registry.is_waiting(model, each.spec.version),
                 becomes_default=self._registry.next_default(model) == each.spec.version,
             )
+            | metadata
             for each in self._named(model, version)
         ]
+
+    async def _ask_handler(self, model: str, version: str) -> dict[str, Any]:
+        """What the handler says of itself; nothing of it counts that is not a dict, as in TorchServe."""
+        try:
+            answer = await self._registry.get(model, version).predict({}, headers={"describe": "True"})
+        except NoWorkerError as error:
+            raise NoDescribeWorkerError(model) from error
+        if answer.code != OK:
+            raise NoDescriptionError(model, answer.value.decode("utf-8", "replace"))
+        try:
+            described = json.loads(answer.value)
+        except ValueError:
+            described = None
+        if not isinstance(described, dict):
+            log.warning("model %r: the handler's description of itself is not a dict, and left out", model)
+            return {}
+        return described
 
     def _named(self, model: str, version: str) -> list[Version]:
         if version == "all":

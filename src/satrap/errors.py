@@ -35,6 +35,7 @@
     │   └── ResourceNotFoundError      a path that the REST API does not have
     ├── MethodNotAllowedError          UNIMPLEMENTED        405
     │   └── ModelApiDisabledError      PERMISSION_DENIED    405
+    ├── UnsupportedError               UNIMPLEMENTED        501
     ├── InvalidTokenError              PERMISSION_DENIED    400
     ├── RequestTooLargeError           RESOURCE_EXHAUSTED   413: limit
     ├── ConflictError                  ABORTED              409
@@ -47,6 +48,7 @@
     │   ├── MiddlewareUnavailableError addresses, reason
     │   ├── NoWorkerError              model, version
     │   ├── NoDescribeWorkerError      model
+    │   ├── NoDescriptionError         a handler could not describe itself: model, reason
     │   └── VersionWaitsError          model, version, sequence
     ├── OverloadedError                RESOURCE_EXHAUSTED   503: what, limit
     ├── NoSpaceError                   RESOURCE_EXHAUSTED   507: reason
@@ -103,6 +105,7 @@ __all__ = [
     "ModelNotFoundError",
     "ModelVersionNotFoundError",
     "NoDescribeWorkerError",
+    "NoDescriptionError",
     "NoSpaceError",
     "NoWorkerError",
     "NotFoundError",
@@ -128,6 +131,7 @@ __all__ = [
     "UnknownFeatureError",
     "UnregisterTimeoutError",
     "UnsupportedBatchError",
+    "UnsupportedError",
     "UpdateError",
     "VersionRegisteredError",
     "VersionWaitsError",
@@ -403,6 +407,13 @@ class ModelApiDisabledError(MethodNotAllowedError):
         )
 
 
+class UnsupportedError(SatrapError):
+    """Something of TorchServe's that satrap does not do, and will not when it is asked again."""
+
+    grpc_status = grpc.StatusCode.UNIMPLEMENTED
+    http_status = 501
+
+
 class InvalidTokenError(SatrapError):
     """The caller did not show the token that this API asks for; the sentence is TorchServe's."""
 
@@ -532,6 +543,18 @@ class NoDescribeWorkerError(UnavailableError):
         self.model = model
         super().__init__(
             f'Model "{model}" has no worker to serve describe request. Please use scale workers API to add workers.'
+        )
+
+
+class NoDescriptionError(UnavailableError):
+    """A handler that was asked to describe itself failed. The sentence begins with what its worker answered."""
+
+    def __init__(self, model: str, reason: str) -> None:
+        """Build the sentence."""
+        self.model, self.reason = model, reason
+        super().__init__(
+            f'{reason}: the handler of model "{model}" was asked to describe itself (header describe: True) and did '
+            "not; the server's log says why"
         )
 
 

@@ -1,21 +1,28 @@
 """Archives and clients for tests of serving."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+import uvloop
 
+from satrap.config.global_config import ServingConfig
 from satrap.protos import inference_pb2, inference_pb2_grpc, management_pb2, management_pb2_grpc
+from satrap.serving.forks import Template
+from satrap.serving.model_service import ModelService
+from satrap.serving.settings import ServingSettings
 
 ARCHIVER = Path(sys.executable).parent / "torch-model-archiver"
 
@@ -222,3 +229,46 @@ def wait_until() -> Callable[..., None]:
             timer.cancel()
 
     return wait
+
+
+@dataclass
+class InProcess:
+    """Model services in the test's own process, with real workers; one event loop and one template for all."""
+
+    runner: asyncio.Runner
+    template: Template
+
+    def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """Run it to its end, for 60 seconds at most."""
+        return self.runner.run(asyncio.wait_for(coroutine, 60))
+
+
+@pytest.fixture(scope="module")
+def in_process() -> Iterator[InProcess]:
+    """The loop and the template."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        template = Template()
+        runner.run(template.start())
+        yield InProcess(runner, template)
+        runner.run(template.close())
+
+
+@pytest.fixture
+def open_service(in_process: InProcess, store: Store, tmp_path: Path, monkeypatch: Any) -> Iterator[Any]:
+    """Open a service on the store; keywords are of section `serving`, or `settings=` of `ServingSettings`."""
+    services: list[ModelService] = []
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(working))
+
+    def start(settings: dict[str, Any] | None = None, /, **config: Any) -> ModelService:
+        given = {"model_store": store.directory, **(settings or {})}
+        service = ModelService(ServingSettings(config=ServingConfig(**config), **given), in_process.template)
+        in_process.run(service.open())
+        services.append(service)
+        return service
+
+    yield start
+    for service in services:
+        in_process.run(service.close())
+    assert not list(working.iterdir()), "a service removes its working directory"
