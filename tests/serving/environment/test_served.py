@@ -68,6 +68,10 @@ def test_workers_import_what_the_file_asks_for(
     add(store, "forked.mar", [f"./{anything.name}", "numpy"], anything)
     add(store, "fresh.mar", [f"./{anything.name}", f"./{other.name}"], anything, other)
     add(store, "broken.mar", ["no-such-package-at-all"])
+    harmful = make_wheel(
+        tmp_path, "pyyaml", "99.0", {"yaml/__init__.py": "raise ImportError('no yaml today')\n"}
+    )
+    add(store, "harmful.mar", [f"./{harmful.name}"], harmful)
     server = serve(serving={"environments_directory": str(tmp_path / "cache")})
 
     assert "1 initial workers" in server.client.register("forked.mar")
@@ -97,7 +101,13 @@ def test_workers_import_what_the_file_asks_for(
     assert "Custom pip package installation failed for model broken" in details
     assert "No matching distribution found for no-such-package-at-all" in details
     assert details.endswith("\norg.pytorch.serve.archive.model.ModelException")
-    assert len(server.unpacked()) == 2, "nothing of the refused archive stays"
+    status, details = failure(server.client.register, "harmful.mar")
+    assert status == "INTERNAL"
+    assert (
+        "satrap does not run with the packages of its requirements file: ImportError: no yaml today"
+        in details
+    )
+    assert len(server.unpacked()) == 2, "nothing of the refused archives stays"
     assert [m["modelName"] for m in server.client.list_models()["models"]] == ["forked", "fresh"]
 
     server.client.scale("fresh", min_worker=0, max_worker=0, synchronous=True)
@@ -119,23 +129,3 @@ def test_nothing_is_installed_where_the_configuration_says_so(
     assert described["useVenv"] is False
     assert "environment" not in described["workers"][0]
     assert not cache.exists()
-
-
-def test_packages_with_which_satrap_does_not_run(
-    serve: Any,
-    store: Any,
-    tmp_path: Path,
-    make_wheel: Callable[..., Path],
-    failure: Callable[..., tuple[str, str]],
-):
-    broken = make_wheel(
-        tmp_path, "pyyaml", "99.0", {"yaml/__init__.py": "raise ImportError('no yaml today')\n"}
-    )
-    add(store, "broken.mar", [f"./{broken.name}"], broken)
-    server = serve(serving={"environments_directory": str(tmp_path / "cache")})
-    status, details = failure(server.client.register, "broken.mar")
-    assert status == "INTERNAL"
-    assert (
-        "satrap does not run with the packages of its requirements file: ImportError: no yaml today"
-        in details
-    )
