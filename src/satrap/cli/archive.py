@@ -53,6 +53,10 @@ def archive(
     config_file: Annotated[
         Path | None, typer.Option("-c", "--config-file", help="YAML file of the model.")
     ] = None,
+    upload_to: Annotated[
+        str | None,
+        typer.Option("--upload", help="Also copy it into this folder, a path or a URL (s3://, hdfs://)."),
+    ] = None,
 ) -> None:
     """Write a model archive. Without --handler it looks up embeddings and runs the TorchScript model.
 
@@ -73,3 +77,7 @@ def archive(
         config_file=config_file,
     )
     typer.echo(f"wrote {path}", err=True)
+    if upload_to is not None:
+        from satrap.serving.archive.upload import upload
+
+        typer.echo(f"uploaded {upload(path, upload_to, force=force)}", err=True)
