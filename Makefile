@@ -3,6 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTHON ?= python3.11
 STAMP := $(VENV)/.installed
+# One more than cores: tests wait for processes and disks now and then. JOBS=0 runs them in one process, for a debugger.
+JOBS ?= $(shell expr 1 + $$(nproc 2>/dev/null || echo 1))
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 NATIVE := $(shell find native CMakeLists.txt -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -21,11 +24,11 @@ demo: setup  ## train, serve on two shards, train on while serving, compare the 
 	@$(BIN)/satrap demo $(DEMO_FLAGS)
 
 test: setup  ## the whole suite: fast tests, then slow ones
-	$(BIN)/python -m pytest -m "not slow"
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m "not slow"
+	$(PYTEST) -m slow
 
 test-fast: setup  ## without the tests that start processes
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 bench: setup  ## the benchmarks, quickly; see docs/benchmarks.md for the full runs
 	$(BIN)/python benchmarks/serve.py --quick

@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import hypothesis
 import pytest
 
 from satrap import rpc
 from satrap.protos import embedding_pb2, embedding_pb2_grpc
+
+
+def pytest_configure() -> None:
+    """No property is about how long an example takes, which depends on what else the machine does."""
+    hypothesis.settings.register_profile("satrap", deadline=None)
+    hypothesis.settings.load_profile("satrap")
 
 
 @pytest.fixture(scope="session")

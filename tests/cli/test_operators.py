@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from satrap.cli.app import app
+from satrap.errors import SatrapError
 
 
 def run(*arguments: str | Path) -> Result:
@@ -237,8 +238,11 @@ class TestInspect:
             (tmp_path / "segment", "a table's segment, away from the folder"),
             (Path("/dev/null"), "neither a file nor a directory"),
         ):
-            result = process("inspect", path)
-            assert result.returncode == 1 and words in result.stderr and "Traceback" not in result.stderr
+            result = run("inspect", path)
+            assert result.exit_code == 1 and words in str(result.exception)
+            assert isinstance(result.exception, SatrapError)
+        result = process("inspect", tmp_path / "nowhere")
+        assert result.returncode == 1 and "no such file" in result.stderr and "Traceback" not in result.stderr
 
 
 @pytest.mark.slow

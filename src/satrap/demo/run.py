@@ -70,7 +70,7 @@ def run(*, keep: bool, folder: Path | None, seconds: float) -> None:
             _dump_dense(ctx, trainer.dense, files, "1.0", None)
         with _step(console, f"starting {SHARDS} embedding servers and serving"):
             tables = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="satrap-demo-", dir=_shared_memory())
+                tempfile.TemporaryDirectory(prefix=f"satrap-demo-{os.getpid()}-", dir=_shared_memory())
             )
             process, line = stack.enter_context(_satrap_up(files, Path(tables)))
         console.print(f"  {line}", soft_wrap=True)
