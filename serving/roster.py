@@ -6,12 +6,15 @@ what it is told (`Start`, `Stop`). The life of a worker:
     STARTING ──loaded──▶ READY ──retire──▶ UNLOADING ──ended──▶ (gone)
         │                  │
         └──────ended───────┴──▶ WAITING ──Start after its delay──▶ STARTING
+                           └──▶ FAILED, when it has failed for too long
 
 A worker that ends unasked is started again after 0, 1, 1, 2, 3, 5, 8, 13, 21, 21, ... seconds; one that has
-answered a request since it was started begins at 0 again.
+answered a request since it was started begins at 0 again. One that has not loaded for `patience` seconds since it
+ended first is given up; the next `scale` has another in its place.
 """
 
 import enum
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -27,6 +30,7 @@ class WorkerState(enum.StrEnum):
     READY = "READY"
     UNLOADING = "UNLOADING"
     WAITING = "WAITING"
+    FAILED = "FAILED"
 
 
 @dataclass(slots=True)
@@ -59,9 +63,10 @@ class Stop:
 class Roster:
     """The workers of one version. Not thread-safe: it belongs to the frontend's loop."""
 
-    def __init__(self, numbers: Iterator[int]) -> None:
-        """Start with none; each new worker gets the next of `numbers`."""
+    def __init__(self, numbers: Iterator[int], patience: float = math.inf) -> None:
+        """Start with none; each new worker gets the next of `numbers`. `patience` is in seconds."""
         self.minimum = self.maximum = 0
+        self._patience = patience
         self._workers: dict[int, WorkerStatus] = {}
         self._numbers = numbers
 
@@ -81,11 +86,17 @@ class Roster:
     @property
     def is_hopeless(self) -> bool:
         """Every worker failed to load when it was last started, or there is none: nobody will answer soon."""
-        return all(w.start_failed for w in self._workers.values() if w.state is not WorkerState.UNLOADING)
+        return all(
+            w.start_failed or w.state is WorkerState.FAILED
+            for w in self._workers.values()
+            if w.state is not WorkerState.UNLOADING
+        )
 
     def scale(self, minimum: int, maximum: int) -> list[Start | Stop]:
-        """Start workers up to `minimum`, stop those above `maximum`, the least useful first."""
+        """Start workers up to `minimum`, stop those above `maximum`, the least useful first; forget the given up."""
         self.minimum, self.maximum = minimum, maximum
+        for failed in [w.number for w in self._workers.values() if w.state is WorkerState.FAILED]:
+            del self._workers[failed]
         wanted = [w for w in self._workers.values() if w.state is not WorkerState.UNLOADING]
         actions: list[Start | Stop] = []
         for _ in range(minimum - len(wanted)):
@@ -131,14 +142,18 @@ class Roster:
         delay = BACKOFF_SECONDS[min(status.failures, len(BACKOFF_SECONDS) - 1)]
         status.failures += 1
         status.start_failed = status.state is WorkerState.STARTING
-        status.state = WorkerState.WAITING
         if status.failing_since is None:
             status.failing_since = now
+        if self._is_given_up(status, now):
+            status.state = WorkerState.FAILED
+            return []
+        status.state = WorkerState.WAITING
         return [Start(number, delay)]
 
-    def is_healthy(self, now: float, patience: float) -> bool:
+    def is_healthy(self, now: float) -> bool:
         """At least `minimum` workers are not failing for longer than `patience` seconds (TorchServe's rule)."""
-        failing = sum(
-            w.failing_since is not None and now - w.failing_since > patience for w in self._workers.values()
-        )
+        failing = sum(self._is_given_up(w, now) for w in self._workers.values())
         return len(self._workers) - failing >= self.minimum
+
+    def _is_given_up(self, status: WorkerStatus, now: float) -> bool:
+        return status.failing_since is not None and now - status.failing_since >= self._patience

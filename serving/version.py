@@ -62,7 +62,7 @@ class Version:
         self._queue: BatchQueue[Request] = BatchQueue(
             spec.batching, f"model {spec.model} version {spec.version}"
         )
-        self.roster = Roster(numbers)
+        self.roster = Roster(numbers, spec.max_retry_timeout)
         self._processes: dict[int, WorkerProcess] = {}
         self._idle: deque[WorkerProcess] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -88,7 +88,7 @@ class Version:
 
     def is_healthy(self) -> bool:
         """Enough workers are not failing, as TorchServe's Ping counts them."""
-        return self.roster.is_healthy(time.monotonic(), self.spec.max_retry_timeout)
+        return self.roster.is_healthy(time.monotonic())
 
     async def predict(
         self,
@@ -206,6 +206,8 @@ class Version:
         while self.roster.count(WorkerState.READY) < self.roster.minimum:
             if self._start_failure:
                 raise WorkerStartError(self.spec.model, self.spec.version, self._start_failure)
+            if self.roster.count(WorkerState.FAILED):
+                raise WorkerStartError(self.spec.model, self.spec.version, "a worker was given up")
             await self._change()
 
     async def drain(self, seconds: float) -> bool:
@@ -362,7 +364,13 @@ class Version:
                 log.error(
                     "%s: worker %d %s; starting it again in %g s", self.name, number, reason, action.delay
                 )
-        if starting and actions:
+        if self.roster.state(number) is WorkerState.FAILED:
+            log.error(
+                "%s: worker %d %s; it has failed for %d s (maxRetryTimeoutInSec) and is given up: scale the model to "
+                "try again",
+                *(self.name, number, reason, self.spec.max_retry_timeout),
+            )
+        if starting:
             self._start_failure = reason
         self._act(actions)
         if self.roster.is_hopeless:

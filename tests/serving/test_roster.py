@@ -5,8 +5,8 @@ import itertools
 from satrap.serving.roster import BACKOFF_SECONDS, Roster, Start, Stop, WorkerState
 
 
-def roster(workers: int = 0, *, loaded: bool = True) -> Roster:
-    r = Roster(itertools.count(9000))
+def roster(workers: int = 0, *, loaded: bool = True, patience: float = 300) -> Roster:
+    r = Roster(itertools.count(9000), patience)
     r.scale(workers, workers)
     if loaded:
         for status in r.workers():
@@ -90,9 +90,34 @@ def test_hope() -> None:
 def test_health_is_lost_after_patience() -> None:
     r = roster(1)
     r.ended(9000, 10.0)
-    assert r.is_healthy(300.0, patience=300)
-    assert not r.is_healthy(311.0, patience=300)
+    assert r.is_healthy(309.0)
+    assert not r.is_healthy(310.0)
     r.starting(9000)
     r.loaded(9000)
-    assert r.is_healthy(311.0, patience=300)
-    assert roster().is_healthy(0.0, patience=300)
+    assert r.is_healthy(310.0)
+    assert roster().is_healthy(0.0)
+
+
+def test_a_worker_that_never_loads_is_given_up() -> None:
+    r = roster(2, loaded=False)
+    r.loaded(9001)
+    now = 10.0
+    while actions := r.ended(9000, now):
+        (action,) = actions
+        now += action.delay
+        assert r.starting(9000)
+    assert now == 10.0 + sum(BACKOFF_SECONDS) + 12 * 21, "its first end at or after 300 s"
+    assert states(r) == [WorkerState.FAILED, WorkerState.READY]
+    assert not r.is_healthy(now) and not r.is_hopeless
+    assert not r.starting(9000), "a start that was planned before must not happen"
+    assert r.scale(2, 2) == [Start(9002)], "scaling has another in its place"
+    assert states(r) == [WorkerState.READY, WorkerState.STARTING]
+    assert r.is_healthy(now)
+
+
+def test_without_patience_nothing_is_started_again() -> None:
+    r = roster(1, patience=0)
+    assert r.ended(9000, 10.0) == []
+    assert states(r) == [WorkerState.FAILED]
+    assert r.is_hopeless, "though it had loaded"
+    assert r.scale(0, 0) == [] and r.workers() == []
