@@ -2,6 +2,7 @@
 
 import enum
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -145,7 +146,7 @@ class HandlerMetric:
 
     @property
     def _kind(self) -> MetricType:
-        return cast(MetricType, self.metric_type.value)
+        return self.metric_type.value
 
     def _report(self, observation: Observation, request_id: str) -> None:
         if self._metrics is not None:
@@ -344,9 +345,10 @@ class HandlerMetrics:
 
 def _number(value: object) -> float | None:
     try:
-        return float(cast(float, value))
+        number = float(cast(float, value))
     except (TypeError, ValueError):
         return None
+    return None if math.isnan(number) else number  # a counter would be NaN for ever
 
 
 def _type(metric_type: object) -> MetricType:
@@ -354,7 +356,7 @@ def _type(metric_type: object) -> MetricType:
         return cast(MetricType, metric_type)
     name = str(getattr(metric_type, "value", metric_type)).lower()
     if name in ("counter", "gauge", "histogram"):
-        return cast(MetricType, name)
+        return name
     raise MetricsCacheTypeError(f"a metric's type is counter, gauge or histogram, not {metric_type!r}")
 
 

@@ -1,6 +1,7 @@
 """Class names of a classifier: the `index_to_name.json` of an archive."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,14 @@ def _label(path: Path, index: str, value: Any) -> str:
 
 
 def map_class_to_label(
-    probs: list[list[float]],
-    mapping: dict[str, str] | None = None,
-    lbl_classes: list[list[int]] | None = None,
-) -> list[dict[str, float]]:
+    probs: Sequence[Sequence[Any]],
+    mapping: Mapping[str, str] | None = None,
+    lbl_classes: Sequence[Sequence[int]] | None = None,
+) -> list[dict[str, Any]]:
     """Name the probabilities: for each sample a dict of label (or class index as text) to probability.
 
     Args:
-        probs: For each sample, one probability per class.
+        probs: For each sample, one probability (or box) per class.
         mapping: Class index as text to label.
         lbl_classes: For each sample the class of each probability; by default its position.
     """

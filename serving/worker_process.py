@@ -287,5 +287,6 @@ def _predictions(frame: Frame, batch: Sequence[Request], now: float) -> list[Pre
 
 
 def _observation(fields: list[Any]) -> Observation:
-    name, value, unit, kind, dimensions, request = fields
-    return Observation(name, value, unit, kind, tuple((key, given) for key, given in dimensions), request)
+    name, value, unit, kind, dimensions, request, is_exact = fields
+    pairs = tuple((key, given) for key, given in dimensions)
+    return Observation(name, value, unit, kind, pairs, request, is_exact)

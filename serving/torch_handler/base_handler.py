@@ -1,7 +1,6 @@
 """TorchServe's `BaseHandler`: loads the model of an archive and runs preprocess, inference and postprocess."""
 
 import importlib
-import inspect
 import time
 import warnings
 from collections.abc import Iterator
@@ -13,7 +12,11 @@ import torch
 
 from satrap.errors import ArchiveError
 from satrap.serving.context import Context
+from satrap.serving.handler_classes import list_classes_from_module
 from satrap.serving.label_mapping import load_label_mapping
+from satrap.serving.prediction import PredictionException
+from satrap.serving.torch_handler.compilation import compiled
+from satrap.serving.torch_handler.timing import timed
 
 __all__ = ["BaseHandler"]
 
@@ -31,6 +34,9 @@ class BaseHandler:
     * `manifest`, `context`, `model_yaml_config`: from the archive;
     * `mapping`: the archive's `index_to_name.json`, or None.
 
+    `pt2` in the archive's config file compiles the model, see `compilation`; `handler: {profile: true}` reports the
+    steps' times.
+
     One thread uses a handler at a time.
     """
 
@@ -47,6 +53,7 @@ class BaseHandler:
         self.initialized = False
         self.explain = False
         self.target = 0
+        self.profiler_args: dict[str, Any] = {}
 
     def initialize(self, context: Context) -> None:
         """Load the model: eager where the manifest has a `modelFile`, otherwise TorchScript of any suffix.
@@ -69,23 +76,28 @@ class BaseHandler:
         weights = folder / serialized if serialized else None
         self.model_pt_path = str(weights) if weights is not None else None
         if model_file := described.get("modelFile"):
-            self.model = self._load_eager(folder, model_file, weights)
-        elif weights is not None:
-            self.model = self._load_script(weights)
+            self.model = self._load_pickled_model(str(folder), model_file, self.model_pt_path)
+            self.model.to(self.device)
+        elif self.model_pt_path is not None:
+            self.model = self._load_torchscript_model(self.model_pt_path)
         if self.model is not None:
             self.model.eval()
+            self.model = compiled(self.model, self.model_yaml_config.get("pt2"), context.model_name)
         self.mapping = load_label_mapping(folder / _LABEL_MAPPING)
         self.initialized = True
 
+    @timed
     def preprocess(self, data: Any) -> Any:
         """Turn the requests into what the model takes: here one tensor on `device`."""
         return torch.as_tensor(data, device=self.device)
 
+    @timed
     def inference(self, data: Any, *args: Any, **kwargs: Any) -> Any:
         """Call the model on what `preprocess` returned."""
         with torch.inference_mode():
             return self.model(data.to(self.device), *args, **kwargs)
 
+    @timed
     def postprocess(self, data: Any) -> list[Any]:
         """Turn the model's output into a list with one element per request: here `tolist()`."""
         answers: list[Any] = data.tolist()
@@ -100,6 +112,8 @@ class BaseHandler:
         self.context = context
         if self._is_describe():
             answers: Any = [self.describe_handle()]
+        elif self._is_explain():
+            answers = self.explain_handle(self.preprocess(data), data)
         else:
             answers = self.postprocess(self.inference(self.preprocess(data)))
         elapsed_ms = round((time.perf_counter() - started) * 1000, 2)
@@ -110,10 +124,37 @@ class BaseHandler:
         """What DescribeModel with `customized` tells about this model; None: nothing."""
         return None
 
+    def explain_handle(self, data_preprocess: Any, raw_data: Any) -> Any:
+        """Why the model says what it says: what `get_insights(tensor, input, target)` of a subclass returns.
+
+        Raises:
+            PredictionException: this handler has no `get_insights`.
+        """
+        explain = getattr(self, "get_insights", None)
+        if explain is None:
+            raise PredictionException("this handler explains nothing: it has no get_insights()", 501)
+        first = raw_data[0]
+        if not isinstance(first, dict):
+            return explain(data_preprocess, None, 0)
+        return explain(data_preprocess, first.get("data") or first.get("body"), first.get("target") or 0)
+
+    def get_device(self) -> torch.device | None:
+        """Where the model is; None before `initialize`."""
+        return self.device
+
     def _is_describe(self) -> bool:
         return self.context is not None and self.context.get_request_header(0, "describe") == "True"
 
-    def _load_script(self, weights: Path) -> Any:
+    def _is_explain(self) -> bool:
+        if self.context is None or self.context.get_request_header(0, "explain") != "True":
+            return False
+        self.explain = True
+        return True
+
+    # The two loaders have TorchServe's names and arguments: handlers override them.
+
+    def _load_torchscript_model(self, model_pt_path: str) -> Any:
+        weights = Path(model_pt_path)
         if weights.suffix in (".onnx", ".so"):
             raise ArchiveError(
                 weights.name,
@@ -123,14 +164,12 @@ class BaseHandler:
         with _loading(weights), _without_script_deprecation():
             return torch.jit.load(str(weights), map_location=self.device)  # type: ignore[no-untyped-call]
 
-    def _load_eager(self, folder: Path, model_file: str, weights: Path | None) -> torch.nn.Module:
-        if not (folder / model_file).is_file():
+    def _load_pickled_model(self, model_dir: str, model_file: str, model_pt_path: str | None) -> Any:
+        if not Path(model_dir, model_file).is_file():
             raise ArchiveError(model_file, "the manifest's modelFile is not in the archive")
         # By name and not by path: pickles and the archive's other modules must meet the same classes.
         module = importlib.import_module(Path(model_file).stem)
-        classes: list[Any] = [
-            c for _, c in inspect.getmembers(module, inspect.isclass) if c.__module__ == module.__name__
-        ]
+        classes: list[Any] = list(list_classes_from_module(module))
         if len(classes) != 1:
             raise ArchiveError(
                 model_file,
@@ -138,11 +177,10 @@ class BaseHandler:
                 f"{', '.join(c.__name__ for c in classes) or 'none'}",
             )
         model: torch.nn.Module = classes[0]()
-        if weights is not None:
+        if model_pt_path:
+            weights = Path(model_pt_path)
             with _loading(weights):
-                state = torch.load(weights, map_location=self.device, weights_only=True)
-                model.load_state_dict(state)
-        model.to(self.device)
+                model.load_state_dict(torch.load(weights, map_location=self.device, weights_only=True))
         return model
 
 

@@ -4,7 +4,7 @@
     module.py, dir/module.py   the same
     module:name            that function, or that class
     package.module:Class   anything importable, e.g. satrap.serving.handler:EmbeddingHandler
-    base_handler           a handler that comes with satrap, unless the archive has a file of that name
+    image_classifier       a handler that comes with satrap, unless the archive has a file of that name
 
 A function is called as `function(data, context)` and once with `data=None` when it is loaded. A class is built
 without arguments and needs `initialize(context)` and `handle(data, context)`.
@@ -19,6 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from satrap.serving.context import Context
+from satrap.serving.handler_classes import list_classes_from_module
 
 __all__ = ["EntryPoint", "HandlerError", "load_entry_point"]
 
@@ -26,6 +27,27 @@ EntryPoint = Callable[[Any, Context], Any]
 
 _OURS = "satrap.serving.torch_handler"
 """Where TorchServe's built-in handlers live here, one module each."""
+
+BUILT_IN = frozenset(
+    {
+        "base_handler",
+        "image_classifier",
+        "image_segmenter",
+        "object_detector",
+        "text_classifier",
+        "text_handler",
+        "vision_handler",
+    }
+)
+"""The names by which TorchServe's handlers are found without a file."""
+
+_ABSENT = {
+    "dali_handler": "nvidia-dali",
+    "dali_image_classifier": "nvidia-dali",
+    "trt_llm_handler": "tensorrt_llm",
+    "vllm_handler": "vllm",
+}
+"""Handlers of TorchServe that are made for one package, which satrap does not serve."""
 
 
 class HandlerError(Exception):
@@ -63,13 +85,23 @@ def _import(name: str, directory: Path) -> ModuleType:
     module = path.name if name.endswith(".py") or len(path.parts) > 1 else name
     folder = directory / path.parent if (directory / path.parent / f"{module}.py").exists() else directory
     own_file = folder / f"{module}.py"
-    if not own_file.exists() and _is_built_in(module):
+    if not own_file.exists() and module in BUILT_IN:
         return importlib.import_module(f"{_OURS}.{module}")
+    if not own_file.exists() and module in _ABSENT:
+        raise HandlerError(
+            f"TorchServe's {module!r} is made for the package {_ABSENT[module]} and is not part of satrap: "
+            "put a handler for it into the archive"
+        )
     if folder != directory:
         sys.path.insert(0, str(folder))
     try:
         imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "ts":
+            raise HandlerError(
+                f"handler {name!r} imports {error.name!r}, which satrap does not have: docs/torchserve.md lists "
+                "what it has of TorchServe's modules"
+            ) from error
         if error.name != module.partition(".")[0]:
             raise
         raise HandlerError(
@@ -82,17 +114,8 @@ def _import(name: str, directory: Path) -> ModuleType:
     return imported
 
 
-def _is_built_in(module: str) -> bool:
-    folder = Path(__file__).parent.parent / "torch_handler"
-    return module.isidentifier() and (folder / f"{module}.py").exists()
-
-
 def _one_class(module: ModuleType) -> type:
-    classes = [
-        value
-        for value in vars(module).values()
-        if inspect.isclass(value) and value.__module__ == module.__name__
-    ]
+    classes = list_classes_from_module(module)
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"
         raise HandlerError(

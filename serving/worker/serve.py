@@ -61,7 +61,7 @@ def run(connection: socket.socket) -> None:
         }
         if observations:
             answered["observations"] = [
-                [o.name, o.value, o.unit, o.type, o.dimensions, o.request] for o in observations
+                [o.name, o.value, o.unit, o.type, o.dimensions, o.request, o.is_exact] for o in observations
             ]
         _send(connection, Kind.ANSWER, answered, [a.value for a in answers])
 

@@ -82,7 +82,7 @@ def test_a_reported_metric_can_be_looked_up() -> None:
         metrics.get_metric("Image")
 
 
-@pytest.mark.parametrize("value", [-1, "many", None, [1]])
+@pytest.mark.parametrize("value", [-1, "many", None, [1], float("nan")])
 def test_what_is_no_count_is_logged_and_not_raised(value: Any, caplog: pytest.LogCaptureFixture) -> None:
     metrics = HandlerMetrics()
     metrics.add_counter("c", value)

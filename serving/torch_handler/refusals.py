@@ -1,0 +1,75 @@
+"""Handlers that refuse single requests of a batch, so that the others have their answers."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from satrap.serving.context import Context
+from satrap.serving.prediction import PredictionException
+from satrap.serving.torch_handler.base_handler import BaseHandler
+
+__all__ = ["RefusingHandler", "row_value"]
+
+Row = TypeVar("Row")
+
+
+class RefusingHandler(BaseHandler):
+    """Its `preprocess` goes through the requests with `accepted`, which leaves out those that are wrong.
+
+    `inference` and `postprocess` then see the others only, and `handle` puts the refusals in their places.
+    """
+
+    def __init__(self) -> None:
+        """Refuse nothing yet."""
+        super().__init__()
+        self._refused: dict[int, PredictionException] | None = None
+
+    def handle(self, data: Any, context: Context) -> Any:
+        """Answer a batch; the element of a refused request is its error."""
+        refused = self._refused = {}
+        try:
+            answers = super().handle(data, context)
+        except PredictionException:
+            if not refused or len(refused) < len(data):
+                raise
+            answers = []
+        finally:
+            self._refused = None
+        if not refused or not isinstance(answers, list) or len(answers) != len(data) - len(refused):
+            return answers
+        rest = iter(answers)
+        return [refused[place] if place in refused else next(rest) for place in range(len(data))]
+
+    def accepted(self, data: Sequence[Row], prepare: Callable[[Row], Any]) -> list[Any]:
+        """What `prepare` makes of each request, without those for which it raises `PredictionException`.
+
+        Raises:
+            PredictionException: no request is left; or, outside of `handle` (micro-batches), the first refusal.
+        """
+        prepared = []
+        refusal: PredictionException | None = None
+        for place, row in enumerate(data):
+            try:
+                prepared.append(prepare(row))
+            except PredictionException as error:
+                if self._refused is None:
+                    raise
+                self._refused[place] = refusal = error
+        if refusal is not None and not prepared:
+            raise refusal
+        return prepared
+
+
+def row_value(row: Any) -> Any:
+    """A request's input under TorchServe's names: `data` (a form field, gRPC), otherwise `body`.
+
+    Raises:
+        PredictionException: it has neither.
+    """
+    for key in ("data", "body"):
+        value = row.get(key)
+        if value is not None and not (isinstance(value, bytes | bytearray | str) and len(value) == 0):
+            return value
+    names = ", ".join(map(repr, row)) or "none"
+    raise PredictionException(
+        f"the request needs an input 'data' or 'body' that is not empty; it has {names}", 400
+    )

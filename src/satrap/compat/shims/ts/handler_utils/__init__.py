@@ -1,0 +1,1 @@
+"""What handlers import besides their base class."""

@@ -1,0 +1,3 @@
+from satrap.compat.text_streamer import TextIteratorStreamerBatch
+
+__all__ = ["TextIteratorStreamerBatch"]

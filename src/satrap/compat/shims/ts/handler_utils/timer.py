@@ -1,0 +1,3 @@
+from satrap.serving.torch_handler.timing import timed
+
+__all__ = ["timed"]

@@ -1,0 +1,1 @@
+"""TorchServe's metrics, as handlers use them."""

@@ -1,0 +1,3 @@
+from satrap.compat.torchserve_metrics import Dimension
+
+__all__ = ["Dimension"]

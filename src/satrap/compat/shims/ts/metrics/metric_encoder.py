@@ -1,0 +1,3 @@
+from satrap.compat.torchserve_metrics import MetricEncoder
+
+__all__ = ["MetricEncoder"]

@@ -1,0 +1,3 @@
+from satrap.serving.handler_metrics import MetricTypes
+
+__all__ = ["MetricTypes"]

@@ -1,0 +1,3 @@
+from satrap.compat.torchserve_metrics import StoredMetrics as MetricsStore
+
+__all__ = ["MetricsStore"]

@@ -1,0 +1,3 @@
+from satrap.compat.torchserve_metrics import Units
+
+__all__ = ["Units"]

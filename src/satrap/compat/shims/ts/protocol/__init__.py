@@ -1,0 +1,1 @@
+"""The old place of `send_intermediate_predict_response`."""

@@ -1,0 +1,3 @@
+from satrap.compat.torchserve import send_intermediate_predict_response
+
+__all__ = ["send_intermediate_predict_response"]

@@ -1,0 +1,3 @@
+from satrap.serving.torch_handler.text_classifier import TextClassifier
+
+__all__ = ["TextClassifier"]

@@ -1,0 +1,3 @@
+from satrap.serving.torch_handler.vision_handler import VisionHandler
+
+__all__ = ["VisionHandler"]
