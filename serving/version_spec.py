@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from satrap.config.global_config import ModelConfig, ServingConfig
-from satrap.errors import InvalidInputError
+from satrap.errors import ArchiveError, InvalidInputError
 from satrap.serving.archive.manifest import RUNTIMES, ArchiveOptions, Manifest
 from satrap.serving.batching import BatchPolicy
 from satrap.serving.environment.value import Environment
@@ -17,10 +17,14 @@ DEFAULT_MAX_RETRY_TIMEOUT = 300
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterParameters:
-    """A registration's parameters, None where not given. Delay in ms, timeouts in seconds."""
+    """A registration's parameters, None where not given. Delay in ms, timeouts in seconds.
+
+    `fallback_name` names the model if neither the call nor the archive does.
+    """
 
     url: str | None
     model_name: str | None = None
+    fallback_name: str = ""
     handler: str | None = None
     runtime: str | None = None
     batch_size: int | None = None
@@ -77,10 +81,20 @@ def resolve(
     *,
     loaded_at_startup: bool,
 ) -> VersionSpec:
-    """Decide everything about a version."""
+    """Decide everything about a version.
+
+    Raises:
+        ArchiveError: neither the call nor the archive names the model, or its handler.
+    """
+    name = parameters.model_name or manifest.model_name or parameters.fallback_name
+    if not name:
+        raise ArchiveError(parameters.url or "", "Model name is not defined.")
+    handler = parameters.handler or manifest.handler
+    if not handler:
+        raise ArchiveError(parameters.url or "", "Model handler is not defined.")
     configured = model_config.of(manifest.version)
     workers = _first(
-        options.min_workers,
+        options.min_workers or None,  # 0 says nothing, as in TorchServe
         parameters.initial_workers,
         configured.workers,
         # As in TorchServe: by default RegisterModel starts none, and a model that is named at the start has some.
@@ -93,10 +107,10 @@ def resolve(
         DEFAULT_MAX_BATCH_DELAY_MS,
     )
     return VersionSpec(
-        model=parameters.model_name or manifest.model_name,
+        model=name,
         version=manifest.version,
         url=parameters.url or "",
-        handler=parameters.handler or manifest.handler,
+        handler=handler,
         runtime=parameters.runtime or manifest.runtime,
         manifest=manifest,
         directory=directory,

@@ -12,6 +12,8 @@ __all__ = ["MANIFEST_NAME", "ArchiveOptions", "Manifest", "ManifestError"]
 MANIFEST_NAME = "MAR-INF/MANIFEST.json"
 
 RUNTIMES = ("python", "python3")
+DEFAULT_RUNTIME = "python"
+DEFAULT_VERSION = "1.0"
 
 
 class ManifestError(Exception):
@@ -20,7 +22,11 @@ class ManifestError(Exception):
 
 @dataclass(frozen=True)
 class Manifest:
-    """The fields that the server needs; `raw` is the whole document, which handlers see."""
+    """The fields that the server needs; `raw` is the whole document, which handlers see.
+
+    As in TorchServe an archive without a manifest, or whose manifest leaves things out, is served when the
+    registration gives its name and handler: both are empty then. The version of such a one is 1.0, its runtime python.
+    """
 
     model_name: str
     version: str
@@ -35,36 +41,37 @@ class Manifest:
         """Read a manifest.
 
         Raises:
-            ManifestError: it is not JSON, or lacks something.
+            ManifestError: it is not JSON, or something in it is of no use.
         """
         try:
             raw = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ManifestError(f"{MANIFEST_NAME} is not JSON: {error}") from None
         return cls.from_document(raw)
+
+    @classmethod
+    def missing(cls) -> "Manifest":
+        """What stands for the manifest of an archive that has none."""
+        return cls.from_document({"runtime": DEFAULT_RUNTIME, "model": {"modelVersion": DEFAULT_VERSION}})
 
     @classmethod
     def from_document(cls, raw: object) -> "Manifest":
         """Check a manifest that is parsed already.
 
         Raises:
-            ManifestError: it lacks something.
+            ManifestError: something in it is of no use.
         """
-        if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
+        if not isinstance(raw, dict) or not isinstance(raw.get("model", {}), dict):
             raise ManifestError("Missing Model entry in manifest file.")
-        model = raw["model"]
-        runtime = raw.get("runtime")
-        if not _text(model, "modelName"):
-            raise ManifestError("Model name is not defined.")
-        if not _text(model, "modelVersion"):
+        model = raw.get("model", {})
+        if model.get("modelVersion", DEFAULT_VERSION) == "":
             raise ManifestError("Model version is not defined.")
+        runtime = raw.get("runtime", DEFAULT_RUNTIME)
         if runtime not in RUNTIMES:
             raise ManifestError(f"Runtime is not defined or invalid. (it is one of {', '.join(RUNTIMES)})")
-        if not _text(model, "handler"):
-            raise ManifestError("Model handler is not defined.")
         return cls(
             _text(model, "modelName"),
-            _text(model, "modelVersion"),
+            _text(model, "modelVersion") or DEFAULT_VERSION,
             _text(model, "handler"),
             str(runtime),
             _text(model, "configFile"),

@@ -4,14 +4,15 @@ As in TorchServe the base name of a url is looked up in the store, whatever dire
 TorchServe that holds for directories too, so nothing is ever served from outside.
 """
 
+import re
 from pathlib import Path, PurePosixPath
 
 from satrap.errors import ArchiveNotFoundError, ConfigError
 from satrap.serving.archive.manifest import MANIFEST_NAME
 
-__all__ = ["ModelStore", "startup_archives"]
+__all__ = ["ModelStore", "fallback_name", "startup_archives"]
 
-_ARCHIVE_SUFFIXES = (".mar", ".tar.gz", ".tgz")
+_ARCHIVE_SUFFIXES = (".mar", ".model", ".tar.gz", ".tgz")
 
 
 class ModelStore:
@@ -35,10 +36,20 @@ class ModelStore:
             raise ArchiveNotFoundError(url, f"Relative path is not allowed in url: {url}")
         if "://" in url and not url.lower().startswith("file://"):
             raise ArchiveNotFoundError(url, f"Given URL {url} does not match any allowed URL(s)")
-        name = PurePosixPath(url.replace("\\", "/")).name
-        if not name or "\0" in name or not (self.directory / name).exists():
+        found = self._entry(PurePosixPath(url.replace("\\", "/")).name)
+        if found is None:
             raise ArchiveNotFoundError(url, f"Model not found at: {url}")
-        return self.directory / name
+        return found
+
+    def _entry(self, name: str) -> Path | None:
+        """The entry of that name; hidden ones are not archives (snapshots and unfinished downloads lie there)."""
+        assert self.directory is not None
+        if not name or name.startswith(".") or "\0" in name:
+            return None
+        try:
+            return self.directory / name if (self.directory / name).exists() else None
+        except OSError:  # a name that no file system takes
+            return None
 
     def all(self) -> list[str]:
         """The names of all archives in the store, sorted."""
@@ -47,8 +58,26 @@ class ModelStore:
         return sorted(
             entry.name
             for entry in self.directory.iterdir()
-            if entry.name.endswith(_ARCHIVE_SUFFIXES) or (entry / MANIFEST_NAME).is_file()
+            if not entry.name.startswith(".") and (_is_archive_file(entry) or _is_archive_folder(entry))
         )
+
+
+def _is_archive_file(entry: Path) -> bool:
+    return entry.is_file() and entry.name.endswith(_ARCHIVE_SUFFIXES)
+
+
+def _is_archive_folder(entry: Path) -> bool:
+    if not entry.is_dir():
+        return False
+    return any((folder / MANIFEST_NAME).is_file() for folder in (entry, *entry.iterdir()))
+
+
+def fallback_name(url: str) -> str:
+    """The name of a startup model that has none otherwise: the archive's, with what no name has replaced by `_`."""
+    name = PurePosixPath(url).name
+    if name.endswith((".mar", ".model")):
+        name = name.rpartition(".")[0]
+    return re.sub(r"[^A-Za-z0-9_]|^_", "_", name)
 
 
 def startup_archives(models: str | None, store: ModelStore) -> list[tuple[str, str]]:

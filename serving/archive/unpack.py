@@ -1,9 +1,9 @@
 """Unpacks one archive in a process of its own, so that no archive can hold or harm the frontend.
 
-Zip (`.mar`), gzipped tar (one leading folder, stripped) and plain directories are told apart by what they are,
-not by their names. Everything is checked before anything is written: paths that leave the target, symbolic
-links, and more files or bytes than allowed are refused. The frontend made the target directory and removes it
-when unpacking fails.
+Zip (`.mar`), gzipped tar (one leading folder, stripped) and plain directories (or a directory that holds nothing but
+one) are told apart by what they are, not by their names. Everything is checked before anything is written: paths that
+leave the target, symbolic links, and more files or bytes than allowed are refused. The frontend made the target
+directory and removes it when unpacking fails.
 """
 
 import gzip
@@ -73,11 +73,9 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
     else:
         raise UnpackError("it is neither a zip file, nor a gzipped tar file, nor a directory")
     manifest_file = target / MANIFEST_NAME
-    if not manifest_file.is_file():
-        raise UnpackError(f"there is no {MANIFEST_NAME} in it")
-    manifest = Manifest.parse(manifest_file.read_bytes())
+    manifest = Manifest.parse(manifest_file.read_bytes()) if manifest_file.is_file() else Manifest.missing()
     for key in ("serializedFile", "modelFile", "configFile"):
-        name = manifest.raw["model"].get(key)
+        name = manifest.raw.get("model", {}).get(key)
         if name and not (target / _inside(str(name))).is_file():
             raise UnpackError(f"the file {name!r} that its manifest names as {key} is not in it")
     if not manifest.config_file:
@@ -156,7 +154,7 @@ def _unpack_tar(archive: Path, target: Path, limits: Limits) -> None:
     try:
         with tarfile.open(archive) as opened:
             for entry in opened:
-                path = PurePosixPath(*_inside(entry.name).parts[1:])  # <model name>/ is stripped
+                path = _inside(_stripped(entry.name))
                 budget.spend(entry.size)
                 if entry.isdir():
                     (target / path).mkdir(parents=True, exist_ok=True)
@@ -174,9 +172,23 @@ def _unpack_tar(archive: Path, target: Path, limits: Limits) -> None:
         raise UnpackError(f"it holds {Path(error.filename).name!r} twice") from None
 
 
+def _stripped(name: str) -> str:
+    """Without the leading folder, `<model name>/` or `./`; a name that has none stays, as in TorchServe.
+
+    Raises:
+        UnpackError: the whole name would lie outside of the target.
+    """
+    _inside(name)
+    folder, slash, rest = name.partition("/")
+    return rest if slash else folder
+
+
 def _copy_directory(source: Path, target: Path, limits: Limits) -> None:
     """Copy rather than link: the version must not change when somebody edits the directory."""
     budget = _Budget(limits)
+    entries = list(os.scandir(source))
+    if len(entries) == 1 and entries[0].is_dir(follow_symlinks=False):
+        source = Path(entries[0].path)
     root = source.resolve()
     for entry in _walk(source):
         path = Path(entry.path)

@@ -13,7 +13,7 @@ import pytest
 
 from satrap.errors import ArchiveNotFoundError, ConfigError
 from satrap.serving.archive.manifest import ArchiveOptions, Manifest, ManifestError
-from satrap.serving.archive.store import ModelStore, startup_archives
+from satrap.serving.archive.store import ModelStore, fallback_name, startup_archives
 from satrap.serving.archive.unpack import Limits, UnpackError, unpack
 
 LIMITS = Limits(max_bytes=10_000, max_files=10)
@@ -125,8 +125,34 @@ def test_links_in_a_directory(tmp_path: Path, target: Path) -> None:
 
 
 def test_no_manifest(tmp_path: Path, target: Path) -> None:
-    with pytest.raises(UnpackError, match=r"there is no MAR-INF/MANIFEST\.json"):
-        unpack(zipped(tmp_path / "a.mar", ENTRIES, None), target, LIMITS)
+    manifest, options = unpack(zipped(tmp_path / "a.mar", ENTRIES, None), target, LIMITS)
+    assert (manifest.model_name, manifest.handler) == ("", ""), "the registration must give them"
+    assert (manifest.version, manifest.runtime) == ("1.0", "python")
+    assert options == ArchiveOptions()
+    assert files(target) == set(ENTRIES)
+
+
+def test_a_tar_file_with_another_leading_folder_or_none(tmp_path: Path, target: Path) -> None:
+    manifest, _ = unpack(
+        tarred(tmp_path / "a.tar.gz", {f"./{k}": v for k, v in ENTRIES.items()}), target, LIMITS
+    )
+    assert manifest.model_name == "m"
+    assert files(target) == {"MAR-INF/MANIFEST.json", *ENTRIES}
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    unpack(tarred(tmp_path / "b.tar.gz", {"handler.py": "pass"}, None), flat, LIMITS)
+    assert files(flat) == {"MAR-INF/MANIFEST.json", "handler.py"}, "a name without a folder stays"
+
+
+def test_a_directory_that_holds_one_directory(tmp_path: Path, target: Path) -> None:
+    directory(tmp_path / "a" / "m", ENTRIES)
+    manifest, _ = unpack(tmp_path / "a", target, LIMITS)
+    assert manifest.model_name == "m"
+    assert files(target) == {"MAR-INF/MANIFEST.json", *ENTRIES}
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "m").symlink_to(tmp_path / "a" / "m")
+    with pytest.raises(UnpackError, match="m is a symbolic link that leads out of it"):
+        unpack(tmp_path / "b", tmp_path / "other", LIMITS)
 
 
 def test_more_than_the_limits(tmp_path: Path, target: Path) -> None:
@@ -213,12 +239,11 @@ def without(*keys: str) -> dict:
 @pytest.mark.parametrize(
     ("document", "sentence"),
     [
-        (without("model"), "Missing Model entry in manifest file."),
+        ({**MANIFEST, "model": None}, "Missing Model entry in manifest file."),
+        ({**MANIFEST, "model": "m"}, "Missing Model entry in manifest file."),
         ([], "Missing Model entry in manifest file."),
-        (without("model", "modelName"), "Model name is not defined."),
-        (without("model", "modelVersion"), "Model version is not defined."),
-        (without("model", "handler"), "Model handler is not defined."),
-        (without("runtime"), "Runtime is not defined or invalid."),
+        ({**MANIFEST, "model": {**MANIFEST["model"], "modelVersion": ""}}, "Model version is not defined."),
+        ({**MANIFEST, "runtime": None}, "Runtime is not defined or invalid."),
         ({**MANIFEST, "runtime": "LSP"}, "Runtime is not defined or invalid."),
         ({**MANIFEST, "model": {**MANIFEST["model"], "modelName": ["m"]}}, "model.modelName is not a string"),
     ],
@@ -231,6 +256,21 @@ def test_a_bad_manifest(document: object, sentence: str) -> None:
 def test_a_manifest_that_is_not_json() -> None:
     with pytest.raises(ManifestError, match="is not JSON"):
         Manifest.parse(b"\xff{")
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (without("model"), ("", "1.0", "", "python")),
+        (without("model", "modelName"), ("", "1.0", "handler.py", "python")),
+        (without("model", "modelVersion"), ("m", "1.0", "handler.py", "python")),
+        (without("model", "handler"), ("m", "1.0", "", "python")),
+        (without("runtime"), ("m", "1.0", "handler.py", "python")),
+    ],
+)
+def test_what_a_manifest_may_leave_out(document: object, expected: tuple[str, ...]) -> None:
+    manifest = Manifest.parse(json.dumps(document).encode())
+    assert (manifest.model_name, manifest.version, manifest.handler, manifest.runtime) == expected
 
 
 def test_a_version_may_be_a_number() -> None:
@@ -300,7 +340,12 @@ def test_a_url_is_a_base_name_in_the_store(tmp_path: Path) -> None:
     for url in ("a.mar", "/elsewhere/a.mar", "sub/a.mar", "file:///elsewhere/a.mar"):
         assert store.find(url) == tmp_path / "a.mar"
     assert store.find("/any/where/unpacked") == tmp_path / "unpacked"
-    assert store.all() == ["a.mar", "unpacked"]
+    directory(tmp_path / "nested" / "m", {})
+    directory(tmp_path / ".satrap" / "m", {})
+    (tmp_path / ".hidden.mar").touch()
+    (tmp_path / "old.model").touch()
+    (tmp_path / "folder.mar").mkdir()
+    assert store.all() == ["a.mar", "nested", "old.model", "unpacked"]
 
 
 @pytest.mark.parametrize(
@@ -313,11 +358,18 @@ def test_a_url_is_a_base_name_in_the_store(tmp_path: Path) -> None:
         ("/", "Model not found at: /"),
         ("a\0.mar", "Model not found at: a\0.mar"),
         ("missing.mar", "Model not found at: missing.mar"),
+        (".hidden.mar", "Model not found at: .hidden.mar"),
+        (".", "Model not found at: ."),
+        ("/elsewhere/.satrap", "Model not found at: /elsewhere/.satrap"),
+        ("n" * 300, "Model not found at: " + "n" * 300),
+        ("\ud800.mar", "Model not found at: \ud800.mar"),
         ("/etc", "Model not found at: /etc"),
     ],
 )
 def test_a_url_that_is_refused(url: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "a.mar").touch()
+    (tmp_path / ".hidden.mar").touch()
+    (tmp_path / ".satrap").mkdir()
     with pytest.raises(ArchiveNotFoundError) as caught:
         ModelStore(tmp_path).find(url)
     assert str(caught.value) == sentence
@@ -329,6 +381,20 @@ def test_no_url_and_no_store(tmp_path: Path) -> None:
     with pytest.raises(ArchiveNotFoundError, match=r"Model store has not been configured\."):
         ModelStore(None).find("a.mar")
     assert ModelStore(None).all() == []
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("a-b.mar", "a_b"),
+        ("/x/m.mar", "m"),
+        ("_m.model", "_m"),
+        ("m.tar.gz", "m_tar_gz"),
+        ("folder", "folder"),
+    ],
+)
+def test_the_name_of_a_startup_model_that_has_none(url: str, name: str) -> None:
+    assert fallback_name(url) == name, "TorchServe's"
 
 
 def test_startup_archives(tmp_path: Path) -> None:

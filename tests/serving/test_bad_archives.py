@@ -54,7 +54,7 @@ def bad_archives(store: Any) -> dict[str, tuple[str, str]]:
         "slow.mar": ("INTERNAL", "did not load its handler within 1 s"),
         "config.mar": ("INVALID_ARGUMENT", "batchSize is -1"),
         "text.mar": ("INVALID_ARGUMENT", "neither a zip file"),
-        "empty.mar": ("INVALID_ARGUMENT", "there is no MAR-INF/MANIFEST.json"),
+        "empty.mar": ("INVALID_ARGUMENT", "Model name is not defined."),
         "climbs.mar": ("INVALID_ARGUMENT", "outside of the archive's directory"),
         "link.tar.gz": ("INVALID_ARGUMENT", "is a link or a device"),
         "unpacked": ("INVALID_ARGUMENT", "leads out of it"),

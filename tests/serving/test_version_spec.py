@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from satrap.config.global_config import ModelConfig, ServingConfig
-from satrap.errors import InvalidInputError
+from satrap.errors import ArchiveError, InvalidInputError
 from satrap.serving.archive.manifest import ArchiveOptions, Manifest
 from satrap.serving.version_spec import RegisterParameters, VersionSpec, check_runtime, resolve
 
-MANIFEST = Manifest("named", "1.0", "handler.py", "python", "", {})
+MANIFEST = Manifest("named", "1.0", "handler.py", "python", "", "", {})
 
 
 def resolved(
@@ -93,3 +93,24 @@ def test_a_runtime_that_is_not_python() -> None:
         check_runtime("ruby")
     check_runtime("python3")
     check_runtime(None)
+
+
+def test_a_name_and_a_handler_come_from_somewhere() -> None:
+    def resolve_nameless(**parameters: str) -> VersionSpec:
+        return resolve(
+            RegisterParameters(url="m.mar", **parameters),
+            Manifest.missing(),
+            ArchiveOptions(),
+            ServingConfig(),
+            ModelConfig(),
+            Path("/dir"),
+            loaded_at_startup=False,
+        )
+
+    with pytest.raises(ArchiveError, match=r"m\.mar: Model name is not defined\."):
+        resolve_nameless()
+    with pytest.raises(ArchiveError, match=r"m\.mar: Model handler is not defined\."):
+        resolve_nameless(model_name="m")
+    spec = resolve_nameless(model_name="m", handler="h.py", fallback_name="other")
+    assert (spec.model, spec.version, spec.handler) == ("m", "1.0", "h.py")
+    assert resolve_nameless(handler="h.py", fallback_name="other").model == "other"
