@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -10,7 +11,7 @@ import textwrap
 import threading
 import zipfile
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,40 +179,74 @@ class Server:
     client: Client
     command: Any
     working_directories: Path
+    store: Store
+    logged_before: int = 0
 
     def log(self) -> str:
-        """What it has logged so far."""
-        return self.command.log.read_text()
+        """What it has logged so far; of a shared server: during this test."""
+        return self.command.log.read_text()[self.logged_before :]
 
     def unpacked(self) -> list[Path]:
         """The directories of versions."""
         return [version for root in self.working_directories.iterdir() for version in root.iterdir()]
 
 
+def start_serving(satrap: Any, store: Store, folder: Path, startup: str, sections: dict[str, Any]) -> Server:
+    """`satrap serving` on the store; what it writes is in `folder`."""
+    config = folder / "global_config.yaml"
+    config.write_text(json.dumps(sections))
+    working = folder / "tmp"
+    working.mkdir(exist_ok=True)
+    command = satrap(
+        "serving",
+        *("--model-store", store.directory, "--global-config", config),
+        *("--grpc-inference-port", "0", "--grpc-management-port", "0"),
+        *(("--models", startup) if startup else ()),
+        env={**os.environ, "TMPDIR": str(working)},
+    )
+    return Server(Client(*command.addresses[:2]), command, working, store)
+
+
 @pytest.fixture
 def serve(satrap: Any, store: Store, tmp_path: Path) -> Any:
     """Start serving on the store; keywords are sections of the global configuration."""
-    clients: list[Client] = []
+    servers: list[Server] = []
 
     def start(startup: str = "", /, **sections: Any) -> Server:
-        config = tmp_path / "global_config.yaml"
-        config.write_text(json.dumps(sections))
-        working = tmp_path / "tmp"
-        working.mkdir(exist_ok=True)
-
-        command = satrap(
-            "serving",
-            *("--model-store", store.directory, "--global-config", config),
-            *("--grpc-inference-port", "0", "--grpc-management-port", "0"),
-            *(("--models", startup) if startup else ()),
-            env={**os.environ, "TMPDIR": str(working)},
-        )
-        clients.append(Client(*command.addresses))
-        return Server(clients[-1], command, working)
+        servers.append(start_serving(satrap, store, tmp_path, startup, sections))
+        return servers[-1]
 
     yield start
-    for client in clients:
-        client.close()
+    for server in servers:
+        server.client.close()
+
+
+@pytest.fixture(scope="module")
+def _module_server(satrap_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("serving")
+    (folder / "store").mkdir()
+    server = start_serving(satrap_module, Store(folder / "store"), folder, "", {})
+    yield server
+    server.client.close()
+
+
+@pytest.fixture
+def shared(_module_server: Server) -> Iterator[Server]:
+    """A server of the module, without models and with an empty store at the beginning of each test.
+
+    For tests that need no configuration, and leave it running; it saves the start.
+    """
+    client = _module_server.client
+    yield replace(_module_server, logged_before=len(_module_server.command.log.read_text()))
+    for model in client.list_models(limit=1000)["models"]:
+        name = model["modelName"]
+        default = client.describe(name, "")[0]["modelVersion"]
+        for version in client.describe(name):
+            if version["modelVersion"] != default:
+                client.unregister(name, version["modelVersion"])
+        client.unregister(name, default)
+    shutil.rmtree(_module_server.store.directory)
+    _module_server.store.directory.mkdir()
 
 
 @pytest.fixture

@@ -87,11 +87,11 @@ def load(predict: Callable[[], bytes], clients: int = 3) -> Iterator[tuple[list[
 
 
 def test_a_killed_worker_fails_what_it_had_and_is_replaced(
-    serve: Any, store: Any, failure: Any, tmp_path: Path, wait_until: Any
+    shared: Any, failure: Any, tmp_path: Path, wait_until: Any
 ) -> None:
-    store.add("m.mar", SLEEPER)
-    server = serve("m.mar")
-    client = server.client
+    shared.store.add("m.mar", SLEEPER)
+    client = shared.client
+    client.register("m.mar")
     (pid,) = client.worker_pids("m")
     counted = tmp_path / "counted"
     running = client.start_predict("m", f"count {counted}".encode())
@@ -103,20 +103,20 @@ def test_a_killed_worker_fails_what_it_had_and_is_replaced(
         "what waited is answered by the next one"
     )
     assert counted.read_text() == "run\n", "no request is run twice"
-    assert "killed by signal 9" in server.log()
+    assert "killed by signal 9" in shared.log()
     for _ in range(2):
         assert failure(client.predict, "m", b"die") == ("INTERNAL", "Worker died.")
         assert client.predict("m")
 
 
-def test_a_worker_that_does_not_answer_in_time_is_replaced(serve: Any, store: Any, failure: Any) -> None:
-    store.add("m.mar", SLEEPER)
-    server = serve()
-    server.client.register("m.mar", response_timeout=1)
-    (pid,) = server.client.worker_pids("m")
-    assert failure(server.client.predict, "m", b"sleep60") == ("INTERNAL", "Worker died.")
-    assert int(server.client.predict("m").split()[0]) != pid
-    assert "did not answer within 1 s" in server.log()
+def test_a_worker_that_does_not_answer_in_time_is_replaced(shared: Any, failure: Any) -> None:
+    shared.store.add("m.mar", SLEEPER)
+    client = shared.client
+    client.register("m.mar", response_timeout=1)
+    (pid,) = client.worker_pids("m")
+    assert failure(client.predict, "m", b"sleep60") == ("INTERNAL", "Worker died.")
+    assert int(client.predict("m").split()[0]) != pid
+    assert "did not answer within 1 s" in shared.log()
 
 
 def test_a_killed_template_is_replaced_and_workers_go_on(serve: Any, store: Any, wait_until: Any) -> None:
@@ -165,11 +165,11 @@ def test_a_killed_servers_directory_is_removed_by_the_next(serve: Any, store: An
     assert own in third.working_directories.iterdir(), "what a living server has locked stays"
 
 
-def test_unregistering_under_load_loses_nothing(serve: Any, store: Any) -> None:
+def test_unregistering_under_load_loses_nothing(shared: Any) -> None:
     for version in ("1.0", "2.0"):
-        store.add(f"m{version[0]}.mar", SLEEPER.replace("%s", version), version=version)
-    server = serve("m1.mar")
-    client = server.client
+        shared.store.add(f"m{version[0]}.mar", SLEEPER.replace("%s", version), version=version)
+    client = shared.client
+    client.register("m1.mar")
     gone: list[str] = []
 
     def predict_second() -> bytes:
@@ -192,12 +192,12 @@ def test_unregistering_under_load_loses_nothing(serve: Any, store: Any) -> None:
         assert all(answer.endswith(b"2.0") or answer == b"gone" for answer in answers)
 
 
-def test_replacing_the_default_under_load_loses_nothing(serve: Any, store: Any, wait_until: Any) -> None:
+def test_replacing_the_default_under_load_loses_nothing(shared: Any, wait_until: Any) -> None:
     for version in ("1.0", "2.0"):
-        store.add(f"m{version[0]}.mar", SLEEPER.replace("%s", version), version=version)
-    server = serve("m1.mar")
-    client = server.client
-    before = len(descendants(server.command.process.pid))
+        shared.store.add(f"m{version[0]}.mar", SLEEPER.replace("%s", version), version=version)
+    client = shared.client
+    client.register("m1.mar")
+    before = len(descendants(shared.command.process.pid))
     with load(lambda: client.predict("m")) as (answers, errors):
         for old, new in [("1.0", "2.0"), ("2.0", "1.0")] * 3:
             client.register(f"m{new[0]}.mar", model_name="m")
@@ -205,15 +205,14 @@ def test_replacing_the_default_under_load_loses_nothing(serve: Any, store: Any, 
             client.unregister("m", old)
     assert errors == []
     assert {answer.split()[1] for answer in answers} == {b"1.0", b"2.0"}
-    wait_until(lambda: len(descendants(server.command.process.pid)) == before)
-    assert len(server.unpacked()) == 1
+    wait_until(lambda: len(descendants(shared.command.process.pid)) == before)
+    assert len(shared.unpacked()) == 1
 
 
-def test_unregister_returns_when_the_last_answer_is_out(
-    serve: Any, store: Any, tmp_path: Path, wait_until: Any
-) -> None:
-    store.add("m.mar", SLEEPER)
-    client = serve("m.mar").client
+def test_unregister_returns_when_the_last_answer_is_out(shared: Any, tmp_path: Path, wait_until: Any) -> None:
+    shared.store.add("m.mar", SLEEPER)
+    client = shared.client
+    client.register("m.mar")
     held = tmp_path / "held"
     calls = [client.start_predict("m", f"hold {held}".encode())]
     wait_until(held.exists)
@@ -247,11 +246,10 @@ def test_unregister_gives_up_after_its_timeout(
     assert server.client.predict("m")
 
 
-def test_scaling_down_lets_a_busy_worker_finish(
-    serve: Any, store: Any, tmp_path: Path, wait_until: Any
-) -> None:
-    store.add("m.mar", SLEEPER)
-    server = serve("m.mar")
+def test_scaling_down_lets_a_busy_worker_finish(shared: Any, tmp_path: Path, wait_until: Any) -> None:
+    shared.store.add("m.mar", SLEEPER)
+    server = shared
+    server.client.register("m.mar")
     server.client.scale("m", min_worker=2, synchronous=True)
     processes = descendants(server.command.process.pid)
     assert len(processes) == 3
@@ -265,9 +263,9 @@ def test_scaling_down_lets_a_busy_worker_finish(
     assert server.client.predict("m")
 
 
-def test_an_asynchronous_registration_is_answered_when_ready(serve: Any, store: Any) -> None:
-    store.add("m.mar", "import time\ntime.sleep(0.5)\n" + SLEEPER)
-    client = serve().client
+def test_an_asynchronous_registration_is_answered_when_ready(shared: Any) -> None:
+    shared.store.add("m.mar", "import time\ntime.sleep(0.5)\n" + SLEEPER)
+    client = shared.client
     assert client.register("m.mar", synchronous=False) == "Processing worker updates..."
     assert client.predict("m")
 

@@ -120,7 +120,7 @@ def test_real_archives_of_two_versions_with_the_same_module_names(
     assert list(server.working_directories.iterdir()) == []
 
 
-def test_a_torchscript_model_with_the_base_handler(serve: Any, store: Any, tmp_path: Path) -> None:
+def test_a_torchscript_model_with_the_base_handler(shared: Any, tmp_path: Path) -> None:
     model = torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 1, bias=False)))
     with torch.no_grad():
         model[0].weight.fill_(2.0)
@@ -136,9 +136,9 @@ class Handler(BaseHandler):
     def postprocess(self, data):
         return data.tolist()
 """)
-    store.archive("net.mar", tmp_path / "handler.py", "--serialized-file", str(tmp_path / "model.pt"))
-    client = serve("net.mar").client
-    assert client.predict("net", b"[1.0, 2.5]") == b"[\n  7.0\n]"
+    shared.store.archive("net.mar", tmp_path / "handler.py", "--serialized-file", str(tmp_path / "model.pt"))
+    shared.client.register("net.mar")
+    assert shared.client.predict("net", b"[1.0, 2.5]") == b"[\n  7.0\n]"
 
 
 def test_what_handlers_answer(serve: Any, store: Any, failure: Any, wait_until: Any) -> None:
@@ -190,9 +190,9 @@ def test_the_surroundings_of_a_worker(serve: Any, store: Any) -> None:
     assert len(open_files) < 5, "nothing of the template is left open in a worker"
 
 
-def test_a_batch_of_mixed_results(serve: Any, store: Any, tmp_path: Path, wait_until: Any) -> None:
-    store.add("m.mar", ASKED)
-    client = serve().client
+def test_a_batch_of_mixed_results(shared: Any, tmp_path: Path, wait_until: Any) -> None:
+    shared.store.add("m.mar", ASKED)
+    client = shared.client
     client.register("m.mar", batch_size=4, max_batch_delay=60_000)
     held = tmp_path / "held"
     running = client.start_predict("m", f"hold {held}".encode())
@@ -207,9 +207,10 @@ def test_a_batch_of_mixed_results(serve: Any, store: Any, tmp_path: Path, wait_u
     assert running.result()
 
 
-def test_errors_of_the_inference_api(serve: Any, store: Any, failure: Any) -> None:
-    store.add("m.mar", ASKED)
-    client = serve("m.mar").client
+def test_errors_of_the_inference_api(shared: Any, failure: Any) -> None:
+    shared.store.add("m.mar", ASKED)
+    client = shared.client
+    client.register("m.mar")
     code, details = failure(client.predict, "nope")
     java = "org.pytorch.serve.archive.model"
     assert (code, details) == ("INTERNAL", f"Model not found: nope\n{java}.ModelNotFoundException")
@@ -227,10 +228,11 @@ def test_errors_of_the_inference_api(serve: Any, store: Any, failure: Any) -> No
     assert client.predict("m", b"x" * 6_500_000)
 
 
-def test_errors_of_the_management_api(serve: Any, store: Any, failure: Any) -> None:
-    store.add("m.mar", ECHO)
-    store.add("m2.mar", ECHO, version="2.0")
-    client = serve("m.mar").client
+def test_errors_of_the_management_api(shared: Any, failure: Any) -> None:
+    shared.store.add("m.mar", ECHO)
+    shared.store.add("m2.mar", ECHO, version="2.0")
+    client = shared.client
+    client.register("m.mar")
     java = "org.pytorch.serve"
     not_found = f"{java}.archive.model.ModelNotFoundException"
     for call, arguments, answer in [
@@ -325,9 +327,9 @@ def test_newest_becomes_the_default_when_ready(serve: Any, store: Any) -> None:
     assert client.predict("m") == b"2 0"
 
 
-def test_no_workers_unless_asked_for(serve: Any, store: Any, failure: Any) -> None:
-    store.add("m.mar", ECHO)
-    client = serve().client
+def test_no_workers_unless_asked_for(shared: Any, failure: Any) -> None:
+    shared.store.add("m.mar", ECHO)
+    client = shared.client
     assert client.register("m.mar", initial_workers=0) == (
         'Model "m" Version: 1.0 registered with 0 initial workers. '
         "Use scale workers API to add workers for the model."
@@ -339,16 +341,16 @@ def test_no_workers_unless_asked_for(serve: Any, store: Any, failure: Any) -> No
     assert client.predict("m", b"now") == b"now"
 
 
-def test_a_lone_client_does_not_wait_for_a_batch(serve: Any, store: Any) -> None:
-    store.add("m.mar", ECHO)
-    client = serve().client
+def test_a_lone_client_does_not_wait_for_a_batch(shared: Any) -> None:
+    shared.store.add("m.mar", ECHO)
+    client = shared.client
     client.register("m.mar", batch_size=8, max_batch_delay=60_000)
     for _ in range(20):
         assert client.predict("m", b"alone", timeout=10) == b"alone"
 
 
-def test_a_forked_worker_can_do_what_the_template_must_not(serve: Any, store: Any) -> None:
-    store.add(
+def test_a_forked_worker_can_do_what_the_template_must_not(shared: Any) -> None:
+    shared.store.add(
         "m.mar",
         """
         import random
@@ -374,7 +376,8 @@ def test_a_forked_worker_can_do_what_the_template_must_not(serve: Any, store: An
                 return [[self.call(b"rpc", timeout=5).decode(), product[0, 0].item(), *self.drawn]] * len(data)
         """,
     )
-    client = serve("m.mar").client
+    client = shared.client
+    client.register("m.mar")
     first = json.loads(client.predict("m"))
     assert first[:2] == ["rpc answered", 300.0]
     client.unregister("m")
