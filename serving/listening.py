@@ -9,11 +9,17 @@ __all__ = ["Address", "Listening"]
 
 @dataclass(frozen=True)
 class Address:
-    """Host and port of one API; port 0 picks a free one. With `tls` it is served by TLS only."""
+    """Host and port of one API; port 0 picks a free one. With `tls` it is served by TLS only.
+
+    The ages, in milliseconds, are for gRPC: a connection is closed at the one, and its calls have the other to end;
+    None: no limit.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
     tls: bool = False
+    max_connection_age_ms: int | None = None
+    max_connection_age_grace_ms: int | None = None
 
     def __str__(self) -> str:
         """`host:port`, with brackets around an IPv6 address."""

@@ -1,0 +1,282 @@
+"""From TorchServe's keys to satrap's own configuration.
+
+Where the file is silent the configuration given beside it counts, as far as it says something, then TorchServe's
+default: token authorization on, model API and installing off, metrics in the log only, a worker per GPU or processor
+for each model that is named at the start. `allowed_urls` is the exception: unset, it allows nothing (TorchServe:
+everything).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from satrap.config.global_config import (
+    CorsConfig,
+    ModelConfig,
+    ServingConfig,
+    TlsConfig,
+    TokenConfig,
+)
+from satrap.serving.listening import Address, Listening
+from satrap.serving.ts_keys import ITS_OWN, KEYS, NO_EFFECT
+from satrap.serving.ts_models import model_settings
+from satrap.serving.ts_properties import Properties
+
+__all__ = ["Machine", "TsConfig", "translate"]
+
+_ADDRESS = re.compile(r"(https?)://(\[[^\]]+\]|[^:^/\[\]]+)(?::([0-9]+))?", re.IGNORECASE)
+_MODES = ("prometheus", "legacy", "log")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What TorchServe counts workers by."""
+
+    processors: int
+    gpus: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TsConfig:
+    """A config.properties in satrap's terms.
+
+    Attributes:
+        config: section `serving`.
+        models: settings by model.
+        insecure: `satrap_insecure=true`: the network is the user's.
+        startup_models: `load_models`; None: none.
+        model_snapshot: what to register instead, if the file is a snapshot.
+        warnings: sentences for the log, with the keys that are unknown or change nothing.
+        properties: what counted, for snapshots.
+    """
+
+    config: ServingConfig
+    models: Mapping[str, ModelConfig]
+    listening: Listening
+    insecure: bool
+    model_store: Path | None
+    startup_models: str | None
+    model_snapshot: str | None
+    warnings: tuple[str, ...]
+    properties: Mapping[str, str]
+
+
+def translate(
+    properties: Properties,
+    base: ServingConfig,
+    base_models: Mapping[str, ModelConfig],
+    machine: Machine,
+    snapshot_directory: Path,
+) -> TsConfig:
+    """Translate what counts after file, command line and environment.
+
+    Raises:
+        ConfigError: a value that cannot be used, with its file and line.
+    """
+    warnings: list[str] = []
+    config = _serving(properties, base, machine, snapshot_directory, warnings.append)
+    models = model_settings(properties, base_models, warnings.append)
+    warnings += _ignored(properties)
+    return TsConfig(
+        config=config,
+        models=models,
+        listening=_listening(properties),
+        insecure=properties.boolean("satrap_insecure"),
+        model_store=Path(store) if (store := properties.text("model_store")) else None,
+        startup_models=_startup_models(properties),
+        model_snapshot=properties.values.get("model_snapshot"),
+        warnings=tuple(warnings),
+        properties={
+            key: value
+            for key, value in properties.values.items()
+            if key not in ("keystore_pass", "model_snapshot")
+        },
+    )
+
+
+def _serving(
+    properties: Properties,
+    base: ServingConfig,
+    machine: Machine,
+    snapshot_directory: Path,
+    warn: Callable[[str], None],
+) -> ServingConfig:
+    """The section `serving`: from the file, otherwise from `base` if that says it, otherwise TorchServe's default."""
+    read = properties
+    theirs: Mapping[
+        str, tuple[tuple[str, ...], object]
+    ] = {  # by our key: their keys that decide it, and the value
+        "default_workers_per_model": (
+            ("default_workers_per_model",),
+            read.integer("default_workers_per_model", 0, least=0),
+        ),
+        "startup_workers_per_model": (("debug", "number_of_gpu"), _startup_workers(read, machine)),
+        "job_queue_size": (("job_queue_size",), read.integer("job_queue_size", 100)),
+        "default_response_timeout_seconds": (
+            ("default_response_timeout",),
+            read.integer("default_response_timeout", 120),
+        ),
+        "default_startup_timeout_seconds": (
+            ("default_startup_timeout",),
+            read.integer("default_startup_timeout", 120),
+        ),
+        "unregister_model_timeout_seconds": (
+            ("unregister_model_timeout",),
+            read.integer("unregister_model_timeout", 120),
+        ),
+        "max_request_bytes": (("max_request_size",), read.integer("max_request_size", 6_553_500)),
+        "max_response_bytes": (("max_response_size",), read.integer("max_response_size", 6_553_500)),
+        "model_api": (("enable_model_api",), read.boolean("enable_model_api")),
+        "allowed_urls": (("allowed_urls",), _patterns(read, "allowed_urls", separator=",")),
+        "decode_input_request": (
+            ("decode_input_request",),
+            read.boolean("decode_input_request", default=True),
+        ),
+        "limit_max_image_pixels": (
+            ("limit_max_image_pixels",),
+            read.boolean("limit_max_image_pixels", default=True),
+        ),
+        "install_requirements": (("install_py_dep_per_model",), read.boolean("install_py_dep_per_model")),
+        "hidden_environment": (
+            ("blacklist_env_vars",),
+            _patterns(read, "blacklist_env_vars", separator=None),
+        ),
+        "metrics_mode": (("metrics_mode",), _metrics_mode(read, warn)),
+        "metrics_config": (("metrics_config",), read.text("metrics_config")),
+        "metrics_auto_detect": (("model_metrics_auto_detect",), read.boolean("model_metrics_auto_detect")),
+        "system_metrics": (("disable_system_metrics",), not read.boolean("disable_system_metrics")),
+        "system_metrics_seconds": (("metric_time_interval",), read.integer("metric_time_interval", 60)),
+        "snapshot_directory": ((), str(snapshot_directory)),
+        "tls": (("certificate_file", "private_key_file", "keystore"), _tls(read)),
+        "cors": (("cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers"), _cors(read)),
+    }
+    decided = {
+        field: value
+        for field, (keys, value) in theirs.items()
+        if field not in base.model_fields_set or any(key in read.values for key in keys)
+    }
+    return base.model_copy(update={**decided, "token": _token(read, base.token)})
+
+
+def _cors(properties: Properties) -> CorsConfig:
+    return CorsConfig(
+        allowed_origin=properties.text("cors_allowed_origin"),
+        allowed_methods=properties.text("cors_allowed_methods"),
+        allowed_headers=properties.text("cors_allowed_headers"),
+    )
+
+
+def _startup_workers(properties: Properties, machine: Machine) -> int:
+    if properties.boolean("debug"):
+        return 1
+    gpus = min(machine.gpus, properties.integer("number_of_gpu", machine.gpus, least=0))
+    return gpus or machine.processors
+
+
+def _patterns(properties: Properties, key: str, *, separator: str | None) -> list[str]:
+    text = properties.text(key)
+    patterns = [part.strip() for part in (text.split(separator) if separator else [text])]
+    for pattern in filter(None, patterns):
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise properties.error(key, f"{pattern!r} is no regular expression: {error}") from error
+    return [pattern for pattern in patterns if pattern]
+
+
+def _metrics_mode(properties: Properties, warn: Callable[[str], None]) -> str:
+    mode = re.sub(r"\s", "", properties.values.get("metrics_mode", "log")).lower()
+    if mode in _MODES:
+        return mode
+    warn(str(properties.error("metrics_mode", f"{mode!r} is none of {', '.join(_MODES)}: taken as log")))
+    return "log"
+
+
+def _token(properties: Properties, base: TokenConfig) -> TokenConfig:
+    enabled = True if base.enabled is None else base.enabled
+    if "disable_token_authorization" in properties.values:
+        enabled = not properties.boolean("disable_token_authorization")
+    minutes = properties.number("token_expiration_min", base.expiration_minutes)
+    return base.model_copy(update={"enabled": enabled, "expiration_minutes": minutes})
+
+
+def _tls(properties: Properties) -> TlsConfig:
+    certificate, key = properties.text("certificate_file"), properties.text("private_key_file")
+    if store := properties.text("keystore"):
+        raise properties.error(
+            "keystore",
+            f"certificates are read from PEM files. Make them once: openssl pkcs12 -in {store} -nokeys -out cert.pem; "
+            f"openssl pkcs12 -in {store} -nocerts -nodes -out key.pem; then write certificate_file=cert.pem and "
+            "private_key_file=key.pem in place of keystore",
+        )
+    if bool(certificate) != bool(key):
+        given = "certificate_file" if certificate else "private_key_file"
+        raise properties.error(given, "certificate_file and private_key_file go together: name both, or none")
+    return TlsConfig(certificate=certificate, private_key=key)
+
+
+def _listening(properties: Properties) -> Listening:
+    grpc_tls = properties.boolean("enable_grpc_ssl")
+
+    def grpc(api: str, port: int) -> Address:
+        return Address(
+            properties.text(f"grpc_{api}_address", "127.0.0.1").strip("[]"),
+            properties.integer(f"grpc_{api}_port", port, least=0, most=65_535),
+            grpc_tls,
+            max_connection_age_ms=_age(properties, f"grpc_{api}_max_connection_age_ms"),
+            max_connection_age_grace_ms=_age(properties, f"grpc_{api}_max_connection_age_grace_ms"),
+        )
+
+    metrics = properties.boolean("enable_metrics_api", default=True)
+    return Listening(
+        grpc_inference=grpc("inference", 7070),
+        grpc_management=grpc("management", 7071),
+        rest_inference=_address(properties, "inference_address", "http://127.0.0.1:8080", (80, 443)),
+        rest_management=_address(properties, "management_address", "http://127.0.0.1:8081", (8081, 8444)),
+        metrics=_address(properties, "metrics_address", "http://127.0.0.1:8082", (8082, 8445))
+        if metrics
+        else None,
+    )
+
+
+def _age(properties: Properties, key: str) -> int | None:
+    """Milliseconds; None: no limit. What gRPC's library cannot count (24 days) is none either."""
+    if key not in properties.values:
+        return None
+    age = properties.integer(key, 0, most=2**63 - 1)
+    return age if age < 2**31 - 1 else None
+
+
+def _address(properties: Properties, key: str, default: str, ports: tuple[int, int]) -> Address:
+    """`http://host:port` or `https://host:port`; `ports` are those of either without one."""
+    text = properties.text(key, default)
+    if text.lower().startswith("unix:"):
+        raise properties.error(
+            key, f"{text}: REST is served on a host and a port only; write http://127.0.0.1:PORT"
+        )
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        raise properties.error(key, f"{text!r} is no address like http://127.0.0.1:8080")
+    tls = found[1].lower() == "https"
+    port = int(found[3]) if found[3] is not None else ports[tls]
+    if port > 65_535:
+        raise properties.error(key, f"{text}: ports end at 65535")
+    return Address(found[2].strip("[]"), port, tls)
+
+
+def _startup_models(properties: Properties) -> str | None:
+    models = properties.text("load_models")
+    return None if models.lower() in ("", "none", "standalone") else models
+
+
+def _ignored(properties: Properties) -> list[str]:
+    """A sentence on the keys that change nothing, and one on those that nobody knows."""
+    where = properties.path or "config.properties"
+    sentences = []
+    if idle := sorted(key for key in properties.values if key in NO_EFFECT):
+        reasons = "; ".join(f"{key}: {NO_EFFECT[key]}" for key in idle)
+        sentences.append(f"{where}: keys that change nothing here: {reasons}")
+    if unknown := sorted(set(properties.values) - set(KEYS) - set(NO_EFFECT) - ITS_OWN):
+        sentences.append(f"{where}: unknown keys, ignored: {', '.join(unknown)}")
+    return sentences
