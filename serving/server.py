@@ -1,25 +1,33 @@
-"""Runs a serving process: the event loop, the two ports, the template, and the order of starting and stopping."""
+"""Runs a serving process: the event loop, its ports, the template, and the order of starting and stopping."""
 
 import asyncio
 import dataclasses
 import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import grpc.aio
 import uvloop
+from prometheus_client import CollectorRegistry, generate_latest
 
-from satrap import rpc
-from satrap.errors import InvalidInputError, SatrapError
+from satrap import __version__, rpc
+from satrap.errors import InvalidInputError, SatrapError, UnavailableError
 from satrap.protos import inference_pb2_grpc, management_pb2_grpc
 from satrap.serving.archive.store import startup_archives
+from satrap.serving.exposure import serving_tls, uvicorn_tls
 from satrap.serving.forks import Template
 from satrap.serving.inference_api import InferenceApi
 from satrap.serving.listening import Address
 from satrap.serving.management_api import ManagementApi
 from satrap.serving.model_service import ModelService
+from satrap.serving.request_ids import request_ids
+from satrap.serving.rest.apis import rest_apis
+from satrap.serving.rest.listener import Listener, bind
 from satrap.serving.settings import ServingSettings
+from satrap.serving.token_interceptor import TokenInterceptor
+from satrap.serving.tokens import Api, TokenAuthorization
 from satrap.serving.version_spec import RegisterParameters
 
 __all__ = ["ServingSettings", "run"]
@@ -46,32 +54,99 @@ def run(settings: ServingSettings, stop: threading.Event, on_ready: Callable[[st
 async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Callable[[str], None]) -> None:
     template = Template()
     service = ModelService(settings, template)
-    servers: list[grpc.aio.Server] = []
+    tokens = _tokens(settings)
+    apis = _Apis(settings)
     stopped = asyncio.create_task(_until_set(stop))
     try:
-        listening = settings.listening
-        inference, inference_at = _server(settings, listening.grpc_inference)
-        management, management_at = _server(settings, listening.grpc_management)
-        servers = [inference, management]
-        inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(InferenceApi(service), inference)
-        management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(ManagementApi(service), management)
+        if tokens is not None:
+            tokens.open()
+        apis.add_grpc(service, tokens)
+        apis.add_rest(service, tokens)
         if not await _start(settings, service, stopped):
             return
-        for server in servers:
-            await server.start()
+        await apis.start()
         gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
         models = service.model_count()
-        on_ready(
-            f"satrap serving ready on {inference_at} (inference), {management_at} (management): "
-            f"{models} model{'' if models == 1 else 's'}"
-        )
+        places = ", ".join(f"{address} ({name})" for name, address in apis.places)
+        on_ready(f"satrap serving ready on {places}: {models} model{'' if models == 1 else 's'}")
         await stopped
         log.info("draining for at most %d s", settings.config.drain_seconds)
     finally:
         stopped.cancel()
-        await asyncio.gather(*(server.stop(settings.config.drain_seconds) for server in servers))
+        await apis.stop()
         await service.close()
         await template.close()
+        if tokens is not None:
+            tokens.close()
+
+
+class _Apis:
+    """The servers of all APIs: their ports are taken first, and accept when the startup models are ready."""
+
+    def __init__(self, settings: ServingSettings) -> None:
+        self._settings = settings
+        self._tls = serving_tls(settings.config.tls)
+        self._grpc: list[grpc.aio.Server] = []
+        self._rest: list[Listener] = []
+        self.places: list[tuple[str, Address]] = []
+        """Names and addresses for the ready line."""
+
+    def add_grpc(self, service: ModelService, tokens: TokenAuthorization | None) -> None:
+        listening = self._settings.listening
+        inference = self._server(listening.grpc_inference, "inference", tokens)
+        inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(InferenceApi(service), inference)
+        management = self._server(listening.grpc_management, "management", tokens)
+        management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(ManagementApi(service), management)
+
+    def add_rest(self, service: ModelService, tokens: TokenAuthorization | None) -> None:
+        registry = CollectorRegistry()
+
+        def render(names: Sequence[str]) -> bytes:
+            return generate_latest(registry.restricted_registry(names) if names else registry)
+
+        for api in rest_apis(
+            self._settings, service, request_ids(), tokens=tokens, render=render, version=__version__
+        ):
+            bound = bind(api.address)
+            where = dataclasses.replace(api.address, port=bound.getsockname()[1])
+            tls = uvicorn_tls(self._tls if where.tls else None)
+            self._rest.append(Listener(api.app, bound, self._settings.config.drain_seconds, tls))
+            self.places += [(name, where) for name in api.names]
+
+    async def start(self) -> None:
+        for server in self._grpc:
+            await server.start()
+        for listener in self._rest:
+            await listener.start()
+
+    async def stop(self) -> None:
+        """Take nothing new, finish what has come in, and close all ports."""
+        await asyncio.gather(
+            *(server.stop(self._settings.config.drain_seconds) for server in self._grpc),
+            *(listener.stop() for listener in self._rest),
+        )
+
+    def _server(self, where: Address, api: Api, tokens: TokenAuthorization | None) -> grpc.aio.Server:
+        config = self._settings.config
+        server = rpc.aio_server(
+            max_receive=config.max_request_bytes,
+            max_send=config.max_response_bytes + _MESSAGE_BYTES,
+            interceptors=[TokenInterceptor(tokens, api)] if tokens is not None else [],
+        )
+        self._grpc.append(server)
+        try:
+            port = rpc.listen(server, str(where), self._tls if where.tls else None)
+        except UnavailableError as error:
+            raise InvalidInputError(str(error)) from error
+        self.places.append((api, dataclasses.replace(where, port=port)))
+        return server
+
+
+def _tokens(settings: ServingSettings) -> TokenAuthorization | None:
+    if not settings.token_authorization:
+        return None
+    config = settings.config.token
+    return TokenAuthorization(Path(config.key_file), config.expiration_minutes)
 
 
 async def _start(settings: ServingSettings, service: ModelService, stopped: asyncio.Task[None]) -> bool:
@@ -89,19 +164,6 @@ async def _start(settings: ServingSettings, service: ModelService, stopped: asyn
     started.cancel()
     await asyncio.wait({started})
     return False
-
-
-def _server(settings: ServingSettings, where: Address) -> tuple[grpc.aio.Server, Address]:
-    server = rpc.aio_server(
-        max_receive=settings.config.max_request_bytes,
-        max_send=settings.config.max_response_bytes + _MESSAGE_BYTES,
-    )
-    try:
-        return server, dataclasses.replace(where, port=server.add_insecure_port(str(where)))
-    except RuntimeError as error:
-        raise InvalidInputError(
-            f"cannot listen on {where} (is another server running there?): {error}"
-        ) from error
 
 
 async def _register_startup_models(settings: ServingSettings, service: ModelService) -> None:

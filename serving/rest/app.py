@@ -1,0 +1,99 @@
+"""The ASGI application of one address: asks its routes in turn, and gives every answer what all answers have."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
+
+from satrap.errors import ResourceNotFoundError, SatrapError
+from satrap.serving.rest.asgi import Receive, Scope, Send
+from satrap.serving.rest.request import ClientGoneError, RestRequest
+from satrap.serving.rest.response import Headers, RestResponse, error_document, error_response
+
+__all__ = ["Answered", "RestApp", "Routes"]
+
+log = logging.getLogger("satrap.serving")
+
+Answered = Callable[[Scope, int, float], None]
+"""Told about every answer: the request's scope, the status, and the seconds that it took."""
+
+_NEVER_CACHED: Headers = (
+    (b"pragma", b"no-cache"),
+    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
+    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
+)
+_CLOSE = (b"connection", b"close")
+_KEEP_ALIVE = (b"connection", b"keep-alive")
+_WITHOUT_BODY = (204, 304)
+
+
+class Routes(Protocol):
+    """Some paths of an API."""
+
+    async def answer(self, request: RestRequest) -> RestResponse | None:
+        """Answer a request; None passes it on to the next routes.
+
+        Raises:
+            SatrapError: becomes the document of an error.
+            ClientGoneError: nobody waits for an answer.
+        """
+
+
+class RestApp:
+    """TorchServe's chain of handlers, with its headers on every answer and its documents of errors."""
+
+    def __init__(
+        self,
+        routes: Sequence[Routes],
+        request_ids: Iterator[str],
+        *,
+        cors: Mapping[str, str] | None = None,
+        answered: Answered | None = None,
+    ) -> None:
+        """`cors` are headers by name that an answer gets if it has none of that name."""
+        self._routes = tuple(routes)
+        self._request_ids = request_ids
+        self._cors = tuple((name.lower().encode(), value.encode()) for name, value in (cors or {}).items())
+        self._answered = answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Part of ASGI."""
+        started = time.monotonic()
+        request = RestRequest(scope, receive, next(self._request_ids))
+        try:
+            response = await self._answer(request)
+        except ClientGoneError:
+            log.debug("%s %s: the client went away", request.method, request.path)
+            return
+        status, body = response.status, response.body
+        headers = [*response.headers, (b"x-request-id", request.id.encode()), *_NEVER_CACHED]
+        if self._cors:
+            named = {name for name, _ in response.headers}
+            headers += [each for each in self._cors if each[0] not in named]
+        if status in _WITHOUT_BODY:
+            body = b""
+        else:
+            headers.append((b"content-length", b"%d" % len(body)))
+        if status >= 400:
+            headers.append(_CLOSE)
+        elif scope["http_version"] == "1.1" and request.header("connection").lower() != "close":
+            headers.append(_KEEP_ALIVE)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+        if self._answered is not None:
+            self._answered(scope, status, time.monotonic() - started)
+
+    async def _answer(self, request: RestRequest) -> RestResponse:
+        try:
+            for routes in self._routes:
+                response = await routes.answer(request)
+                if response is not None:
+                    return response
+            raise ResourceNotFoundError
+        except SatrapError as error:
+            return error_response(error)
+        except ClientGoneError:
+            raise
+        except Exception:
+            log.exception("%s %s could not be answered", request.method, request.path)
+            return error_document(500, "InternalServerException", "Internal server error; the log says more")

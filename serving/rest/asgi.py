@@ -1,0 +1,14 @@
+"""The names of ASGI's types, and the one thing that ours adds to a scope."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+__all__ = ["HEADERS_AS_SENT", "Message", "Receive", "Scope", "Send"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+HEADERS_AS_SENT = "satrap.headers"
+"""In a scope: the headers with their names as the client spelled them, which is how handlers ask for them."""

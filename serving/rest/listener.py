@@ -1,0 +1,146 @@
+"""Runs an ASGI application by uvicorn inside the frontend's loop: the caller binds, starts and stops it.
+
+Of uvicorn its protocol is used and what starts and stops it; neither its signal handlers nor its ten ticks a second.
+"""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from typing import Any, cast
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from satrap.errors import InvalidInputError
+from satrap.serving.listening import Address
+from satrap.serving.rest.asgi import HEADERS_AS_SENT, Scope
+from satrap.serving.rest.response import error_document
+
+__all__ = ["Listener", "bind"]
+
+_BACKLOG = 1024
+_KEEP_ALIVE_SECONDS = 300
+"""A connection that is idle for so long is closed. Long: a client whose idle connection is closed just when it sends
+gets an error, and TorchServe closes none."""
+
+_MAX_HEAD_BYTES = 64 * 1024
+"""Request line and headers together. The parser itself has no limit."""
+
+
+def bind(address: Address) -> socket.socket:
+    """A socket that has the address and does not accept yet; the caller closes it.
+
+    Raises:
+        InvalidInputError: the address cannot be had.
+    """
+    bound: socket.socket | None = None
+    try:
+        family, kind, protocol, _, where = socket.getaddrinfo(
+            address.host.strip("[]"), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(where)
+    except OSError as error:
+        if bound is not None:
+            bound.close()
+        raise InvalidInputError(
+            f"cannot listen on {address} (is another server running there?): {error}"
+        ) from error
+    bound.setblocking(False)
+    return bound
+
+
+class Listener:
+    """One address: a bound socket, and after `start` a server on it."""
+
+    def __init__(
+        self,
+        app: Any,
+        bound: socket.socket,
+        drain_seconds: int,
+        tls: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start nothing; the socket becomes the listener's. `tls`: uvicorn's settings of that name."""
+        self._socket = bound
+        self._drain_seconds = drain_seconds
+        self._config = uvicorn.Config(
+            app,
+            loop="none",
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            date_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+            **(tls or {}),
+        )
+        self._state = uvicorn.server.ServerState()
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> None:
+        """Accept connections."""
+        self._config.load()
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: _Protocol(self._config, self._state, {}),
+            sock=self._socket,
+            ssl=self._config.ssl,
+            backlog=_BACKLOG,
+        )
+
+    async def stop(self) -> None:
+        """Accept no more, answer what has come, for so long as was said at the start, and close all connections."""
+        if self._server is None:
+            self._socket.close()
+            return
+        self._server.close()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        if self._state.tasks:
+            await asyncio.wait(self._state.tasks, timeout=self._drain_seconds)
+        for connection in list(self._state.connections):
+            connection.transport.close()
+        for task in list(self._state.tasks):
+            task.cancel()
+        self._server = None
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's, which also keeps the headers' names as they were sent, and refuses heads without an end."""
+
+    _in_head = False
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+        self._as_sent: list[tuple[bytes, bytes]] = []
+        cast(Scope, self.scope)[HEADERS_AS_SENT] = self._as_sent
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._as_sent.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """TorchServe's document for what is not HTTP, whatever uvicorn would say."""
+        answer = error_document(400, "BadRequestException", "Invalid HTTP message.")
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
+            b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(answer.body), answer.body)
+        )
+        self.transport.close()

@@ -1,0 +1,177 @@
+"""One HTTP request as the routes see it."""
+
+import asyncio
+import urllib.parse
+from collections.abc import Mapping, MutableMapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from satrap.errors import InvalidInputError, RequestTooLargeError
+from satrap.serving.rest.asgi import HEADERS_AS_SENT, Receive, Scope
+
+__all__ = ["ClientGoneError", "Departure", "RestRequest"]
+
+_MAX_PARAMETERS = 1024
+_DISCARDED_BYTES = 64 * 1024**2
+"""So much of a body that is too large is read nevertheless: a client that still sends does not see the answer."""
+
+_WATCH_AFTER_SECONDS = 0.02
+"""A request that is answered sooner needs nobody to watch whether its client is still there."""
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection; nobody waits for an answer."""
+
+
+class RestRequest:
+    """Method, path, headers and parameters; the body is read on demand."""
+
+    __slots__ = ("_headers", "_parameters", "_receive", "id", "method", "path", "scope", "segments")
+
+    def __init__(self, scope: Scope, receive: Receive, request_id: str) -> None:
+        """`request_id` is what the answer's x-request-id says, and what a handler sees."""
+        self.scope, self._receive, self.id = scope, receive, request_id
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.segments = _segments(self.path)
+        self._headers: Mapping[str, str] | None = None
+        self._parameters: Mapping[str, Sequence[str]] | None = None
+
+    @property
+    def headers_as_sent(self) -> Sequence[tuple[bytes, bytes]]:
+        """Names as the client spelled them."""
+        headers: Sequence[tuple[bytes, bytes]] = self.scope.get(HEADERS_AS_SENT) or self.scope["headers"]
+        return headers
+
+    def header(self, name: str) -> str:
+        """The last header of that name, in lower case here; empty if there is none."""
+        if self._headers is None:
+            self._headers = {
+                key.decode("latin-1"): value.decode("latin-1") for key, value in self.scope["headers"]
+            }
+        return self._headers.get(name, "")
+
+    @property
+    def media_type(self) -> str:
+        """The content type without its parameters."""
+        return self.header("content-type").partition(";")[0].strip()
+
+    @property
+    def parameters(self) -> Mapping[str, Sequence[str]]:
+        """The query string's, each with all its values.
+
+        Raises:
+            InvalidInputError: there are more than 1024.
+        """
+        if self._parameters is None:
+            self._parameters = _parse_query(self.scope["query_string"])
+        return self._parameters
+
+    def parameter(self, name: str) -> str | None:
+        """The first value of that parameter."""
+        values = self.parameters.get(name)
+        return values[0] if values else None
+
+    async def body(self, limit: int) -> bytes:
+        """All of the body.
+
+        Raises:
+            RequestTooLargeError: it has more than `limit` bytes.
+            ClientGoneError: the client went away before it had sent all.
+        """
+        declared = self.header("content-length")
+        if declared.isdecimal() and int(declared) > limit:
+            if not self.header("expect"):  # with it, the client sends nothing before it is told to
+                await self._discard()
+            raise RequestTooLargeError(limit)
+        message = await self._receive()
+        if message["type"] == "http.request" and not message["more_body"]:
+            body: bytes = message["body"]
+            if len(body) <= limit:
+                return body
+        parts, size = [], 0
+        while True:
+            if message["type"] != "http.request":
+                raise ClientGoneError
+            parts.append(message["body"])
+            size += len(message["body"])
+            if size > limit:
+                if message["more_body"]:
+                    await self._discard()
+                raise RequestTooLargeError(limit)
+            if not message["more_body"]:
+                return b"".join(parts)
+            message = await self._receive()
+
+    async def _discard(self) -> None:
+        size = 0
+        while size < _DISCARDED_BYTES:
+            message = await self._receive()
+            if message["type"] != "http.request":
+                raise ClientGoneError
+            if not message["more_body"]:
+                return
+            size += len(message["body"])
+
+    def departure(self) -> "Departure":
+        """A context that ends with `ClientGoneError` when the client goes away; the body must have been read."""
+        return Departure(self._receive)
+
+
+class Departure:
+    """Cancels what runs inside it when the client closes the connection."""
+
+    __slots__ = ("_caller", "_gone", "_receive", "_timer", "_watch")
+
+    def __init__(self, receive: Receive) -> None:
+        """`receive` is ASGI's."""
+        self._receive = receive
+        self._gone = False
+        self._watch: asyncio.Task[None] | None = None
+
+    def __enter__(self) -> Self:
+        """Begin to watch, a little later."""
+        self._caller = asyncio.current_task()
+        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, self._begin)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop watching."""
+        self._timer.cancel()
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._gone and isinstance(error, asyncio.CancelledError):
+            if self._caller is not None:
+                self._caller.uncancel()
+            raise ClientGoneError from error
+
+    def _begin(self) -> None:
+        self._watch = asyncio.get_running_loop().create_task(self._wait())
+
+    async def _wait(self) -> None:
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and self._caller is not None:
+            self._gone = True
+            self._caller.cancel()
+
+
+def _segments(path: str) -> list[str]:
+    """The parts between slashes, the first one the empty text before the first slash; trailing empty ones left out."""
+    parts = path.split("/")
+    while parts and not parts[-1]:
+        parts.pop()
+    return parts
+
+
+def _parse_query(query: bytes) -> Mapping[str, Sequence[str]]:
+    text = query.decode("latin-1").replace(";", "&")
+    parsed: MutableMapping[str, Any] = {}
+    try:
+        pairs = urllib.parse.parse_qsl(text, keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
+    except ValueError as error:
+        raise InvalidInputError(f"the query string has more than {_MAX_PARAMETERS} parameters") from error
+    for name, value in pairs:
+        parsed.setdefault(name, []).append(value)
+    return parsed
