@@ -327,6 +327,10 @@ class ModelService:
         """Every model's default version has its workers, as TorchServe's Ping counts them."""
         return all(self._registry.get(model).is_healthy() for model in self._registry.models())
 
+    def startup_models(self) -> list[str]:
+        """The names of the models that are registered since the start, sorted."""
+        return sorted({version.spec.model for version in self._registry if version.spec.loaded_at_startup})
+
     def model_count(self) -> int:
         """How many models are registered."""
         return len(self._registry.models())
