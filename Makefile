@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 NATIVE := $(shell find native CMakeLists.txt -name '*.cpp' -o -name '*.h' -o -name 'CMakeLists.txt')
 export PATH := $(abspath $(BIN)):$(PATH)
 
-.PHONY: setup demo test test-fast bench lint types contracts protos stubs sanitize clean help
+.PHONY: setup demo test test-fast bench compare lint types contracts protos stubs sanitize clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ bench: setup  ## the benchmarks, quickly; see docs/benchmarks.md for the full ru
 	$(BIN)/python benchmarks/table.py --quick
 	$(BIN)/python benchmarks/updates.py --quick
 
+compare: setup  ## the same calls to satrap and to the real TorchServe; needs Java 17
+	$(BIN)/python scripts/compare_torchserve
+
 lint: setup  ## layout and lint of Python and C++
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -43,6 +46,7 @@ lint: setup  ## layout and lint of Python and C++
 types: setup  ## mypy, strict
 	$(BIN)/mypy
 	MYPYPATH=src:benchmarks $(BIN)/mypy benchmarks/serve.py benchmarks/table.py benchmarks/load.py benchmarks/updates.py benchmarks/harness
+	MYPYPATH=src:benchmarks:tests/serving $(BIN)/mypy --exclude handlers scripts/compare_torchserve tests/serving/torchserve_calls
 
 contracts: setup  ## who may import whom
 	$(BIN)/lint-imports

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from harness.processes import ChildFailedError, Process, free_ports
 
@@ -67,35 +68,48 @@ class TorchServe(Process):
     """A running TorchServe. Models are archives `<name>.mar` (version 1.0) in `model_store`."""
 
     def __init__(
-        self, environment: Path, model_store: Path, workers: Mapping[str, int], directory: Path
+        self,
+        environment: Path,
+        model_store: Path,
+        workers: Mapping[str, int],
+        directory: Path,
+        *,
+        settings: Mapping[str, str] | None = None,
+        tokens: bool = False,
     ) -> None:
-        """Write its configuration into `directory`, where it also keeps its log. `workers` by model name."""
+        """Write its configuration into `directory`, where it also keeps its log and, with `tokens`, its key file.
+
+        `workers` by model name are loaded at the start; `settings` are further keys of the configuration.
+        """
         directory.mkdir(parents=True)
         rest, management, metrics, inference_grpc, management_grpc = free_ports(5)
         self.address = f"127.0.0.1:{inference_grpc}"
-        self._management = f"http://127.0.0.1:{management}"
-        models = {name: {"1.0": _model(name, count)} for name, count in workers.items()}
-        settings = {
-            "inference_address": f"http://127.0.0.1:{rest}",
-            "management_address": self._management,
-            "metrics_address": f"http://127.0.0.1:{metrics}",
+        self.management_address = f"127.0.0.1:{management_grpc}"
+        self.rest_addresses: dict[Literal["inference", "management", "metrics"], str] = {
+            "inference": f"127.0.0.1:{rest}",
+            "management": f"127.0.0.1:{management}",
+            "metrics": f"127.0.0.1:{metrics}",
+        }
+        written = {
+            **{f"{api}_address": f"http://{address}" for api, address in self.rest_addresses.items()},
             "grpc_inference_address": "127.0.0.1",
             "grpc_inference_port": inference_grpc,
             "grpc_management_address": "127.0.0.1",
             "grpc_management_port": management_grpc,
             "model_store": model_store,
-            "load_models": ",".join(f"{name}.mar" for name in workers),
-            "models": json.dumps(models),
             "disable_system_metrics": "true",
-            "disable_token_authorization": "true",
+            **_models(workers),
+            **({} if tokens else {"disable_token_authorization": "true"}),
+            **(settings or {}),
         }
         config = directory / "config.properties"
-        config.write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+        config.write_text("".join(f"{key}={value}\n" for key, value in written.items()))
         super().__init__(
             "TorchServe",
             [
                 *(environment / "bin" / "torchserve", "--start", "--foreground", "--no-config-snapshots"),
-                *("--disable-token-auth", "--ts-config", config, "--log-config", _LOG_CONFIG),
+                *(() if tokens else ("--disable-token-auth",)),
+                *("--ts-config", config, "--log-config", _LOG_CONFIG),
             ],
             log=directory / "log",
             environ={
@@ -107,6 +121,14 @@ class TorchServe(Process):
                 "_JAVA_OPTIONS": f"-Djava.io.tmpdir={directory}",  # its workers' sockets
             },
         )
+
+    def wait_until_listening(self) -> None:
+        """Wait until it takes calls; models may still be loading.
+
+        Raises:
+            ChildFailedError: it ended, or did not within two minutes.
+        """
+        self.wait_for_line("Model server started", _READY_SECONDS)
 
     def wait_until_ready(self, models: Sequence[str]) -> None:
         """Wait until every worker of each model is ready.
@@ -124,13 +146,20 @@ class TorchServe(Process):
     def _is_ready(self, model: str) -> bool:
         try:
             with urllib.request.urlopen(
-                f"{self._management}/models/{model}", timeout=_READY_SECONDS
+                f"http://{self.rest_addresses['management']}/models/{model}", timeout=_READY_SECONDS
             ) as answer:
                 description = json.load(answer)[0]
         except OSError:  # not listening yet, or not registered yet
             return False
         workers = description["workers"]
         return len(workers) == description["minWorkers"] and all(one["status"] == "READY" for one in workers)
+
+
+def _models(workers: Mapping[str, int]) -> dict[str, str]:
+    if not workers:
+        return {}
+    described = {name: {"1.0": _model(name, count)} for name, count in workers.items()}
+    return {"load_models": ",".join(f"{name}.mar" for name in workers), "models": json.dumps(described)}
 
 
 def _model(name: str, workers: int) -> dict[str, bool | str | int]:
