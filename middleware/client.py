@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 
 from satrap import rpc
-from satrap.batch import Batch, Bytes, DecodedBatch, IdFeature
+from satrap.batch import Batch, Bytes, Decoded, IdFeature
 from satrap.errors import (
     DeadlineError,
     InvalidInputError,
@@ -51,7 +51,7 @@ class MiddlewareClient:
         self._channels: dict[int, grpc.Channel] = {}
         self._closed = threading.Event()
 
-    def lookup(self, batch: Bytes | DecodedBatch) -> Embeddings:
+    def lookup(self, batch: Bytes | Decoded) -> Embeddings:
         """The embeddings of a batch's id features, in the batch's order.
 
         Raises:
@@ -62,7 +62,7 @@ class MiddlewareClient:
         """
         return self._lookup(_ids(batch))
 
-    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[Embeddings]:
+    def lookup_many(self, batches: Sequence[Bytes | Decoded]) -> list[Embeddings]:
         """The same for several batches, sent at once.
 
         Raises:
@@ -182,9 +182,9 @@ class MiddlewareClient:
             return self._channels[place]
 
 
-def _ids(batch: Bytes | DecodedBatch) -> Bytes:
+def _ids(batch: Bytes | Decoded) -> Bytes:
     """What has to travel: of a decoded batch the ids alone."""
-    return batch.ids_only() if isinstance(batch, DecodedBatch) else batch
+    return batch.ids_only() if isinstance(batch, Decoded) else batch
 
 
 def _embeddings(response: pb.LookupResponse, call: grpc.Call) -> Embeddings:

@@ -11,7 +11,7 @@ from typing import Self
 
 import grpc
 
-from satrap.batch import Bytes, DecodedBatch, IdFeature, decode
+from satrap.batch import Bytes, Decoded, IdFeature, decode
 from satrap.config import EmbeddingConfig
 from satrap.errors import InvalidInputError, RemoteError, ShardUnavailableError
 from satrap.middleware.assemble import Embeddings
@@ -123,7 +123,7 @@ class Middleware:
     ) -> None:
         self.close()
 
-    def lookup(self, batch: Bytes | DecodedBatch) -> Embeddings:
+    def lookup(self, batch: Bytes | Decoded) -> Embeddings:
         """The embeddings of a batch's id features, in the batch's order; none for a batch without ids.
 
         Raises:
@@ -133,16 +133,14 @@ class Middleware:
         """
         return self.lookup_many([batch])[0]
 
-    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[Embeddings]:
+    def lookup_many(self, batches: Sequence[Bytes | Decoded]) -> list[Embeddings]:
         """The same for several batches at once: every sign is asked once for all of them.
 
         Raises:
             BatchError: one of the batches is none, or cannot be answered; none is then.
             ShardUnavailableError, ShardMismatchError: as `lookup`.
         """
-        return self._answer(
-            [batch if isinstance(batch, DecodedBatch) else decode(batch) for batch in batches]
-        )
+        return self._answer([batch if isinstance(batch, Decoded) else decode(batch) for batch in batches])
 
     def lookup_features(self, features: Sequence[IdFeature]) -> Embeddings:
         """The same for ids that are arrays already.

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from satrap.batch import Bytes, DecodedBatch, IdFeature
+from satrap.batch import Bytes, Decoded, IdFeature
 from satrap.config import GlobalConfig, load_embedding_config, load_global_config
 from satrap.errors import InvalidInputError
 from satrap.middleware.assemble import Embeddings
@@ -24,10 +24,10 @@ LOCAL_ADDRESS = "satrap:local"
 class EmbeddingLookup(Protocol):
     """Ids in, tensors out. Any number of threads may look up at once."""
 
-    def lookup(self, batch: Bytes | DecodedBatch) -> Embeddings:
+    def lookup(self, batch: Bytes | Decoded) -> Embeddings:
         """The embeddings of a batch's id features, in the batch's order."""
 
-    def lookup_many(self, batches: Sequence[Bytes | DecodedBatch]) -> list[Embeddings]:
+    def lookup_many(self, batches: Sequence[Bytes | Decoded]) -> list[Embeddings]:
         """The same for several batches at once; if one cannot be answered, its error is raised for all."""
 
     def lookup_features(self, features: Sequence[IdFeature]) -> Embeddings:

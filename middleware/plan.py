@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from satrap._core import DecodeError
 from satrap._core.plan import Plan, SlotTable
-from satrap.batch import DecodedBatch, IdFeature
+from satrap.batch import ArrowBatch, Decoded, IdFeature
 from satrap.errors import BatchError, UnknownFeatureError, UnsupportedBatchError
 
 __all__ = ["PlanInput", "make_plan"]
 
-PlanInput = DecodedBatch | Sequence[IdFeature]
+PlanInput = Decoded | Sequence[IdFeature]
 
 
 def make_plan(slots: SlotTable, batches: Sequence[PlanInput], replica_size: int) -> Plan:
@@ -32,7 +32,7 @@ def make_plan(slots: SlotTable, batches: Sequence[PlanInput], replica_size: int)
 
 
 def _native(batch: PlanInput) -> object:
-    if not isinstance(batch, DecodedBatch):
+    if not isinstance(batch, Decoded):
         return [(feature.name, feature.values, feature.offsets) for feature in batch]
     if batch.requires_grad:
         raise UnsupportedBatchError(
@@ -43,4 +43,4 @@ def _native(batch: PlanInput) -> object:
         raise UnsupportedBatchError(
             f"its ids are kept by the training worker at {batch.remote[0]}: send a batch that holds its ids"
         )
-    return batch
+    return batch.id_features() if isinstance(batch, ArrowBatch) else batch

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from satrap.batch import DecodedBatch, decode
+from satrap.batch import Decoded, decode
 from satrap.errors import ArchiveError, BatchError, SatrapError
 from satrap.middleware import LOCAL_ADDRESS, Embedding, EmbeddingLookup, Embeddings, open_lookup
 from satrap.serving.context import Context
@@ -83,7 +83,7 @@ class EmbeddingHandler(BaseHandler):
         """Decode and look up every request; an element is the request's tensors, or why there are none."""
         started = time.perf_counter()
         prepared: list[Features | SatrapError | None] = [None] * len(data)
-        batches: dict[int, DecodedBatch] = {}
+        batches: dict[int, Decoded] = {}
         for place, inputs in enumerate(data):
             try:
                 batches[place] = decode(_batch_bytes(inputs))
@@ -134,7 +134,7 @@ class EmbeddingHandler(BaseHandler):
             self.context.metrics.add_time(part, (now - since) * 1e3)
         return now
 
-    def _look_up(self, batches: Sequence[DecodedBatch]) -> list[Embeddings | SatrapError]:
+    def _look_up(self, batches: Sequence[Decoded]) -> list[Embeddings | SatrapError]:
         """One lookup for all; if a batch spoils it, one for each, so that the others have theirs."""
         if not batches:
             return []
@@ -154,7 +154,7 @@ class EmbeddingHandler(BaseHandler):
                 alone.append(error)
         return alone
 
-    def _features(self, batch: DecodedBatch, embeddings: Sequence[Embedding]) -> Features:
+    def _features(self, batch: Decoded, embeddings: Sequence[Embedding]) -> Features:
         assert self.device is not None, "handle() before initialize()"
         dense = [tensor_of(array, self.device) for _, array in batch.non_id_features()]
         if self._takes_one_dense_tensor and len(dense) != 1:

@@ -1,7 +1,4 @@
-"""Batches of samples: PERSIA's bytes, and what they say, as numpy arrays.
-
-Here the native decoder's errors become satrap's; nothing above catches a `DecodeError`.
-"""
+"""A batch as it is built or taken apart."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,44 +6,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from satrap._core import DecodeError
-from satrap._core.batch import DecodedBatch, decode_persia_batch, encode_persia_batch
-from satrap.errors import BatchDecodeError, BatchError, UnsupportedBatchError
+from satrap._core.batch import encode_persia_batch
+from satrap.batch.arrow_encoding import encode_arrow
+from satrap.batch.decoding import decode
+from satrap.batch.parts import MAX_SAMPLES, Bytes, IdFeature, Tensor
+from satrap.errors import BatchError, UnsupportedBatchError
 
-__all__ = ["MAX_SAMPLES", "Batch", "DecodedBatch", "IdFeature", "Tensor", "decode"]
-
-Bytes = bytes | bytearray | memoryview
-
-MAX_SAMPLES = 65_535
-"""Samples of a batch at most: PERSIA's format counts them in 16 bits."""
-
-
-@dataclass(slots=True)
-class IdFeature:
-    """The ids of one feature: sample `s` has `values[offsets[s]:offsets[s + 1]]`, in its own order.
-
-    Attributes:
-        name: The feature's name, which the embedding config knows.
-        values: u64[nnz].
-        offsets: u32[samples + 1], from 0 to nnz.
-    """
-
-    name: str
-    values: NDArray[np.uint64]
-    offsets: NDArray[np.uint32]
-
-    @property
-    def batch_size(self) -> int:
-        """How many samples there are."""
-        return len(self.offsets) - 1
-
-
-@dataclass(slots=True)
-class Tensor:
-    """Dense numbers `[samples, ...]` of one of the twelve dtypes of the format, and a name or none."""
-
-    data: NDArray[Any]
-    name: str | None = None
+__all__ = ["Batch"]
 
 
 @dataclass(slots=True)
@@ -71,7 +37,7 @@ class Batch:
 
     @classmethod
     def from_bytes(cls, data: Bytes) -> "Batch":
-        """Take the bytes of `PersiaBatch.to_bytes()` apart. Tensors are read-only views into `data`.
+        """Take the bytes of a batch apart, PERSIA's or Arrow's. Tensors are read-only views into `data`.
 
         Raises:
             BatchDecodeError: `data` is no batch.
@@ -117,6 +83,22 @@ class Batch:
         except ValueError as error:
             raise BatchError(str(error)) from error
 
+    def to_arrow(self) -> bytes:
+        """The batch as an Arrow IPC stream: less than half of PERSIA's bytes, and decoded without copying.
+
+        Raises:
+            BatchError: as `to_bytes`.
+        """
+        self._check_samples()
+        return encode_arrow(
+            self.id_features,
+            self.non_id_features,
+            self.labels,
+            meta=self.meta,
+            requires_grad=self.requires_grad,
+            batch_id=self.batch_id,
+        )
+
     def _check_samples(self) -> None:
         sizes = [(feature.name, feature.batch_size) for feature in self.id_features]
         for tensor in (*self.non_id_features, *self.labels):
@@ -128,20 +110,6 @@ class Batch:
                 raise BatchError(f"{size} samples, but {sizes[0][0]!r} has {sizes[0][1]}", feature=name)
             if size > MAX_SAMPLES:
                 raise BatchError(f"{size} samples; a batch has {MAX_SAMPLES:,} at most", feature=name)
-
-
-def decode(data: Bytes) -> DecodedBatch:
-    """Decode the bytes of `PersiaBatch.to_bytes()` from any contiguous buffer, which must not change after.
-
-    The batch is proved consistent; its tensors are read-only views into `data`, which it keeps alive.
-
-    Raises:
-        BatchDecodeError: `data` is no batch; it names the feature and the offset.
-    """
-    try:
-        return decode_persia_batch(data)
-    except DecodeError as error:
-        raise BatchDecodeError(error.message, feature=error.field, offset=error.offset) from error
 
 
 def _little_endian(tensor: Tensor) -> tuple[str | None, NDArray[Any]]:
