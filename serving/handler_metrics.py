@@ -352,12 +352,13 @@ def _number(value: object) -> float | None:
 
 
 def _type(metric_type: object) -> MetricType:
-    if metric_type in ("counter", "gauge", "histogram"):
-        return cast(MetricType, metric_type)
-    name = str(getattr(metric_type, "value", metric_type)).lower()
-    if name in ("counter", "gauge", "histogram"):
-        return name
-    raise MetricsCacheTypeError(f"a metric's type is counter, gauge or histogram, not {metric_type!r}")
+    name: Any = getattr(metric_type, "value", metric_type)
+    try:
+        return MetricTypes(name.lower()).value
+    except (AttributeError, ValueError):
+        raise MetricsCacheTypeError(
+            f"a metric's type is counter, gauge or histogram, not {metric_type!r}"
+        ) from None
 
 
 def _pairs(dimensions: Sequence[Any] | None) -> tuple[tuple[str, str], ...]:

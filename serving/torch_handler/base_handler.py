@@ -62,14 +62,7 @@ class BaseHandler:
             ArchiveError: A file of the manifest is missing, cannot be loaded, or is of a kind (`.onnx`, `.so`)
                 that needs a handler of its own.
         """
-        self.context = context
-        self.manifest = context.manifest
-        self.model_yaml_config = context.model_yaml_config
-        gpu = context.system_properties.get("gpu_id")
-        on_gpu = gpu is not None and torch.cuda.is_available()
-        self.map_location = "cuda" if on_gpu else "cpu"
-        self.device = torch.device(f"cuda:{gpu}" if on_gpu else "cpu")
-
+        self._set_up(context)
         folder = Path(str(context.system_properties["model_dir"]))
         described = context.manifest.get("model", {})
         serialized = described.get("serializedFile")
@@ -85,6 +78,16 @@ class BaseHandler:
             self.model = compiled(self.model, self.model_yaml_config.get("pt2"), context.model_name)
         self.mapping = load_label_mapping(folder / _LABEL_MAPPING)
         self.initialized = True
+
+    def _set_up(self, context: Context) -> None:
+        """Take over what the context says, the device first of all."""
+        self.context = context
+        self.manifest = context.manifest
+        self.model_yaml_config = context.model_yaml_config
+        gpu = context.system_properties.get("gpu_id")
+        on_gpu = gpu is not None and torch.cuda.is_available()
+        self.map_location = "cuda" if on_gpu else "cpu"
+        self.device = torch.device(f"cuda:{gpu}" if on_gpu else "cpu")
 
     @timed
     def preprocess(self, data: Any) -> Any:

@@ -116,6 +116,10 @@ def _import(name: str, directory: Path) -> ModuleType:
 
 def _one_class(module: ModuleType) -> type:
     classes = list_classes_from_module(module)
+    # A model file in the model-servers style may define its model's classes beside the one that the factory made.
+    made = [c for c in classes if getattr(c, "is_made_by_factory", False)]
+    if len(made) == 1:
+        return made[0]
     if len(classes) != 1:
         found = ", ".join(c.__name__ for c in classes) or "none"
         raise HandlerError(
