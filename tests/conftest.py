@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -199,6 +200,19 @@ class FakeShard(embedding_pb2_grpc.EmbeddingServiceServicer):
 @pytest.fixture
 def fake_shards() -> Iterator[Callable[[int], list[FakeShard]]]:
     """fake_shards(how many) -> embedding servers on ports of the kernel's choice; they are stopped at the end."""
+    with _fake_shards() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def fake_shards_module() -> Iterator[Callable[[int], list[FakeShard]]]:
+    """The same, for all tests of a module."""
+    with _fake_shards() as start:
+        yield start
+
+
+@contextmanager
+def _fake_shards() -> Iterator[Callable[[int], list[FakeShard]]]:
     started: list[FakeShard] = []
 
     def start(size: int) -> list[FakeShard]:

@@ -222,10 +222,18 @@ def serve(satrap: Any, store: Store, tmp_path: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def _module_server(satrap_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def shared_sections() -> dict[str, Any]:
+    """The global configuration of the server that `shared` is; a module may have its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def _module_server(
+    satrap_module: Any, tmp_path_factory: pytest.TempPathFactory, shared_sections: dict[str, Any]
+) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("serving")
     (folder / "store").mkdir()
-    server = start_serving(satrap_module, Store(folder / "store"), folder, "", {})
+    server = start_serving(satrap_module, Store(folder / "store"), folder, "", shared_sections)
     yield server
     server.client.close()
 
@@ -234,7 +242,7 @@ def _module_server(satrap_module: Any, tmp_path_factory: pytest.TempPathFactory)
 def shared(_module_server: Server) -> Iterator[Server]:
     """A server of the module, without models and with an empty store at the beginning of each test.
 
-    For tests that need no configuration, and leave it running; it saves the start.
+    For tests that leave it running; it saves the start.
     """
     client = _module_server.client
     yield replace(_module_server, logged_before=len(_module_server.command.log.read_text()))
