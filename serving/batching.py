@@ -7,6 +7,8 @@ idle, and asks when to come back (`wake_at`). The rules:
   `max_delay` since it arrived; or it holds as many requests as were ever outstanding together (waiting or with a
   worker) during the last 16 batches, this moment included. By the last rule a lone client never waits, and
   eight clients in step wait only for each other.
+* A request that must be alone (a handler's description: a handler looks at the first of a batch only) leaves as a
+  batch of its own as soon as it is the oldest.
 * The queue is bounded; what does not fit is refused at once.
 * A request whose deadline passes while it waits is taken out and never reaches a worker.
 """
@@ -37,11 +39,12 @@ class BatchPolicy:
 
 @dataclass(slots=True, eq=False)
 class Ticket(Generic[T]):
-    """A waiting request: the caller's item, when it came, and when it is of no more use."""
+    """A waiting request: the caller's item, when it came, when it is of no more use, and whether it leaves alone."""
 
     item: T
     arrived: float
     deadline: float
+    alone: bool = False
     waiting: bool = True
 
 
@@ -68,15 +71,15 @@ class BatchQueue(Generic[T]):
         """How many requests have left and are not finished."""
         return self._in_flight
 
-    def offer(self, item: T, now: float, deadline: float = math.inf) -> Ticket[T]:
-        """Take a request in.
+    def offer(self, item: T, now: float, deadline: float = math.inf, *, alone: bool = False) -> Ticket[T]:
+        """Take a request in; one that is `alone` shares no batch.
 
         Raises:
             OverloadedError: `capacity` requests wait already.
         """
         if len(self) >= self.policy.capacity:
             raise OverloadedError(self._name, self.policy.capacity)
-        ticket = Ticket(item, now, deadline)
+        ticket = Ticket(item, now, deadline, alone)
         self._waiting.append(ticket)
         self._with_deadline += deadline < math.inf
         self._peak = max(self._peak, len(self) + self._in_flight)
@@ -107,10 +110,14 @@ class BatchQueue(Generic[T]):
             return []
         batch: list[T] = []
         while len(batch) < self.policy.batch_size and self._waiting:
+            if batch and self._waiting[0].alone and self._waiting[0].waiting:
+                break
             ticket = self._pop()
             if ticket.waiting:
                 ticket.waiting = False
                 batch.append(ticket.item)
+                if ticket.alone:
+                    break
             else:
                 self._removed -= 1
         self._drop_removed_from_front()
@@ -138,12 +145,14 @@ class BatchQueue(Generic[T]):
         if self._with_deadline:
             moment = min((t.deadline for t in self._waiting if t.waiting), default=math.inf)
         if idle and self._waiting:
-            moment = min(moment, self._waiting[0].arrived + self.policy.max_delay)
+            first = self._waiting[0]
+            moment = min(moment, first.arrived if first.alone else first.arrived + self.policy.max_delay)
         return moment
 
     def _is_due(self, size: int, now: float) -> bool:
         return (
             size >= self.policy.batch_size
+            or self._waiting[0].alone
             or now >= self._waiting[0].arrived + self.policy.max_delay
             or size >= max(self._peak, *self._past_peaks)
         )

@@ -24,6 +24,9 @@ A frame is a prefix, a head, and a body, in this order and without padding betwe
                                            [[dimension, value]], place or null]]}
     UNPACK   frontend   {"archive", "target", "max_bytes", "max_files"}             -
     UNPACKED unpacker   {"manifest": {}, "config": {}} or {"reason": str}           -
+    DOWNLOAD frontend   {"url", "allowed": [pattern], "max_bytes",                  -
+                         "partial", "target"}
+    DOWNLOADED downloader {"bytes"}, {"exists": true}, or {"reason": str}           -
     INSTALL  frontend   {"requirements", "directory", "cache", "timeout"}           -
     INSTALLED installer {"directory", "packages", "python", "replaced": [str]},     -
                          or {"reason": str, "log": str}
@@ -84,6 +87,8 @@ class Kind(enum.IntEnum):
     ANSWER = 5
     UNPACK = 6
     UNPACKED = 7
+    DOWNLOAD = 9
+    DOWNLOADED = 10
     INSTALL = 16
     INSTALLED = 17
     PART = 8

@@ -1,8 +1,10 @@
 """TorchServe's gRPC inference API on top of the model service."""
 
+import contextlib
 import json
 import time
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 import grpc.aio
@@ -10,39 +12,47 @@ from google.protobuf import empty_pb2
 
 from satrap.errors import SatrapError
 from satrap.protos import inference_pb2, inference_pb2_grpc
+from satrap.serving.context import SEQUENCE_ID_HEADER
 from satrap.serving.frames import STALE_HEADER, STALENESS_HEADER
+from satrap.serving.in_order import in_order
 from satrap.serving.model_service import ModelService
-from satrap.serving.status import inference_status, status_of_code
+from satrap.serving.request import OK, Prediction
+from satrap.serving.status import Status, inference_status, status_of_code
 
 __all__ = ["InferenceApi"]
 
-OK = 200
-
 _TIMING = "satrap-timing"
 
-_STREAMS = "satrap does not serve StreamPredictions and StreamPredictions2 yet: call Predictions"
+STREAMED_AT_ONCE = 32
+"""Messages of one StreamPredictions2 call that are worked on before the first of them is answered."""
+
+if TYPE_CHECKING:  # generic in the stubs only
+    Context = grpc.aio.ServicerContext[Any, Any]
+else:
+    Context = grpc.aio.ServicerContext
 
 
 class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
-    """Ping and Predictions."""
+    """All four calls. The client's deadline counts while a request waits; a cancelled call withdraws its request.
+
+    The status and the headers that a handler sets are for REST only, as in TorchServe.
+    """
 
     def __init__(self, service: ModelService) -> None:
         """Serve that service's models."""
         self._service = service
 
     async def Ping(  # noqa: N802 (the RPC's name)
-        self, request: empty_pb2.Empty, context: grpc.aio.ServicerContext[Any, Any]
+        self, request: empty_pb2.Empty, context: Context
     ) -> inference_pb2.TorchServeHealthResponse:
         """TorchServe's health document."""
         health = "Healthy" if self._service.is_healthy() else "Unhealthy"
         return inference_pb2.TorchServeHealthResponse(health=f'{{\n  "status": "{health}"\n}}')
 
     async def Predictions(  # noqa: N802
-        self,
-        request: inference_pb2.PredictionsRequest,
-        context: grpc.aio.ServicerContext[Any, Any],
+        self, request: inference_pb2.PredictionsRequest, context: Context
     ) -> inference_pb2.PredictionResponse:
-        """One prediction; the client's deadline counts while the request waits.
+        """One prediction; of a handler that streams, all parts in one.
 
         A client that sends the metadata `satrap-timing` gets it back in the trailing metadata: milliseconds by name,
         `server` from here to here, `handler` and its parts as the worker measured them. An answer made from embeddings
@@ -56,39 +66,105 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
                 request.model_version,
                 dict(request.input),
                 patience=context.time_remaining(),
+                headers=_headers(request),
             )
         except SatrapError as error:
-            await _abort(context, *inference_status(error))
+            await _abort(context, inference_status(error))
         if prediction.code != OK:
-            text = prediction.value.decode("utf-8", "replace")
-            await _abort(context, status_of_code(prediction.code), text)
-        trailing: list[tuple[str, str]] = []
-        if any(key == _TIMING for key, _ in context.invocation_metadata() or ()):
-            times = {"server": (time.perf_counter() - started) * 1e3, **prediction.times}
-            trailing.append((_TIMING, json.dumps(times)))
-        if prediction.is_stale:
-            trailing.append((STALE_HEADER, "1"))
-        if prediction.staleness_ms is not None:
-            trailing.append((STALENESS_HEADER, str(prediction.staleness_ms)))
-        if trailing:
-            context.set_trailing_metadata(tuple(trailing))
+            await _abort(context, _failure(prediction))
+        _set_trailing(context, prediction, started)
         return inference_pb2.PredictionResponse(prediction=prediction.value)
 
     async def StreamPredictions(  # noqa: N802
-        self, request: inference_pb2.PredictionsRequest, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
-        """Refused."""
-        await _abort(context, grpc.StatusCode.UNIMPLEMENTED, _STREAMS)
+        self, request: inference_pb2.PredictionsRequest, context: Context
+    ) -> AsyncIterator[inference_pb2.PredictionResponse]:
+        """One request, and an answer for every part that its handler sends; one, if it does not stream."""
+        started = time.perf_counter()
+        try:
+            parts = self._service.stream(
+                request.model_name,
+                request.model_version,
+                dict(request.input),
+                patience=context.time_remaining(),
+                headers=_headers(request),
+            )
+            async with contextlib.aclosing(parts):
+                async for part in parts:
+                    if part.code != OK:
+                        await _abort(context, _failure(part))
+                    _set_trailing(context, part, started)
+                    yield inference_pb2.PredictionResponse(prediction=part.value)
+        except SatrapError as error:
+            await _abort(context, inference_status(error))
 
     async def StreamPredictions2(  # noqa: N802
-        self, request_iterator: object, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> None:
-        """Refused."""
-        await _abort(context, grpc.StatusCode.UNIMPLEMENTED, _STREAMS)
+        self, request_iterator: AsyncIterator[inference_pb2.PredictionsRequest], context: Context
+    ) -> AsyncIterator[inference_pb2.PredictionResponse]:
+        """A prediction for every message, in their order, each with the message's `sequence_id`.
+
+        A message that fails is answered by its `status`, and the next ones are not touched by it.
+        """
+
+        async def answer(request: inference_pb2.PredictionsRequest) -> inference_pb2.PredictionResponse:
+            return await self._answer_in_stream(request, context.time_remaining())
+
+        answers = in_order(request_iterator, answer, STREAMED_AT_ONCE)
+        async with contextlib.aclosing(answers):
+            async for each in answers:
+                yield each
+
+    async def _answer_in_stream(
+        self, request: inference_pb2.PredictionsRequest, patience: float | None
+    ) -> inference_pb2.PredictionResponse:
+        response = inference_pb2.PredictionResponse()
+        if request.HasField("sequence_id"):
+            response.sequence_id = request.sequence_id
+        try:
+            prediction = await self._service.predict(
+                request.model_name,
+                request.model_version,
+                dict(request.input),
+                patience=patience,
+                headers=_headers(request),
+            )
+        except SatrapError as error:
+            _set_status(response, inference_status(error))
+            return response
+        if prediction.code == OK:
+            response.prediction = prediction.value
+        else:
+            _set_status(response, _failure(prediction))
+        return response
 
 
-async def _abort(
-    context: grpc.aio.ServicerContext[Any, Any], code: grpc.StatusCode, details: str
-) -> NoReturn:
+def _headers(request: inference_pb2.PredictionsRequest) -> Mapping[str, str] | None:
+    """TorchServe passes nothing else of a call on to its handler."""
+    return {SEQUENCE_ID_HEADER: request.sequence_id} if request.HasField("sequence_id") else None
+
+
+def _failure(prediction: Prediction) -> Status:
+    return status_of_code(prediction.code), prediction.value.decode("utf-8", "replace")
+
+
+def _set_status(response: inference_pb2.PredictionResponse, status: Status) -> None:
+    code, response.status.message = status
+    response.status.code = code.value[0]
+
+
+def _set_trailing(context: Context, prediction: Prediction, started: float) -> None:
+    trailing: list[tuple[str, str]] = []
+    if any(key == _TIMING for key, _ in context.invocation_metadata() or ()):
+        times = {"server": (time.perf_counter() - started) * 1e3, **prediction.times}
+        trailing.append((_TIMING, json.dumps(times)))
+    if prediction.is_stale:
+        trailing.append((STALE_HEADER, "1"))
+    if prediction.staleness_ms is not None:
+        trailing.append((STALENESS_HEADER, str(prediction.staleness_ms)))
+    if trailing:
+        context.set_trailing_metadata(tuple(trailing))
+
+
+async def _abort(context: Context, status: Status) -> NoReturn:
+    code, details = status
     await context.abort(code, details)
     raise AssertionError("abort always raises")

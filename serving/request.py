@@ -17,6 +17,7 @@ Protocol = Literal["grpc", "rest"]
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 OK = 200
+TOO_LONG = 500
 
 
 class Prediction(NamedTuple):
@@ -66,6 +67,8 @@ class Request:
         on_part: takes the parts of a streamed answer that come before the last; None: they are put together.
         arrived: seconds of the monotonic clock.
         sent: the same, when its batch left; 0 while it waits.
+        parts: those that came already, where `on_part` does not take them.
+        failed_part: the first of them that is an error.
     """
 
     id: str
@@ -78,7 +81,8 @@ class Request:
     on_part: Callable[[Prediction], None] | None = None
     arrived: float = 0.0
     sent: float = 0.0
-    parts: bytes = b""
+    parts: bytes | bytearray = b""
+    failed_part: Prediction | None = None
 
     def fail(self, error: SatrapError) -> None:
         """Answer with an error, if nothing has answered yet."""
@@ -90,9 +94,29 @@ class Request:
         if not self.answer.done():
             self.answer.set_result(prediction)
 
-    def take_part(self, part: Prediction) -> None:
-        """One part of an answer; who asked for no stream gets all of them in one piece, with the last."""
-        if self.on_part is None:
+    def take_part(self, part: Prediction, max_bytes: int) -> None:
+        """One part of an answer; who asked for no stream gets all of them in one piece, with the last.
+
+        Pieces longer than `max_bytes` together are not kept: `whole` says so.
+        """
+        if self.on_part is not None:
+            if not self.answer.done():
+                self.on_part(part)
+        elif part.code != OK:
+            self.failed_part = self.failed_part or part
+        elif len(self.parts) <= max_bytes:
+            self.parts = bytearray(self.parts) if type(self.parts) is bytes else self.parts
             self.parts += part.value
-        elif not self.answer.done():
-            self.on_part(part)
+
+    def whole(self, last: Prediction, max_bytes: int) -> Prediction:
+        """The answer with the parts that came before its last; longer than `max_bytes` it is an error."""
+        if last.code != OK or not (self.parts or self.failed_part):
+            return last
+        if self.failed_part:
+            return last._replace(
+                code=self.failed_part.code, status=self.failed_part.code, value=self.failed_part.value
+            )
+        if len(self.parts) + len(last.value) > max_bytes:
+            sentence = f"the parts of the prediction together exceed max_response_bytes ({max_bytes})"
+            return last._replace(code=TOO_LONG, status=TOO_LONG, value=sentence.encode())
+        return last._replace(value=bytes(self.parts) + last.value)

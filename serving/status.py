@@ -11,7 +11,14 @@ import grpc
 
 from satrap import errors
 
-__all__ = ["PREDICTION_FAILED", "error_type", "inference_status", "management_status", "status_of_code"]
+__all__ = [
+    "PREDICTION_FAILED",
+    "Status",
+    "error_type",
+    "inference_status",
+    "management_status",
+    "status_of_code",
+]
 
 Status = tuple[grpc.StatusCode, str]
 

@@ -37,6 +37,12 @@ log = logging.getLogger("satrap.serving")
 _TIMER_RESOLUTION = 0.001
 """uvloop's timers are whole milliseconds; asking for less would spin."""
 
+DESCRIBE_HEADER = "describe"
+"""With this header a handler is asked for its own description."""
+
+_MAX_UNREAD_BYTES = 64 * 1024**2
+"""Parts of one stream that may wait for a client that reads slowly."""
+
 
 class Version:
     """Answers requests of one version, from registration to the end of its last worker."""
@@ -143,12 +149,25 @@ class Version:
         """
         request = self._request(inputs, request_id, content_types, headers, protocol, named)
         parts: asyncio.Queue[Prediction | None] = asyncio.Queue()
-        request.on_part = parts.put_nowait
+        unread = 0
+
+        def take(part: Prediction) -> None:
+            nonlocal unread
+            unread += len(part.value)
+            if unread <= _MAX_UNREAD_BYTES:
+                parts.put_nowait(part)
+            else:
+                request.fail(
+                    UnavailableError(f"the stream is given up: {unread} bytes of it wait for its reader")
+                )
+
+        request.on_part = take
         request.answer.add_done_callback(lambda _: parts.put_nowait(None))
         ticket = self._accept(request, patience)
         try:
             while (part := await parts.get()) is not None:
                 yield part
+                unread -= len(part.value)
             yield request.answer.result()
         finally:
             if request.answer.cancel():
@@ -179,7 +198,9 @@ class Version:
             if not self._idle and self.roster.is_hopeless:
                 raise NoWorkerError(self.spec.model, self.spec.version)
             now = request.arrived
-            ticket = self._queue.offer(request, now, math.inf if patience is None else now + patience)
+            deadline = math.inf if patience is None else now + patience
+            alone = request.headers is not None and DESCRIBE_HEADER in request.headers
+            ticket = self._queue.offer(request, now, deadline, alone=alone)
         except SatrapError as error:
             self._observer.failed(self.spec.model, self.spec.version, request, error)
             raise

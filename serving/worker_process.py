@@ -166,7 +166,13 @@ class WorkerProcess(asyncio.Protocol):
                 self._reason = str(frame.head["reason"])
             case Kind.ANSWER if len(frame.head["answers"]) == len(self._batch) > 0:
                 batch, self._batch = self._batch, ()
-                predictions = _predictions(frame, batch, time.monotonic())
+                longest = self._assignment.max_response_bytes
+                predictions = [
+                    request.whole(prediction, longest)
+                    for request, prediction in zip(
+                        batch, _predictions(frame, batch, time.monotonic()), strict=True
+                    )
+                ]
                 for request, prediction in zip(batch, predictions, strict=True):
                     request.succeed(prediction)
                 observations = [_observation(fields) for fields in frame.head.get("observations", ())]
@@ -185,9 +191,8 @@ class WorkerProcess(asyncio.Protocol):
                 raise FrameError(f"a part of answer {place} to a batch of {len(self._batch)}")
             request = self._batch[place]
             value = frame.body[start : start + length]
-            request.take_part(
-                _prediction(request, code, value, chosen, {}, now)._replace(batch_size=len(self._batch))
-            )
+            part = _prediction(request, code, value, chosen, {}, now)._replace(batch_size=len(self._batch))
+            request.take_part(part, self._assignment.max_response_bytes)
             start += length
 
     def _send(self, buffers: list[Bytes]) -> None:
@@ -277,9 +282,7 @@ def _predictions(frame: Frame, batch: Sequence[Request], now: float) -> list[Pre
         value = frame.body[start : start + length]
         start += length
         predictions.append(
-            _prediction(
-                request, code, request.parts + value if request.parts else value, chosen, head["times"], now
-            )._replace(
+            _prediction(request, code, value, chosen, head["times"], now)._replace(
                 is_stale=place in head["stale"], staleness_ms=head["staleness_ms"], batch_size=len(batch)
             )
         )

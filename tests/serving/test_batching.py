@@ -114,6 +114,30 @@ def test_a_withdrawn_request_never_leaves() -> None:
     assert not q.withdraw(tickets[0])
 
 
+def test_a_request_that_must_be_alone_shares_no_batch() -> None:
+    q = queue(batch_size=4, max_delay=10)
+    q.offer("a", 0.0)
+    q.offer("alone", 0.1, alone=True)
+    q.offer("b", 0.2)
+    q.offer("c", 0.3)
+    assert q.take(0.4) == ["a"], "four outstanding of four: due"
+    assert q.wake_at(idle=True) == 0.1, "it waits for nobody"
+    assert q.take(0.4) == ["alone"]
+    q.finished(2)
+    q.offer("d", 0.5)
+    assert q.take(0.5) == [], "the others wait for a fourth as before"
+    assert q.take(10.2) == ["b", "c", "d"]
+
+
+def test_a_withdrawn_lone_request_parts_no_batch() -> None:
+    q = queue(batch_size=2)
+    q.offer("a", 0.0)
+    lone = q.offer("alone", 0.0, alone=True)
+    q.offer("b", 0.0)
+    assert q.withdraw(lone)
+    assert q.take(0.0) == ["a", "b"]
+
+
 def test_drain_takes_all_that_wait() -> None:
     q = queue()
     ticket = q.offer("a", 0.0)
