@@ -7,6 +7,7 @@ from typing import Protocol
 
 from satrap.errors import ResourceNotFoundError, SatrapError
 from satrap.serving.rest.asgi import Receive, Scope, Send
+from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.request import ClientGoneError, RestRequest
 from satrap.serving.rest.response import Headers, RestResponse, error_document, error_response
 
@@ -59,29 +60,46 @@ class RestApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Part of ASGI."""
         started = time.monotonic()
-        request = RestRequest(scope, receive, next(self._request_ids))
+        streams: list[BodyStream] = []
+
+        def begin(response: RestResponse) -> BodyStream:
+            streams.append(BodyStream(send, response.status, self._headers(request, response, None)))
+            return streams[0]
+
+        request = RestRequest(scope, receive, next(self._request_ids), begin)
         try:
             response = await self._answer(request)
         except ClientGoneError:
             log.debug("%s %s: the client went away", request.method, request.path)
+            for stream in streams:
+                stream.abort()
             return
-        status, body = response.status, response.body
+        if streams and response.status >= 400 and not streams[0].begun:
+            streams.pop().abort()  # in time to say what went wrong
+        if not streams:
+            status, body = response.status, response.body
+            headers = self._headers(request, response, len(body))
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await send({"type": "http.response.body", "body": b"" if status in _WITHOUT_BODY else body})
+        elif not await streams[0].end(response):
+            return  # what was sent has no end, so the client sees that something failed
+        if self._answered is not None:
+            self._answered(scope, response.status, time.monotonic() - started)
+
+    def _headers(self, request: RestRequest, response: RestResponse, length: int | None) -> Headers:
+        """All headers of an answer; a length of None is not known yet."""
+        status = response.status
         headers = [*response.headers, (b"x-request-id", request.id.encode()), *_NEVER_CACHED]
         if self._cors:
             named = {name for name, _ in response.headers}
             headers += [each for each in self._cors if each[0] not in named]
-        if status in _WITHOUT_BODY:
-            body = b""
-        else:
-            headers.append((b"content-length", b"%d" % len(body)))
+        if length is not None and status not in _WITHOUT_BODY:
+            headers.append((b"content-length", b"%d" % length))
         if status >= 400:
             headers.append(_CLOSE)
-        elif scope["http_version"] == "1.1" and request.header("connection").lower() != "close":
+        elif request.scope["http_version"] == "1.1" and request.header("connection").lower() != "close":
             headers.append(_KEEP_ALIVE)
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-        if self._answered is not None:
-            self._answered(scope, status, time.monotonic() - started)
+        return headers
 
     async def _answer(self, request: RestRequest) -> RestResponse:
         try:

@@ -9,6 +9,7 @@ from satrap.errors import InvalidInputError, ModelNotFoundError, UnsupportedErro
 from satrap.serving.frames import STALE_HEADER, STALENESS_HEADER
 from satrap.serving.model_service import ModelService
 from satrap.serving.request import OK, Prediction
+from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.forms import Inputs, is_form, parse_form
 from satrap.serving.rest.openapi import describe_predictions_of
 from satrap.serving.rest.prediction_path import Explain, Ping, Predict, parse_path
@@ -67,6 +68,14 @@ class InferenceRoutes:
         if request.method == "OPTIONS":
             self._service.has_workers(model, asked.version)  # it is known, or an error
             return document(describe_predictions_of(model))
+        stream: BodyStream | None = None
+
+        def send_part(part: Prediction) -> None:
+            nonlocal stream
+            if stream is None:
+                stream = request.begin_stream(_response(request, part, started))
+            stream.write(part.value)
+
         with request.departure():
             prediction = await self._service.predict(
                 model,
@@ -76,6 +85,8 @@ class InferenceRoutes:
                 content_types=inputs.content_types,
                 headers=_headers(request, asked),
                 protocol="rest",
+                # HTTP 1.0 has no chunks: there the parts come in one piece.
+                on_part=None if request.scope["http_version"] == "1.0" else send_part,
             )
         if prediction.code != OK:
             # 413 is what TorchServe's workers say when memory ran out.

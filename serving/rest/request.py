@@ -2,12 +2,14 @@
 
 import asyncio
 import urllib.parse
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from satrap.errors import InvalidInputError, RequestTooLargeError
 from satrap.serving.rest.asgi import HEADERS_AS_SENT, Receive, Scope
+from satrap.serving.rest.body_stream import BodyStream
+from satrap.serving.rest.response import RestResponse
 
 __all__ = ["ClientGoneError", "Departure", "RestRequest"]
 
@@ -26,11 +28,31 @@ class ClientGoneError(Exception):
 class RestRequest:
     """Method, path, headers and parameters; the body is read on demand."""
 
-    __slots__ = ("_headers", "_parameters", "_receive", "id", "method", "path", "scope", "segments")
+    __slots__ = (
+        "_headers",
+        "_parameters",
+        "_receive",
+        "begin_stream",
+        "id",
+        "method",
+        "path",
+        "scope",
+        "segments",
+    )
 
-    def __init__(self, scope: Scope, receive: Receive, request_id: str) -> None:
-        """`request_id` is what the answer's x-request-id says, and what a handler sees."""
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        request_id: str,
+        begin_stream: Callable[[RestResponse], BodyStream],
+    ) -> None:
+        """`request_id` is what the answer's x-request-id says, and what a handler sees.
+
+        `begin_stream` begins an answer in parts, with a response's status and headers; once.
+        """
         self.scope, self._receive, self.id = scope, receive, request_id
+        self.begin_stream = begin_stream
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.segments = _segments(self.path)
