@@ -61,10 +61,13 @@ def check_exposure(config: ServingConfig, listening: Listening, *, insecure: boo
     `remedy`: what the user can say to have it nevertheless, for the sentence.
 
     Raises:
-        InvalidInputError: which address, what it lacks, and what to do.
+        InvalidInputError: which address, what it lacks, and what to do; or a certificate that cannot be used.
     """
+    tls = serving_tls(config.tls)
+    if tls is not None:
+        tls.check()
     for name, address in addresses(listening):
-        if address.tls and not config.tls.certificate:
+        if address.tls and tls is None:
             raise InvalidInputError(
                 f"the {name} API on {address} is to be served by TLS, and there is no certificate: name certificate "
                 "and private key (serving.tls in global_config.yaml, certificate_file and private_key_file in "

@@ -1,6 +1,6 @@
 """Where a serving process listens: five addresses, TorchServe's ports."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from satrap import rpc
 
@@ -35,3 +35,13 @@ class Listening:
     rest_inference: Address | None = field(default_factory=lambda: Address(port=8080))
     rest_management: Address | None = field(default_factory=lambda: Address(port=8081))
     metrics: Address | None = field(default_factory=lambda: Address(port=8082))
+
+    def with_tls(self, tls: bool) -> "Listening":
+        """The same addresses, all of them by TLS or none."""
+        return Listening(
+            grpc_inference=replace(self.grpc_inference, tls=tls),
+            grpc_management=replace(self.grpc_management, tls=tls),
+            rest_inference=self.rest_inference and replace(self.rest_inference, tls=tls),
+            rest_management=self.rest_management and replace(self.rest_management, tls=tls),
+            metrics=self.metrics and replace(self.metrics, tls=tls),
+        )

@@ -20,6 +20,7 @@ __all__ = [
     "Host",
     "Insecure",
     "MetricsPort",
+    "ModelApi",
     "ModelStore",
     "Models",
     "Ncs",
@@ -27,8 +28,11 @@ __all__ = [
     "Purge",
     "RestInferencePort",
     "RestManagementPort",
+    "ServingHost",
     "Shards",
     "TableDirectory",
+    "TokenAuth",
+    "TsConfig",
     "packet_directory",
     "read_embedding_config",
     "read_global_config",
@@ -58,20 +62,65 @@ EmbeddingConfigPath = Annotated[
     ),
 ]
 Host = Annotated[str, typer.Option("--host", help="Address to listen on.")]
+ServingHost = Annotated[
+    str | None,
+    typer.Option(
+        "--host", help="Address of all APIs, in place of the configuration's.", show_default="127.0.0.1"
+    ),
+]
 GrpcInferencePort = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port of the gRPC inference API; 0 picks a free one.")
+    int | None,
+    typer.Option(
+        min=0, max=65535, help="Port of the gRPC inference API; 0 picks a free one.", show_default="7070"
+    ),
 ]
 GrpcManagementPort = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port of the gRPC management API; 0 picks a free one.")
+    int | None,
+    typer.Option(
+        min=0, max=65535, help="Port of the gRPC management API; 0 picks a free one.", show_default="7071"
+    ),
 ]
 RestInferencePort = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port of the REST inference API; 0 picks a free one.")
+    int | None,
+    typer.Option(
+        min=0, max=65535, help="Port of the REST inference API; 0 picks a free one.", show_default="8080"
+    ),
 ]
 RestManagementPort = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port of the REST management API; 0 picks a free one.")
+    int | None,
+    typer.Option(
+        min=0, max=65535, help="Port of the REST management API; 0 picks a free one.", show_default="8081"
+    ),
 ]
 MetricsPort = Annotated[
-    int, typer.Option(min=0, max=65535, help="Port of serving's /metrics; 0 picks a free one.")
+    int | None,
+    typer.Option(
+        min=0, max=65535, help="Port of serving's /metrics; 0 picks a free one.", show_default="8082"
+    ),
+]
+TsConfig = Annotated[
+    Path | None,
+    typer.Option(
+        "--ts-config",
+        help="TorchServe's config.properties. Where it is silent TorchServe's defaults count, tokens on and model API "
+        "off among them.",
+    ),
+]
+TokenAuth = Annotated[
+    bool | None,
+    typer.Option(
+        "--token-auth/--disable-token-auth",
+        help="Ask every call for the token in key_file.json; otherwise only on addresses that others can reach.",
+        show_default=False,
+    ),
+]
+ModelApi = Annotated[
+    bool | None,
+    typer.Option(
+        "--enable-model-api/--disable-model-api",
+        help="Let models be registered and unregistered over the APIs, which they may by default.",
+        show_default=False,
+    ),
 ]
 Ncs = Annotated[
     bool,

@@ -7,6 +7,7 @@ import typer
 
 from satrap.allocator import keep_freed_memory
 from satrap.cli import options
+from satrap.cli.serving_settings import ServingFlags, serving_settings
 from satrap.errors import InvalidInputError
 from satrap.signals import stop_on_eof, stop_on_signals
 
@@ -145,14 +146,17 @@ def serving(
     model_store: options.ModelStore = None,
     global_config: options.GlobalConfigPath = None,
     embedding_config: options.EmbeddingConfigPath = None,
+    ts_config: options.TsConfig = None,
     models: options.Models = None,
-    host: options.Host = "127.0.0.1",
-    grpc_inference_port: options.GrpcInferencePort = 7070,
-    grpc_management_port: options.GrpcManagementPort = 7071,
-    rest_inference_port: options.RestInferencePort = 8080,
-    rest_management_port: options.RestManagementPort = 8081,
-    metrics_port: options.MetricsPort = 8082,
+    host: options.ServingHost = None,
+    grpc_inference_port: options.GrpcInferencePort = None,
+    grpc_management_port: options.GrpcManagementPort = None,
+    rest_inference_port: options.RestInferencePort = None,
+    rest_management_port: options.RestManagementPort = None,
+    metrics_port: options.MetricsPort = None,
     ncs: options.Ncs = False,
+    token_auth: options.TokenAuth = None,
+    model_api: options.ModelApi = None,
     shards: options.Shards = None,
     insecure: options.Insecure = False,
     exit_with_parent: options.ExitWithParent = False,
@@ -161,32 +165,24 @@ def serving(
 
     Example: satrap serving --model-store model_store --models deepctr.mar --embedding-config embedding_config.yml
     """
-    from satrap.rpc import check_bind_host
-    from satrap.serving.listening import Address, Listening
-    from satrap.serving.server import ServingSettings, run
+    from satrap.serving.server import run
 
-    check_bind_host(host, insecure=insecure)
-    config = options.read_global_config(global_config)
-    options.read_embedding_config(embedding_config)
-    run(
-        ServingSettings(
-            config=config.serving,
-            models_config=config.models,
-            model_store=model_store,
-            startup_models=models,
-            listening=Listening(
-                grpc_inference=Address(host, grpc_inference_port),
-                grpc_management=Address(host, grpc_management_port),
-                rest_inference=Address(host, rest_inference_port),
-                rest_management=Address(host, rest_management_port),
-                metrics=Address(host, metrics_port),
-            ),
-            restore=not ncs,
-            global_config=global_config,
-            embedding_config=embedding_config,
-            shards=shards,
-            shard_addresses=options.shard_addresses(shards, config),
-        ),
-        _begin_process(exit_with_parent),
-        _announce,
+    flags = ServingFlags(
+        model_store=model_store,
+        models=models,
+        host=host,
+        grpc_inference_port=grpc_inference_port,
+        grpc_management_port=grpc_management_port,
+        rest_inference_port=rest_inference_port,
+        rest_management_port=rest_management_port,
+        metrics_port=metrics_port,
+        ncs=ncs,
+        token_auth=token_auth,
+        model_api=model_api,
+        insecure=insecure,
+        global_config=global_config,
+        embedding_config=embedding_config,
+        shards=shards,
     )
+    settings = serving_settings(flags, ts_config)
+    run(settings, _begin_process(exit_with_parent), _announce)

@@ -1,5 +1,6 @@
 """`satrap up`: everything on this machine."""
 
+import dataclasses
 import os
 import re
 import sys
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from satrap.cli import options
+from satrap.cli.serving_settings import ServingFlags, serving_settings
 from satrap.errors import InvalidInputError
 from satrap.signals import stop_on_eof, stop_on_signals
 from satrap.supervisor import Child, Supervisor
@@ -19,9 +21,6 @@ __all__ = ["ready_line", "serving_ports", "shard_count", "up"]
 
 _STOP_MARGIN_SECONDS = 10.0
 """What a child may take beyond its own drain before it is killed."""
-
-SERVING_PORTS = ("grpc-inference", "grpc-management", "rest-inference", "rest-management", "metrics")
-"""Serving's ports, in the order of its ready line."""
 
 
 def shard_count(flag: int | None, servers: Sequence[str]) -> int:
@@ -52,6 +51,7 @@ def up(
     embedding_config: options.EmbeddingConfigPath = None,
     checkpoint: options.Checkpoint = None,
     packets: options.Packets = None,
+    ts_config: options.TsConfig = None,
     models: options.Models = None,
     shards: Annotated[
         int | None,
@@ -59,13 +59,15 @@ def up(
             "--shards", min=1, help="Embedding servers to start; otherwise as many as infer_config lists."
         ),
     ] = None,
-    host: options.Host = "127.0.0.1",
-    grpc_inference_port: options.GrpcInferencePort = 7070,
-    grpc_management_port: options.GrpcManagementPort = 7071,
-    rest_inference_port: options.RestInferencePort = 8080,
-    rest_management_port: options.RestManagementPort = 8081,
-    metrics_port: options.MetricsPort = 8082,
+    host: options.ServingHost = None,
+    grpc_inference_port: options.GrpcInferencePort = None,
+    grpc_management_port: options.GrpcManagementPort = None,
+    rest_inference_port: options.RestInferencePort = None,
+    rest_management_port: options.RestManagementPort = None,
+    metrics_port: options.MetricsPort = None,
     ncs: options.Ncs = False,
+    token_auth: options.TokenAuth = None,
+    model_api: options.ModelApi = None,
     table_directory: options.TableDirectory = None,
     purge: options.Purge = False,
     insecure: options.Insecure = False,
@@ -78,9 +80,23 @@ def up(
     Example: satrap up --embedding-config embedding_config.yml --checkpoint checkpoint --packets packets
     --model-store models --models all
     """
-    from satrap.rpc import check_bind_host
-
-    check_bind_host(host, insecure=insecure)
+    flags = ServingFlags(
+        model_store=model_store,
+        models=models,
+        host=host,
+        grpc_inference_port=grpc_inference_port,
+        grpc_management_port=grpc_management_port,
+        rest_inference_port=rest_inference_port,
+        rest_management_port=rest_management_port,
+        metrics_port=metrics_port,
+        ncs=ncs,
+        token_auth=token_auth,
+        model_api=model_api,
+        insecure=insecure,
+        global_config=global_config,
+        embedding_config=embedding_config,
+    )
+    serving_settings(flags, ts_config)  # what cannot be served is said before anything starts
     config = options.read_global_config(global_config)
     options.require_embedding_config(embedding_config)
     if checkpoint is not None and "://" not in checkpoint and not Path(checkpoint).is_dir():
@@ -109,30 +125,21 @@ def up(
         for index in range(count)
     ]
 
-    def serving(*ports: int) -> list[str]:
-        flags = (f"--{name}-port" for name in SERVING_PORTS)
-        return _command(
-            "serving",
-            *configs,
-            *_flags(("--model-store", model_store), ("--models", models), ("--host", host)),
-            *("--shards", ",".join(addresses)),
-            *(word for pair in zip(flags, map(str, ports), strict=False) for word in pair),
-            *(["--ncs"] if ncs else []),
-            *(["--insecure"] if insecure else []),
-        )
-
+    flags = dataclasses.replace(flags, shards=",".join(addresses))
     frontend = Child(
         "serving",
-        serving(
-            grpc_inference_port, grpc_management_port, rest_inference_port, rest_management_port, metrics_port
-        ),
-        command_after=lambda line: serving(*serving_ports(line)),
+        _serving(flags, ts_config),
+        command_after=lambda line: _serving(flags.with_ports(serving_ports(line)), ts_config),
     )
     supervisor = Supervisor([*children, frontend], stop)
     supervisor.run(
         lambda lines: print(ready_line(lines), flush=True),
         grace_seconds=config.serving.drain_seconds + _STOP_MARGIN_SECONDS,
     )
+
+
+def _serving(flags: ServingFlags, ts_config: Path | None) -> list[str]:
+    return _command("serving", *_flags(("--ts-config", ts_config)), *flags.words())
 
 
 def _flags(*pairs: tuple[str, str | os.PathLike[str] | None]) -> list[str]:

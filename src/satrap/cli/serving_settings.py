@@ -1,0 +1,207 @@
+"""From flags and configuration files to the settings of a serving process, and whether it may listen there."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from satrap.cli import options
+from satrap.config import GlobalConfig
+
+if TYPE_CHECKING:
+    from satrap.serving.listening import Address, Listening
+    from satrap.serving.settings import ServingSettings
+    from satrap.serving.ts_properties import Properties
+
+__all__ = ["ServingFlags", "serving_settings", "torchserve_settings", "ts_snapshots"]
+
+_PORTS = (
+    "grpc_inference_port",
+    "grpc_management_port",
+    "rest_inference_port",
+    "rest_management_port",
+    "metrics_port",
+)
+"""In the order of serving's ready line."""
+
+_SWITCHES = {
+    "token_auth": ("--disable-token-auth", "--token-auth"),
+    "model_api": ("--disable-model-api", "--enable-model-api"),
+}
+"""Flags that say yes or no."""
+
+log = logging.getLogger("satrap.config")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServingFlags:
+    """What the command line says; None: nothing."""
+
+    model_store: Path | None = None
+    models: str | None = None
+    host: str | None = None
+    grpc_inference_port: int | None = None
+    grpc_management_port: int | None = None
+    rest_inference_port: int | None = None
+    rest_management_port: int | None = None
+    metrics_port: int | None = None
+    ncs: bool = False
+    token_auth: bool | None = None
+    model_api: bool | None = None
+    insecure: bool = False
+    global_config: Path | None = None
+    embedding_config: Path | None = None
+    shards: str | None = None
+
+    def with_ports(self, ports: Sequence[int]) -> "ServingFlags":
+        """The same with these ports, in the order of a ready line; it may end early."""
+        named: Mapping[str, Any] = dict(zip(_PORTS, ports, strict=False))
+        return dataclasses.replace(self, **named)
+
+    def words(self) -> list[str]:
+        """The flags as `satrap serving` takes them."""
+        words: list[str] = []
+        for name, value in vars(self).items():
+            flag = f"--{name.replace('_', '-')}"
+            if name in _SWITCHES:
+                if value is not None:
+                    words.append(_SWITCHES[name][value])
+            elif value is True:
+                words.append(flag)
+            elif value is not None and value is not False:
+                words += [flag, str(value)]
+        return words
+
+    def listening(self, base: "Listening") -> "Listening":
+        """The same addresses, with the hosts and ports that were given."""
+
+        def moved(address: "Address", port: int | None) -> "Address":
+            return dataclasses.replace(
+                address, host=self.host or address.host, port=address.port if port is None else port
+            )
+
+        return dataclasses.replace(
+            base,
+            grpc_inference=moved(base.grpc_inference, self.grpc_inference_port),
+            grpc_management=moved(base.grpc_management, self.grpc_management_port),
+            rest_inference=base.rest_inference and moved(base.rest_inference, self.rest_inference_port),
+            rest_management=base.rest_management and moved(base.rest_management, self.rest_management_port),
+            metrics=base.metrics and moved(base.metrics, self.metrics_port),
+        )
+
+
+def serving_settings(flags: ServingFlags, ts_config: Path | None) -> "ServingSettings":
+    """Settings of the configuration files and the flags.
+
+    Raises:
+        ConfigError: a value in a file that cannot be used.
+        InvalidInputError: an address that may not be served like this, or a certificate that cannot be used.
+    """
+    from satrap.serving.ts_properties import read_properties
+
+    config = options.read_global_config(flags.global_config)
+    options.read_embedding_config(flags.embedding_config)
+    if ts_config is None:
+        return _native_settings(flags, config)
+    return torchserve_settings(flags, config, read_properties(ts_config, os.environ), os.environ)
+
+
+def _native_settings(flags: ServingFlags, config: GlobalConfig) -> "ServingSettings":
+    from satrap.serving.exposure import asks_for_tokens, check_exposure
+    from satrap.serving.listening import Listening
+    from satrap.serving.settings import ServingSettings
+
+    changed: dict[str, object] = {}
+    if flags.model_api is not None:
+        changed["model_api"] = flags.model_api
+    if flags.token_auth is not None:
+        changed["token"] = config.serving.token.model_copy(update={"enabled": flags.token_auth})
+    serving = config.serving.model_copy(update=changed)
+    listening = flags.listening(Listening().with_tls(bool(serving.tls.certificate)))
+    check_exposure(
+        serving, listening, insecure=flags.insecure, remedy="pass --insecure if the network is yours"
+    )
+    return ServingSettings(
+        config=serving,
+        models_config=config.models,
+        model_store=flags.model_store,
+        startup_models=flags.models,
+        listening=listening,
+        restore=not flags.ncs,
+        write_snapshots=not flags.ncs,
+        token_authorization=asks_for_tokens(serving, listening, insecure=flags.insecure),
+        global_config=flags.global_config,
+        embedding_config=flags.embedding_config,
+        shards=flags.shards,
+        shard_addresses=options.shard_addresses(flags.shards, config),
+    )
+
+
+def torchserve_settings(
+    flags: ServingFlags, config: GlobalConfig, properties: "Properties", environment: Mapping[str, str]
+) -> "ServingSettings":
+    """Settings of a config.properties, with the flags and the environment on top as TorchServe puts them.
+
+    Raises:
+        ConfigError: a value of the file or the environment that cannot be used.
+        InvalidInputError: an address that may not be served like this, or a certificate that cannot be used.
+    """
+    from satrap.serving.exposure import asks_for_tokens, check_exposure
+    from satrap.serving.processors import available_gpus, available_processors
+    from satrap.serving.settings import ServingSettings
+    from satrap.serving.ts_config import Machine, translate
+    from satrap.serving.ts_keys import KEYS, NO_EFFECT
+
+    properties = properties.with_values(_as_properties(flags), "the command line")
+    properties = properties.with_environment(environment, frozenset(KEYS) | frozenset(NO_EFFECT))
+    machine = Machine(available_processors(), available_gpus())
+    found = translate(properties, config.serving, config.models, machine, ts_snapshots(environment))
+    for warning in found.warnings:
+        log.warning("%s", warning)
+    listening = flags.listening(found.listening)
+    insecure = flags.insecure or found.insecure
+    check_exposure(
+        found.config,
+        listening,
+        insecure=insecure,
+        remedy=f"write satrap_insecure=true into {properties.path or 'config.properties'} if the network is yours",
+    )
+    return ServingSettings(
+        config=found.config,
+        models_config=found.models,
+        model_store=found.model_store,
+        startup_models=found.startup_models,
+        listening=listening,
+        restore=False,  # TorchServe takes the newest snapshot in place of a configuration file, never beside one
+        write_snapshots=not flags.ncs,
+        model_snapshot=None if flags.ncs or flags.models is not None else found.model_snapshot,
+        properties=found.properties,
+        strict_startup=False,
+        token_authorization=asks_for_tokens(found.config, listening, insecure=insecure),
+        global_config=flags.global_config,
+        embedding_config=flags.embedding_config,
+        shards=flags.shards,
+        shard_addresses=options.shard_addresses(flags.shards, config),
+    )
+
+
+def ts_snapshots(environment: Mapping[str, str]) -> Path:
+    """Where TorchServe keeps its snapshots."""
+    return Path(environment.get("LOG_LOCATION", "logs")) / "config"
+
+
+def _as_properties(flags: ServingFlags) -> dict[str, str]:
+    """The flags that are keys of a config.properties as well."""
+    given: dict[str, str] = {}
+    if flags.model_store is not None:
+        given["model_store"] = os.fspath(flags.model_store)
+    if flags.models is not None:
+        given["load_models"] = flags.models
+    if flags.model_api is not None:
+        given["enable_model_api"] = str(flags.model_api).lower()
+    if flags.token_auth is not None:
+        given["disable_token_authorization"] = str(not flags.token_auth).lower()
+    return given
