@@ -25,15 +25,16 @@ from satrap.errors import (
     UnregisterTimeoutError,
     WorkerStartError,
 )
-from satrap.serving.archive.store import ModelStore
-from satrap.serving.archive.unpack import Limits
-from satrap.serving.archive.unpacking import Unpacked, Unpacker
+from satrap.serving.archive.archives import Archives
+from satrap.serving.archive.unpacking import Unpacked
 from satrap.serving.description import describe_version
+from satrap.serving.devices import choose_devices
 from satrap.serving.environment.environments import Environments
 from satrap.serving.forks import Template
 from satrap.serving.frames import Bytes
 from satrap.serving.observer import Ignore, Observer
 from satrap.serving.outcome import Outcome, OutcomeState
+from satrap.serving.processors import available_gpus
 from satrap.serving.registry import Registry
 from satrap.serving.request import OK, Prediction, Protocol
 from satrap.serving.roster import WorkerState
@@ -70,14 +71,16 @@ class ModelService:
     def __init__(
         self, settings: ServingSettings, template: Template, observer: Observer | None = None
     ) -> None:
-        """Start nothing; `observer` is told about every request."""
+        """Start nothing; `observer` is told about every request.
+
+        Raises:
+            ConfigError: one of `serving.allowed_urls` is no regular expression.
+        """
         self._settings, self._template = settings, template
         self._observer = observer or Ignore()
         self._config = settings.config
-        self.store = ModelStore(settings.model_store)
-        self._unpacker = Unpacker(
-            template, Limits(self._config.max_archive_bytes, self._config.max_archive_files)
-        )
+        self._archives = Archives(template, settings.model_store, self._config)
+        self.store = self._archives.store
         self._environments = Environments(template, self._config)
         self._registry: Registry[Version] = Registry()
         self._numbers = itertools.count(FIRST_WORKER_NUMBER)
@@ -92,7 +95,7 @@ class ModelService:
         Raises:
             UnavailableError: the template cannot be used.
         """
-        await self._unpacker.open()
+        await self._archives.open()
         await self._template.start()
 
     async def predict(
@@ -342,7 +345,7 @@ class ModelService:
         await asyncio.gather(*self._changes, return_exceptions=True)
         await self._shards.close()
         await asyncio.gather(*(version.close() for version in {*self._registry, *self._draining}))
-        await self._unpacker.close()
+        await self._archives.close()
 
     # ---- changes ----
 
@@ -350,22 +353,13 @@ class ModelService:
         if parameters.url is None:
             raise InvalidInputError("Parameter url is required.")
         check_runtime(parameters.runtime)
-        unpacked = await self._unpacker.unpack(self.store.find(parameters.url))
-        spec = await self._with_environment(self._resolve(parameters, unpacked, at_startup))
-        version = Version(
-            spec,
-            self._assignment(spec),
-            self._template,
-            self._numbers,
-            self._request_ids,
-            self._version_ready,
-            self._observer,
-        )
+        unpacked = await self._archives.obtain(parameters.url)
         try:
-            self._check_shards(spec)
+            version = await self._prepare(parameters, unpacked, at_startup)
+            spec = version.spec
             self._registry.add(spec.model, spec.version, version, waits_for=spec.sparse_sequence or 0)
         except BaseException:
-            await self._unpacker.remove(unpacked.directory)
+            await self._archives.discard(unpacked.directory, unpacked.downloaded)
             raise
         if spec.sparse_sequence:
             log.info(
@@ -402,12 +396,12 @@ class ModelService:
 
     async def _remove(self, version: Version) -> None:
         await version.close()
-        await self._unpacker.remove(version.spec.directory)
+        await self._archives.discard(version.spec.directory, version.spec.downloaded)
         self._draining.discard(version)
 
-    def _resolve(self, parameters: RegisterParameters, unpacked: Unpacked, at_startup: bool) -> VersionSpec:
-        name = parameters.model_name or unpacked.manifest.model_name
-        return resolve(
+    async def _prepare(self, parameters: RegisterParameters, unpacked: Unpacked, at_startup: bool) -> Version:
+        name = parameters.model_name or unpacked.manifest.model_name or parameters.fallback_name
+        spec = resolve(
             parameters,
             unpacked.manifest,
             unpacked.options,
@@ -416,13 +410,27 @@ class ModelService:
             unpacked.directory,
             loaded_at_startup=at_startup,
         )
-
-    async def _with_environment(self, spec: VersionSpec) -> VersionSpec:
-        try:
-            return dataclasses.replace(spec, environment=await self._environments.find(spec))
-        except BaseException:
-            await self._unpacker.remove(spec.directory)
-            raise
+        self._check_shards(spec)
+        spec = dataclasses.replace(
+            spec,
+            downloaded=unpacked.downloaded,
+            devices=choose_devices(
+                f"{spec.model} {spec.version}",
+                unpacked.options.device_type,
+                spec.device_ids,
+                available_gpus(),
+            ),
+            environment=await self._environments.find(spec),
+        )
+        return Version(
+            spec,
+            self._assignment(spec),
+            self._template,
+            self._numbers,
+            self._request_ids,
+            self._version_ready,
+            self._observer,
+        )
 
     def _assignment(self, spec: VersionSpec) -> Assignment:
         return Assignment(

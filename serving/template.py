@@ -43,6 +43,7 @@ _PRELOADED = (
     "numpy",
     "grpc",
     "satrap.serving.worker.serve",
+    "satrap.serving.archive.download",
     "satrap.serving.archive.unpack",
     "satrap.serving.environment.build",
     "satrap.middleware",
@@ -58,11 +59,11 @@ def _preload() -> None:
 
 
 def _roles() -> dict[str, Callable[[socket.socket], None]]:
-    from satrap.serving.archive import unpack
+    from satrap.serving.archive import download, unpack
     from satrap.serving.environment import build
     from satrap.serving.worker import serve
 
-    return {"worker": serve.run, "unpack": unpack.run, "environment": build.run}
+    return {"worker": serve.run, "unpack": unpack.run, "download": download.run, "environment": build.run}
 
 
 def _check_single_task() -> None:

@@ -39,6 +39,7 @@ class RegisterParameters:
 class VersionSpec:
     """One version, with everything decided. Timeouts in seconds.
 
+    `downloaded`: the archive's file in the store, if it was downloaded for this registration.
     `sparse_sequence`: it answers when every embedding server has applied this one; None: at once. `environment`: what
     its requirements file asks for; None: nothing, or it is not installed.
     """
@@ -59,6 +60,9 @@ class VersionSpec:
     sparse_sequence: int | None
     loaded_at_startup: bool
     environment: Environment | None = None
+    device_ids: tuple[int, ...] = ()
+    devices: tuple[int, ...] = ()
+    downloaded: Path | None = None
 
 
 def check_runtime(runtime: str | None) -> None:
@@ -135,6 +139,7 @@ def resolve(
         ),
         max_retry_timeout=_first(options.max_retry_timeout, DEFAULT_MAX_RETRY_TIMEOUT),
         sparse_sequence=options.sparse_sequence,
+        device_ids=tuple(options.device_ids),
         loaded_at_startup=loaded_at_startup,
     )
 

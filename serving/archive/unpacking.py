@@ -12,13 +12,12 @@ from pathlib import Path
 from satrap.errors import ArchiveError
 from satrap.serving.archive.manifest import ArchiveOptions, Manifest
 from satrap.serving.archive.unpack import Limits
-from satrap.serving.forks import Child, Template
-from satrap.serving.frames import Frame, FrameError, FrameParser, Kind, encode
-from satrap.serving.output import OutputLog
+from satrap.serving.errand import ErrandError, run_errand
+from satrap.serving.forks import Template
+from satrap.serving.frames import Kind
 
 __all__ = ["Unpacked", "Unpacker"]
 
-_CHUNK = 64 * 1024
 _PREFIX = "satrap-serving-"
 _STALE_SECONDS = 60.0
 """A working directory that nobody has locked is not taken for a dead server's before it is so old."""
@@ -26,11 +25,12 @@ _STALE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Unpacked:
-    """An archive that was unpacked and found good."""
+    """An archive that was unpacked and found good; `downloaded` is its file if that was downloaded for it."""
 
     manifest: Manifest
     options: ArchiveOptions
     directory: Path
+    downloaded: Path | None = None
 
 
 class Unpacker:
@@ -58,13 +58,18 @@ class Unpacker:
         """
         target = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._root))
         try:
-            head = {
+            head: dict[str, object] = {
                 "archive": str(archive),
                 "target": str(target),
                 "max_bytes": self._limits.max_bytes,
                 "max_files": self._limits.max_files,
             }
-            answer = await self._ask(archive.name, head)
+            try:
+                answer = await run_errand(
+                    self._template, "unpack", Kind.UNPACK, head, f"unpacking {archive.name}"
+                )
+            except ErrandError as error:
+                raise ArchiveError(archive.name, f"its unpacking process {error}") from error
             if "reason" in answer.head:
                 raise ArchiveError(archive.name, str(answer.head["reason"]))
             manifest = Manifest.from_document(answer.head["manifest"])
@@ -84,18 +89,6 @@ class Unpacker:
             os.close(self._lock)
             self._root = None
 
-    async def _ask(self, name: str, head: dict[str, object]) -> Frame:
-        child = await self._template.fork("unpack")
-        OutputLog(child.output, f"unpacking {name}")
-        reader, writer = await asyncio.open_unix_connection(sock=child.connection)
-        try:
-            writer.writelines(encode(Kind.UNPACK, head))
-            return await _read_frame(reader, name, child)
-        finally:
-            writer.close()
-            child.kill()  # it has answered, or nobody waits for it any more
-            os.close(child.pidfd)
-
 
 def _remove_stale(temporary: Path) -> None:
     """Remove the working directories of servers that are gone: a living one holds a lock on its own."""
@@ -112,15 +105,3 @@ def _remove_stale(temporary: Path) -> None:
             continue  # its server lives
         finally:
             os.close(descriptor)
-
-
-async def _read_frame(reader: asyncio.StreamReader, name: str, child: Child) -> Frame:
-    parser = FrameParser()
-    while data := await reader.read(_CHUNK):
-        try:
-            frames = parser.feed(data)
-        except FrameError as error:
-            raise ArchiveError(name, f"its unpacking process failed: {error}") from error
-        if frames:
-            return frames[0]
-    raise ArchiveError(name, f"its unpacking process {await child.ended}")

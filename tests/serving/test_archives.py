@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from satrap.errors import ArchiveNotFoundError, ConfigError
+from satrap.errors import ArchiveExistsError, ArchiveNotFoundError, ConfigError, DownloadError
 from satrap.serving.archive.manifest import ArchiveOptions, Manifest, ManifestError
-from satrap.serving.archive.store import ModelStore, fallback_name, startup_archives
+from satrap.serving.archive.store import Located, ModelStore, fallback_name, startup_archives
 from satrap.serving.archive.unpack import Limits, UnpackError, unpack
+from satrap.serving.archive.urls import AllowedUrls
 
 LIMITS = Limits(max_bytes=10_000, max_files=10)
 
@@ -338,8 +339,8 @@ def test_a_url_is_a_base_name_in_the_store(tmp_path: Path) -> None:
     (tmp_path / "a.mar").touch()
     directory(tmp_path / "unpacked", {})
     for url in ("a.mar", "/elsewhere/a.mar", "sub/a.mar", "file:///elsewhere/a.mar"):
-        assert store.find(url) == tmp_path / "a.mar"
-    assert store.find("/any/where/unpacked") == tmp_path / "unpacked"
+        assert store.find(url) == Located(tmp_path / "a.mar")
+    assert store.find("/any/where/unpacked") == Located(tmp_path / "unpacked")
     directory(tmp_path / "nested" / "m", {})
     directory(tmp_path / ".satrap" / "m", {})
     (tmp_path / ".hidden.mar").touch()
@@ -348,13 +349,20 @@ def test_a_url_is_a_base_name_in_the_store(tmp_path: Path) -> None:
     assert store.all() == ["a.mar", "nested", "old.model", "unpacked"]
 
 
+NOT_ALLOWED = (
+    "does not match any allowed URL(s): none is allowed here, see serving.allowed_urls (allowed_urls in "
+    "config.properties)"
+)
+
+
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
         ("../a.mar", "Relative path is not allowed in url: ../a.mar"),
         ("a..b.mar", "Relative path is not allowed in url: a..b.mar"),
-        ("http://h/a.mar", "Given URL http://h/a.mar does not match any allowed URL(s)"),
-        ("S3://h/a.mar", "Given URL S3://h/a.mar does not match any allowed URL(s)"),
+        ("http://h/a.mar", f"Given URL http://h/a.mar {NOT_ALLOWED}"),
+        ("S3://h/a.mar", f"Given URL S3://h/a.mar {NOT_ALLOWED}"),
+        ("file:///elsewhere/b.mar", f"Given URL file:///elsewhere/b.mar {NOT_ALLOWED}"),
         ("/", "Model not found at: /"),
         ("a\0.mar", "Model not found at: a\0.mar"),
         ("missing.mar", "Model not found at: missing.mar"),
@@ -373,6 +381,27 @@ def test_a_url_that_is_refused(url: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(ArchiveNotFoundError) as caught:
         ModelStore(tmp_path).find(url)
     assert str(caught.value) == sentence
+
+
+def test_urls_that_are_allowed(tmp_path: Path) -> None:
+    (tmp_path / "a.mar").touch()
+    store = ModelStore(tmp_path, AllowedUrls(["http://h/.*", "file:///.*", "ftp://.*"]))
+    assert store.find("http://h/x/b.mar?v=1") == Located(tmp_path / "b.mar", "http://h/x/b.mar?v=1")
+    assert store.find("file:///models/b.mar") == Located(tmp_path / "b.mar", "file:///models/b.mar")
+    assert store.find(f"file://{tmp_path}/a.mar") == Located(tmp_path / "a.mar"), "it is there"
+    for url in ("http://h/a.mar", "file:///models/a.mar"):
+        with pytest.raises(ArchiveExistsError, match=r"Model file already exists a\.mar"):
+            store.find(url)
+    with pytest.raises(ArchiveNotFoundError, match=r"does not match any allowed URL\(s\)$"):
+        store.find("http://g/a.mar")
+    with pytest.raises(ArchiveNotFoundError, match="Model not found at"):
+        store.find(f"file://{tmp_path}/b.mar")
+    with pytest.raises(DownloadError, match="archives are downloaded from http"):
+        store.find("ftp://h/b.mar")
+    with pytest.raises(ArchiveNotFoundError, match="Relative path is not allowed"):
+        store.find("http://h/../b.mar")
+    with pytest.raises(ArchiveNotFoundError, match="Model store has not been configured"):
+        ModelStore(None, AllowedUrls([".*"])).find("http://h/a.mar")
 
 
 def test_no_url_and_no_store(tmp_path: Path) -> None:
