@@ -47,7 +47,8 @@ def describe_version(
         "clientTimeoutInMills": DEFAULT_CLIENT_TIMEOUT_MS,
         "parallelType": "",
         "parallelLevel": 0,
-        "deviceType": "cpu",
+        "deviceType": "gpu" if spec.devices else "cpu",
+        **({"deviceIds": list(spec.device_ids)} if spec.device_ids else {}),
         "continuousBatching": False,
         "useJobTicket": False,
         "useVenv": spec.environment is not None,
@@ -75,7 +76,7 @@ def _describe_worker(version: Version, status: WorkerStatus) -> dict[str, Any]:
         "status": "READY" if status.state is WorkerState.READY else "UNLOADING",
         "memoryUsage": _resident_bytes(pid) if pid else 0,
         "pid": pid if pid else -1,
-        "gpu": False,
+        "gpu": bool(version.spec.devices),
         "gpuUsage": "N/A",
         **({"environment": version.spec.environment.describe()} if version.spec.environment else {}),
     }

@@ -5,6 +5,7 @@ timers and the processes. Belongs to the frontend's event loop.
 """
 
 import asyncio
+import dataclasses
 import logging
 import math
 import time
@@ -20,6 +21,7 @@ from satrap.errors import (
     WorkerStartError,
 )
 from satrap.serving.batching import BatchQueue, Ticket
+from satrap.serving.devices import device_of
 from satrap.serving.forks import Template
 from satrap.serving.frames import Bytes
 from satrap.serving.handler_metrics import Observation
@@ -354,12 +356,17 @@ class Version:
         task.add_done_callback(self._launched)
 
     async def _launch(self, number: int) -> None:
-        process = self._processes[number] = WorkerProcess(number, self._assignment, self)
+        process = self._processes[number] = WorkerProcess(number, self._assignment_of(number), self)
         try:
             await process.launch(self._template, self.spec.startup_timeout)
         except (UnavailableError, OSError) as error:
             del self._processes[number]
             self._ended(number, str(error))
+
+    def _assignment_of(self, number: int) -> Assignment:
+        if not self.spec.devices:
+            return self._assignment
+        return dataclasses.replace(self._assignment, gpu=device_of(self.spec.devices, number))
 
     def _launched(self, task: asyncio.Task[None]) -> None:
         self._launches.discard(task)

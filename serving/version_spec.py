@@ -41,7 +41,8 @@ class VersionSpec:
 
     `downloaded`: the archive's file in the store, if it was downloaded for this registration.
     `sparse_sequence`: it answers when every embedding server has applied this one; None: at once. `environment`: what
-    its requirements file asks for; None: nothing, or it is not installed.
+    its requirements file asks for; None: nothing, or it is not installed. `device_ids`: the GPUs that its
+    config file names; `devices`: those that its workers get by turns, none for the CPU.
     """
 
     model: str

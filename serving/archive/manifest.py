@@ -1,7 +1,7 @@
 """An archive's `MAR-INF/MANIFEST.json` and its config file: what the server takes from them."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ __all__ = ["MANIFEST_NAME", "ArchiveOptions", "Manifest", "ManifestError"]
 MANIFEST_NAME = "MAR-INF/MANIFEST.json"
 
 RUNTIMES = ("python", "python3")
+DEVICE_TYPES = ("cpu", "gpu", "neuron")
 DEFAULT_RUNTIME = "python"
 DEFAULT_VERSION = "1.0"
 
@@ -94,6 +95,8 @@ class ArchiveOptions:
     """The server's keys of an archive's config file; None where it says nothing. Times in seconds, delay in ms.
 
     `sparse_sequence` is what `satrap: {sparse_sequence: N}` says: the sequence that its embeddings must have reached.
+    `device_type` is cpu, gpu or neuron. `extra_files` is what `system: {extraFiles: FILE}` says: an archive within the
+    archive, which is unpacked over it.
     """
 
     min_workers: int | None = None
@@ -105,6 +108,9 @@ class ArchiveOptions:
     max_retry_timeout: int | None = None
     job_queue_size: int | None = None
     sparse_sequence: int | None = None
+    device_type: str | None = None
+    device_ids: Sequence[int] = ()
+    extra_files: str = ""
 
     @classmethod
     def parse(cls, text: bytes, name: str) -> "ArchiveOptions":
@@ -131,7 +137,38 @@ class ArchiveOptions:
                     f"config file {name}: {key} is {value!r}, not a whole number from {least}"
                 )
             values[field] = value
-        return cls(**values)
+        return cls(
+            **values,
+            device_type=_device_type(document.get("deviceType"), name),
+            device_ids=_device_ids(document.get("deviceIds"), name),
+            extra_files=_extra_files(document.get("system")),
+        )
+
+
+def _device_type(value: object, name: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or value.lower() not in DEVICE_TYPES:
+        raise ManifestError(
+            f"config file {name}: deviceType is {value!r}, not one of {', '.join(DEVICE_TYPES)}"
+        )
+    return value.lower()
+
+
+def _device_ids(value: object, name: str) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(
+        isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0 for entry in value
+    ):
+        raise ManifestError(f"config file {name}: deviceIds is {value!r}, not a list of whole numbers from 0")
+    return tuple(value)
+
+
+def _extra_files(section: object) -> str:
+    """`system.extraFiles` of the model-servers style; what else the section `system` holds is the handler's."""
+    value = section.get("extraFiles") if isinstance(section, dict) else None
+    return value if isinstance(value, str) else ""
 
 
 _SEQUENCES = 2**32

@@ -12,6 +12,7 @@ import shutil
 import socket
 import stat
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -64,12 +65,13 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
         ManifestError: its manifest or config file is.
         OSError: reading or writing failed.
     """
+    budget = _Budget(limits)
     if archive.is_dir():
-        _copy_directory(archive, target, limits)
+        _copy_directory(archive, target, budget)
     elif zipfile.is_zipfile(archive):
-        _unpack_zip(archive, target, limits)
+        _unpack_zip(archive, target, budget)
     elif _is_tar(archive):
-        _unpack_tar(archive, target, limits)
+        _unpack_tar(archive, target, budget, is_stripped=True)
     else:
         raise UnpackError("it is neither a zip file, nor a gzipped tar file, nor a directory")
     manifest_file = target / MANIFEST_NAME
@@ -81,7 +83,43 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
     if not manifest.config_file:
         return manifest, ArchiveOptions()
     config_file = target / manifest.config_file
-    return manifest, ArchiveOptions.parse(config_file.read_bytes(), manifest.config_file)
+    options = ArchiveOptions.parse(config_file.read_bytes(), manifest.config_file)
+    if options.extra_files:
+        _unpack_extra_files(options.extra_files, target, budget)
+    return manifest, options
+
+
+def _unpack_extra_files(name: str, target: Path, budget: "_Budget") -> None:
+    """Unpack the archive within the archive that its config file names as `system.extraFiles`, over what is there."""
+    archive = target / _inside(name)
+    if not archive.is_file():
+        raise UnpackError(f"the file {name!r} that its config file names as system.extraFiles is not in it")
+    with tempfile.TemporaryDirectory(dir=target) as folder:
+        try:
+            if zipfile.is_zipfile(archive):
+                _unpack_zip(archive, Path(folder), budget)
+            elif _is_tar(archive):
+                _unpack_tar(archive, Path(folder), budget, is_stripped=False)
+            else:
+                raise UnpackError("it is neither a zip file nor a tar file")
+            for entry in _walk(Path(folder)):
+                _move(Path(entry.path), target / Path(entry.path).relative_to(folder), target)
+        except UnpackError as error:
+            raise UnpackError(f"its extra files {name!r}: {error}") from error
+
+
+def _move(path: Path, place: Path, target: Path) -> None:
+    if place == target / MANIFEST_NAME:
+        raise UnpackError(f"{MANIFEST_NAME} would take the manifest's place")
+    try:
+        if path.is_dir():
+            place.mkdir(exist_ok=True)
+        else:
+            path.replace(place)
+    except (FileExistsError, IsADirectoryError) as error:
+        raise UnpackError(
+            f"{place.relative_to(target)} is a file in one and a folder in the other"
+        ) from error
 
 
 def _is_tar(archive: Path) -> bool:
@@ -125,8 +163,7 @@ class _Budget:
             )
 
 
-def _unpack_zip(archive: Path, target: Path, limits: Limits) -> None:
-    budget = _Budget(limits)
+def _unpack_zip(archive: Path, target: Path, budget: _Budget) -> None:
     try:
         with zipfile.ZipFile(archive) as opened:
             for entry in opened.infolist():
@@ -149,12 +186,11 @@ def _unpack_zip(archive: Path, target: Path, limits: Limits) -> None:
         raise UnpackError(f"it holds {Path(error.filename).name!r} twice") from None
 
 
-def _unpack_tar(archive: Path, target: Path, limits: Limits) -> None:
-    budget = _Budget(limits)
+def _unpack_tar(archive: Path, target: Path, budget: _Budget, *, is_stripped: bool) -> None:
     try:
         with tarfile.open(archive) as opened:
             for entry in opened:
-                path = _inside(_stripped(entry.name))
+                path = _inside(_stripped(entry.name) if is_stripped else entry.name)
                 budget.spend(entry.size)
                 if entry.isdir():
                     (target / path).mkdir(parents=True, exist_ok=True)
@@ -183,9 +219,8 @@ def _stripped(name: str) -> str:
     return rest if slash else folder
 
 
-def _copy_directory(source: Path, target: Path, limits: Limits) -> None:
+def _copy_directory(source: Path, target: Path, budget: _Budget) -> None:
     """Copy rather than link: the version must not change when somebody edits the directory."""
-    budget = _Budget(limits)
     entries = list(os.scandir(source))
     if len(entries) == 1 and entries[0].is_dir(follow_symlinks=False):
         source = Path(entries[0].path)
