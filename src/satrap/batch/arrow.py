@@ -1,26 +1,26 @@
 """Arrow streams as batches: proved consistent, and not copied.
 
-pyarrow is imported at the first one, so that processes which never see one do without its megabytes.
+pyarrow reads the schema, once for many batches; the record batch is three lists of numbers and the arrays
+themselves, which are used as they lie.
 """
 
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from satrap.batch.arrow_encoding import encode_arrow
+from satrap.batch.arrow_layout import Column, layout_of
+from satrap.batch.arrow_message import CONTINUATION, Message, RecordBatch, read_message
 from satrap.batch.arrow_schema import ArrowFacts, Role
 from satrap.batch.parts import MAX_SAMPLES, Bytes, IdFeature
 from satrap.errors import BatchDecodeError
 
 __all__ = ["ArrowBatch", "decode_arrow", "is_arrow"]
 
-_STREAM_START = b"\xff\xff\xff\xff"
-"""Every message of an Arrow stream begins with it. A PERSIA batch would have as many tensors."""
-
 _FILE_START = b"ARROW1"
-_ALIGNMENT = 8
 
 _NamedArray = tuple[str | None, NDArray[Any]]
 
@@ -29,7 +29,6 @@ class ArrowBatch:
     """A batch of an Arrow stream, with the attributes of a decoded PERSIA batch.
 
     Attributes:
-        feature_names: Names of the id features, in order.
         batch_size: Samples; None in a batch without columns.
         requires_grad: The embeddings are to be trained.
         batch_id: PERSIA's number of the batch, or None.
@@ -87,15 +86,16 @@ class ArrowBatch:
 
 
 def is_arrow(data: Bytes) -> bool:
-    """Whether these bytes are an Arrow stream, or mean to be: no PERSIA batch begins so."""
+    """Whether these bytes are an Arrow stream, or mean to be.
+
+    No PERSIA batch begins as either does: it would have more tensors than bytes.
+    """
     start = bytes(data[: len(_FILE_START)])
-    return start.startswith(_STREAM_START) or start == _FILE_START
+    return start.startswith(CONTINUATION) or start == _FILE_START
 
 
 def decode_arrow(data: Bytes) -> ArrowBatch:
-    """Decode an Arrow stream of one record batch; arrays are read-only views into `data`.
-
-    What is not aligned to eight bytes is copied first, once.
+    """Decode an Arrow stream of one record batch. Arrays are views into `data`, copies where it lies unaligned.
 
     Raises:
         BatchDecodeError: it is no such stream, or its columns are not those of a batch; it names the column.
@@ -104,140 +104,119 @@ def decode_arrow(data: Bytes) -> ArrowBatch:
         raise BatchDecodeError(
             "it is an Arrow file; write an Arrow stream instead (pyarrow.ipc.new_stream)", offset=0
         )
-    import pyarrow as pa
-
+    schema = _message(data, 0, "schema")
+    layout = layout_of(schema.metadata)
+    message = _message(data, schema.end, "record batch")
+    extra = read_message(data, message.end)
+    if extra is not None:
+        raise BatchDecodeError(
+            f"it goes on with a {extra.kind} after its first record batch: send one batch only",
+            offset=message.end,
+        )
     try:
-        batch = _record_batch(pa, data)
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise BatchDecodeError(f"it is no sound Arrow stream: {error}") from error
-    facts = ArrowFacts.parse(batch.schema.metadata or {}, batch.num_columns)
-    if batch.num_rows > MAX_SAMPLES:
-        raise BatchDecodeError(f"{batch.num_rows} samples; a batch has {MAX_SAMPLES:,} at most")
+        batch = RecordBatch.of(message.header)
+    except struct.error as error:
+        raise BatchDecodeError(f"its record batch's head is broken: {error}", offset=schema.end) from error
+    if not 0 <= batch.rows <= MAX_SAMPLES:
+        raise BatchDecodeError(f"{batch.rows} samples; a batch has {MAX_SAMPLES:,} at most")
+    arrays = _Arrays(data, message.body, message.end - message.body, batch)
     features: list[IdFeature] = []
     tensors: dict[Role, list[_NamedArray]] = {"dense": [], "label": []}
-    for place, (field, column) in enumerate(zip(batch.schema, batch.columns, strict=True)):
-        role = facts.roles[place] if facts.roles is not None else _default_role(pa, field.type)
-        if role == "id":
-            features.append(_id_feature(pa, field.name, column))
+    for column in layout.columns:
+        if column.role == "id":
+            features.append(arrays.id_feature(column))
         else:
-            tensors[role].append((field.name or None, _tensor(pa, field.name, column)))
-    samples = batch.num_rows if batch.num_columns else None
-    return ArrowBatch(features, tensors["dense"], tensors["label"], samples, facts)
+            tensors[column.role].append((column.name or None, arrays.tensor(column)))
+    samples = batch.rows if layout.columns else None
+    return ArrowBatch(features, tensors["dense"], tensors["label"], samples, layout.facts)
 
 
-def _record_batch(pa: Any, data: Bytes) -> Any:
-    """The one record batch, validated.
-
-    Message by message: pyarrow would read dictionaries, and unpack compressed bodies of any size, on its own.
-    """
-    buffer = pa.py_buffer(data)
-    if buffer.address % _ALIGNMENT:
-        buffer = pa.py_buffer(bytes(data))
-    messages = pa.ipc.MessageReader.open_stream(buffer)
-    schema_message = _next(messages, "schema")
-    schema = pa.ipc.read_schema(schema_message)
-    for field in schema:
-        _check_type(pa, field)
-    message = _next(messages, "record batch")
-    if _is_compressed(message.metadata.to_pybytes()):
-        raise BatchDecodeError("its body is compressed: write it without compression")
-    batch = pa.ipc.read_record_batch(message, schema)
-    try:
-        extra = messages.read_next_message()
-    except StopIteration:
-        batch.validate(full=True)
-        return batch
-    raise BatchDecodeError(
-        f"it goes on with a {extra.type} after its first record batch: send one batch only"
-    )
-
-
-def _next(messages: Any, kind: str) -> Any:
-    try:
-        message = messages.read_next_message()
-    except StopIteration:
-        raise BatchDecodeError(f"it ends before its {kind}") from None
-    if message.type != kind:
-        raise BatchDecodeError(f"it has a {message.type} where its {kind} should be")
+def _message(data: Bytes, start: int, kind: str) -> Message:
+    message = read_message(data, start)
+    if message is None:
+        raise BatchDecodeError(f"it ends before its {kind}", offset=start)
+    if message.kind != kind:
+        raise BatchDecodeError(f"it has a {message.kind} where its {kind} should be", offset=start)
     return message
 
 
-def _is_compressed(metadata: bytes) -> bool:
-    """Whether a record batch's message says how its body is compressed. Its flatbuffer was verified by pyarrow.
+class _Arrays:
+    """The arrays of a record batch, taken one after the other in the order of the columns.
 
-    Message: field 2 is the header, here a RecordBatch, whose field 3 is the compression.
+    Each array has a node, and first of its buffers the bits that say what is null: nothing, so these are passed over.
     """
-    message = struct.unpack_from("<I", metadata)[0]
-    header = _field(metadata, message, 2)
-    return _field(metadata, header + struct.unpack_from("<I", metadata, header)[0], 3) != 0
+
+    def __init__(self, data: Bytes, start: int, size: int, batch: RecordBatch) -> None:
+        self._data, self._start, self._size, self._rows = data, start, size, batch.rows
+        self._nodes, self._buffers = iter(batch.nodes), iter(batch.buffers)
+
+    def id_feature(self, column: Column) -> IdFeature:
+        self._node(column, self._rows)
+        if column.offsets is None:
+            values = self._numbers(column, column.dtype, self._rows)
+            return IdFeature(column.name, values, np.arange(self._rows + 1, dtype=np.uint32))
+        self._next(column, self._buffers)
+        # Of a list without rows even the one offset may be left out.
+        offsets = self._buffer(column, np.dtype(column.offsets), self._rows + 1 if self._rows else 0)
+        values = self._numbers(column, column.dtype, self._node(column))
+        if not self._rows:
+            return IdFeature(column.name, values[:0], np.zeros(1, np.uint32))
+        first, last = int(offsets[0]), int(offsets[-1])
+        if not 0 <= first <= last <= len(values) or np.any(offsets[1:] < offsets[:-1]):
+            raise _broken(column, f"its offsets do not rise from 0 to at most {len(values)}")
+        if last - first >= _TOO_MANY_IDS:
+            raise _broken(column, f"{last - first} ids are more than a batch may have")
+        if first or offsets.itemsize != _OFFSET_BYTES:
+            offsets = (offsets - first).astype(np.int32)
+        return IdFeature(column.name, values[first:last], offsets.view(np.uint32))
+
+    def tensor(self, column: Column) -> NDArray[Any]:
+        count = self._rows
+        self._node(column, count)
+        for size in column.shape:
+            self._next(column, self._buffers)
+            count *= size
+            self._node(column, count)
+        return self._numbers(column, column.dtype, count).reshape(self._rows, *column.shape)
+
+    def _numbers(self, column: Column, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+        self._next(column, self._buffers)
+        if dtype != np.bool_:
+            return self._buffer(column, dtype, count)
+        bits = self._buffer(column, _BITS, (count + 7) // 8)
+        return np.unpackbits(bits, count=count, bitorder="little").view(np.bool_)
+
+    def _node(self, column: Column, expected: int | None = None) -> int:
+        length, nulls = self._next(column, self._nodes)
+        if nulls:
+            raise _broken(column, f"it has {nulls} nulls; a batch has none")
+        if length < 0 or expected not in (None, length):
+            raise _broken(column, f"it has {length} items where {expected} should be")
+        return length
+
+    def _buffer(self, column: Column, dtype: np.dtype[Any], count: int) -> NDArray[Any]:
+        """The next buffer as `count` items; what lies behind them is padding."""
+        offset, length = self._next(column, self._buffers)
+        if offset < 0 or length < count * dtype.itemsize or offset + length > self._size:
+            raise _broken(
+                column, f"{length} bytes at {offset} of a body of {self._size} do not hold its {count} items"
+            )
+        if not count:
+            return np.empty(0, dtype)
+        array = np.frombuffer(self._data, dtype, count, self._start + offset)
+        return array if array.flags.aligned else array.copy()
+
+    def _next(self, column: Column, parts: Iterator[list[int]]) -> list[int]:
+        part = next(parts, None)
+        if part is None:
+            raise _broken(column, "its arrays are not in the record batch")
+        return part
 
 
-def _field(metadata: bytes, table: int, number: int) -> int:
-    """Where a field of a flatbuffer's table is; 0: it is not there."""
-    vtable = table - struct.unpack_from("<i", metadata, table)[0]
-    place = 4 + 2 * number
-    if place + 2 > struct.unpack_from("<H", metadata, vtable)[0]:
-        return 0
-    offset = struct.unpack_from("<H", metadata, vtable + place)[0]
-    return table + offset if offset else 0
+_BITS = np.dtype(np.uint8)
+_TOO_MANY_IDS = 2**31
+_OFFSET_BYTES = 4
 
 
-def _check_type(pa: Any, field: Any) -> None:
-    kind = field.type
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        kind = kind.value_type
-    while pa.types.is_fixed_size_list(kind):
-        kind = kind.value_type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise BatchDecodeError(
-            f"it is {field.type}; ids are list<uint64>, dense columns numbers or fixed_size_list of numbers",
-            feature=field.name,
-        )
-
-
-def _default_role(pa: Any, kind: Any) -> Role:
-    return "id" if pa.types.is_list(kind) or pa.types.is_large_list(kind) else "dense"
-
-
-def _id_feature(pa: Any, name: str, column: Any) -> IdFeature:
-    _check_no_nulls(name, column)
-    if column.type == pa.uint64():
-        return IdFeature(name, _numbers(column), np.arange(len(column) + 1, dtype=np.uint32))
-    is_list = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    if not is_list or column.type.value_type != pa.uint64():
-        raise BatchDecodeError(f"ids are list<uint64> or uint64, not {column.type}", feature=name)
-    _check_no_nulls(name, column.values)
-    if not len(column):
-        return IdFeature(name, np.empty(0, np.uint64), np.zeros(1, np.uint32))
-    offsets = _numbers(column.offsets)
-    first, last = int(offsets[0]), int(offsets[-1])
-    if last - first >= 2**32:
-        raise BatchDecodeError(f"{last - first} ids are more than a batch may have", feature=name)
-    if first or offsets.dtype != np.int32:
-        offsets = (offsets - first).astype(np.uint32)
-    return IdFeature(name, _numbers(column.values)[first:last], offsets.view(np.uint32))
-
-
-def _tensor(pa: Any, name: str, column: Any) -> NDArray[Any]:
-    shape = [len(column)]
-    while pa.types.is_fixed_size_list(column.type):
-        _check_no_nulls(name, column)
-        shape.append(column.type.list_size)
-        column = column.flatten()
-    if pa.types.is_nested(column.type):
-        raise BatchDecodeError(
-            f"a dense column is numbers or a fixed_size_list of numbers, not {column.type}", feature=name
-        )
-    _check_no_nulls(name, column)
-    return _numbers(column).reshape(shape)
-
-
-def _check_no_nulls(name: str, column: Any) -> None:
-    if column.null_count:
-        raise BatchDecodeError(f"it has {column.null_count} nulls; a batch has none", feature=name)
-
-
-def _numbers(column: Any) -> NDArray[Any]:
-    """The numbers of a column as they lie; booleans are bits there, and become bytes."""
-    array: NDArray[Any] = column.to_numpy(zero_copy_only=str(column.type) != "bool")
-    return array
+def _broken(column: Column, reason: str) -> BatchDecodeError:
+    return BatchDecodeError(reason, feature=column.name)
