@@ -79,7 +79,8 @@ class InferenceClient(ConnectedClient):
 
         Args:
             model: The model's name.
-            batch: The samples, or their bytes (`PersiaBatch.to_bytes()`).
+            batch: The samples, or their bytes (`PersiaBatch.to_bytes()`, or `PersiaBatch.to_arrow()`, which satrap
+                takes as well).
             version: A version; empty: the model's default.
             timeout: Seconds for this call, retries included.
             metadata: Headers of this call, beside those of the client.

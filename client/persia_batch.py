@@ -85,6 +85,16 @@ class PersiaBatch:
         """The batch as PERSIA serialises it: what a handler gets under the key `batch`."""
         return self.data.to_bytes()
 
+    def to_arrow(self) -> bytes:
+        """The batch as an Arrow IPC stream, for satrap alone: fewer than half of the bytes, see docs/batch-format.md.
+
+            client.infer("deepctr", batch.to_arrow())
+
+        Raises:
+            BatchError: it has more ids than an Arrow list holds.
+        """
+        return self.data.to_arrow()
+
     def _check_size(self, feature: Any) -> None:
         if feature.batch_size != self.batch_size:
             raise BatchError(

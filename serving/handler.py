@@ -42,12 +42,12 @@ class Features:
 
 
 class EmbeddingHandler(BaseHandler):
-    """Looks up the ids of PERSIA batches and calls `model(dense tensors, embedding tensors)`.
+    """Looks up the ids of batches and calls `model(dense tensors, embedding tensors)`.
 
-    A request is `{"batch": PersiaBatch.to_bytes()}`; where it has one input only, that may have any name. The
-    model is TorchScript. It gets two lists in the batch's order: the dense tensors, and per id feature
-    `[samples, dim]` (summed) or `[samples, sample_fixed_size, dim + 1]` (raw, the mask last); all that are
-    floating point in the dtype of its parameters. A model whose first argument is one tensor gets the one dense
+    A request is `{"batch": bytes}`, of `PersiaBatch.to_bytes()` or of an Arrow stream; where it has one input only,
+    that may have any name. The model is TorchScript. It gets two lists in the batch's order: the dense tensors, and
+    per id feature `[samples, dim]` (summed) or `[samples, sample_fixed_size, dim + 1]` (raw, the mask last); all that
+    are floating point in the dtype of its parameters. A model whose first argument is one tensor gets the one dense
     tensor. It returns one tensor, `[samples]` or `[samples, ...]`; the answer is its numbers as a flat list.
 
     All requests of a TorchServe batch are answered by one lookup and one forward (one per kind, where they differ
@@ -209,7 +209,9 @@ def _batch_bytes(inputs: Mapping[str, Any]) -> bytes | bytearray | memoryview:
             raise BatchError(f"the request needs an input named {BATCH_KEY!r}; it has {names}")
         value = next(iter(inputs.values()))
     if not isinstance(value, bytes | bytearray | memoryview):
-        raise BatchError(f"a batch is bytes (PersiaBatch.to_bytes()), not {type(value).__name__}")
+        raise BatchError(
+            f"a batch is bytes (PersiaBatch.to_bytes() or to_arrow()), not {type(value).__name__}"
+        )
     return value
 
 

@@ -189,6 +189,11 @@ def test_what_is_written_can_be_read(samples: list[list[int]], dtype: str) -> No
     np.testing.assert_array_equal(tensor.data, dense)
 
 
+def test_arrow_says_the_same() -> None:
+    batch = PersiaBatch([USER], labels=[LABEL], meta=b"m")
+    assert Batch.from_bytes(batch.to_arrow()).to_bytes() == batch.to_bytes()
+
+
 def test_reprs_say_what_it_is() -> None:
     assert repr(USER) == "IDTypeFeatureWithSingleID('user', 3 samples)"
     assert repr(IDTypeFeature("t", [ids(), ids(1)])) == "IDTypeFeature('t', 2 samples)"

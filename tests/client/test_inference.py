@@ -63,9 +63,11 @@ def test_infer_sends_the_batch_under_its_name(server: Any) -> None:
     with InferenceClient(server.address, metadata={"Authorization": "Bearer t"}) as client:
         scores = client.infer("deepctr", batch, version="2", metadata={"x-trace": "7"})
         again = client.infer("deepctr", batch.to_bytes())
+        client.infer("deepctr", batch.to_arrow())
     np.testing.assert_array_equal(scores, [0.5, 0.25])
     np.testing.assert_array_equal(again, scores)
-    (_, first, headers), (_, second, _) = server.requests
+    (_, first, headers), (_, second, _), (_, third, _) = server.requests
+    assert dict(third.input) == {"batch": batch.to_arrow()}
     assert (first.model_name, first.model_version, dict(first.input)) == (
         "deepctr",
         "2",

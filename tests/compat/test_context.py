@@ -51,6 +51,8 @@ def test_inference(lookups: list[Any]) -> None:
         assert labels is None
         assert ctx.current_batch is found
         assert found.consume_all_meta_data() == b"about it"
+        again = ctx.prepare_features(ctx.get_embedding_from_bytes(batch().to_arrow()))
+        check_features(again[0], again[1], requires_grad=False)
         again = ctx.prepare_features(ctx.get_embedding_from_data(batch()))
         check_features(again[0], again[1], requires_grad=False)
         assert not lookups[0].closed

@@ -9,7 +9,7 @@ import batch_twin
 import numpy as np
 import pytest
 
-from satrap.batch import IdFeature, decode
+from satrap.batch import Batch, IdFeature, decode
 from satrap.embedding_server import EmbeddingServerSettings, run
 from satrap.errors import (
     BatchDecodeError,
@@ -52,6 +52,19 @@ class TestRefused:
         data = batch_twin.batch(batch_twin.ids([batch_twin.feature("f0", [[1]])], requires_grad=True))
         with pytest.raises(UnsupportedBatchError, match="requires_grad=False"):
             middleware.lookup(data)
+
+    def test_arrow_batch_for_training(self, middleware):
+        with pytest.raises(UnsupportedBatchError, match="requires_grad=False"):
+            middleware.lookup(Batch(requires_grad=True).to_arrow())
+
+    def test_arrow_batch_of_an_unknown_feature(self, middleware):
+        ids = IdFeature("colour", np.zeros(1, np.uint64), np.array([0, 1], np.uint32))
+        with pytest.raises(UnknownFeatureError, match="feature 'colour'"):
+            middleware.lookup(Batch([ids]).to_arrow())
+
+    def test_no_arrow_stream(self, middleware):
+        with pytest.raises(BatchDecodeError, match="an Arrow message says"):
+            middleware.lookup(b"\xff" * 100)
 
     def test_ids_that_are_elsewhere(self, middleware, persia_data):
         data = (persia_data / "batch_remote_ref_b7.bin").read_bytes()

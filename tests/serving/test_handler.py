@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from satrap.batch import DecodedBatch
+from satrap.batch import Batch, DecodedBatch
 from satrap.client import IDTypeFeature, IDTypeFeatureWithSingleID, NonIDTypeFeature, PersiaBatch
 from satrap.errors import ArchiveError, BatchError, ShardUnavailableError, UnknownFeatureError
 from satrap.middleware import Embedding, Embeddings, RawEmbedding, SumEmbedding
@@ -131,6 +131,23 @@ def test_one_request(lookup: ArithmeticLookup, tmp_path: Path) -> None:
     data = batch_of([1, 2], dense=0.5, history=[[10, 20], [1, 2, 3, 100]])
     assert answer(handler, {"batch": bytearray(data)}) == [[4 + 1.0 + 122, 8 + 1.0 + 27]]
     assert "HandlerTime" in [observed.name for observed in handler.context.metrics.take()]
+
+
+def test_requests_in_both_formats(lookup: ArithmeticLookup, tmp_path: Path) -> None:
+    handler = handler_of(Recommender(), tmp_path)
+    persia = batch_of([1, 2], dense=0.5, history=[[10, 20], [1, 2, 3, 100]])
+    arrow = Batch.from_bytes(persia).to_arrow()
+    first, second = answer(handler, {"batch": bytearray(persia)}, {"batch": bytearray(arrow)})
+    assert first == second == [4 + 1.0 + 122, 8 + 1.0 + 27]
+    assert lookup.calls == [2]
+
+
+def test_a_bad_arrow_request_alone_gets_its_error(lookup: ArithmeticLookup, tmp_path: Path) -> None:
+    handler = handler_of(Recommender(), tmp_path)
+    arrow = Batch.from_bytes(batch_of([1, 2])).to_arrow()
+    good, cut = answer(handler, {"batch": bytearray(arrow)}, {"batch": bytearray(arrow[:-100])})
+    assert good == [4.0, 8.0]
+    assert isinstance(cut, BatchError)
 
 
 def test_every_request_of_a_batch_by_one_lookup_and_one_forward(
