@@ -58,10 +58,10 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
     apis = _Apis(settings)
     stopped = asyncio.create_task(_until_set(stop))
     try:
-        if tokens is not None:
-            tokens.open()
         apis.add_grpc(service, tokens)
         apis.add_rest(service, tokens)
+        if tokens is not None:  # the ports are ours: no other server's key file is overwritten
+            tokens.open()
         if not await _start(settings, service, stopped):
             return
         await apis.start()
@@ -132,6 +132,8 @@ class _Apis:
             max_receive=config.max_request_bytes,
             max_send=config.max_response_bytes + _MESSAGE_BYTES,
             interceptors=[TokenInterceptor(tokens, api)] if tokens is not None else [],
+            max_connection_age_ms=where.max_connection_age_ms,
+            max_connection_age_grace_ms=where.max_connection_age_grace_ms,
         )
         self._grpc.append(server)
         try:
@@ -167,14 +169,15 @@ async def _start(settings: ServingSettings, service: ModelService, stopped: asyn
 
 
 async def _register_startup_models(settings: ServingSettings, service: ModelService) -> None:
-    """One after the other; an archive that was named must work, of `all` those that do are served."""
+    """One after the other; an archive that was named must work if so configured, of `all` those that do are served."""
     everything = (settings.startup_models or "").strip().lower() == "all"
+    required = settings.strict_startup and not everything
     for name, url in startup_archives(settings.startup_models, service.store):
         parameters = RegisterParameters(url=url, model_name=name or None, synchronous=True)
         try:
             await service.register(parameters, at_startup=True)
         except SatrapError as error:
-            if not everything:
+            if required:
                 raise
             log.error("%s in the model store is not served: %s", url, error)
 

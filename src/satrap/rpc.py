@@ -133,10 +133,24 @@ def server(threads: int) -> grpc.Server:
 
 
 def aio_server(
-    *, max_receive: int, max_send: int, interceptors: Sequence["grpc.aio.ServerInterceptor[Any, Any]"] = ()
+    *,
+    max_receive: int,
+    max_send: int,
+    interceptors: Sequence["grpc.aio.ServerInterceptor[Any, Any]"] = (),
+    max_connection_age_ms: int | None = None,
+    max_connection_age_grace_ms: int | None = None,
 ) -> grpc.aio.Server:
-    """An asyncio server without ports, with limits in bytes. The caller adds and starts."""
-    return grpc.aio.server(options=_server_options(max_receive, max_send), interceptors=interceptors or None)
+    """An asyncio server without ports, with limits in bytes. The caller adds and starts.
+
+    A connection is told to go at the age, so that a balancer may spread its client's next one, and its calls have the
+    grace to end; None: no limit.
+    """
+    options = _server_options(max_receive, max_send)
+    if max_connection_age_ms is not None:
+        options.append(("grpc.max_connection_age_ms", max_connection_age_ms))
+    if max_connection_age_grace_ms is not None:
+        options.append(("grpc.max_connection_age_grace_ms", max_connection_age_grace_ms))
+    return grpc.aio.server(options=options, interceptors=interceptors or None)
 
 
 def check_bind_host(host: str, *, insecure: bool) -> None:

@@ -15,6 +15,7 @@ COMMANDS = [
     "embedding-server",
     "middleware",
     "serving",
+    "torchserve",
     "archive",
     "exec",
     "demo",

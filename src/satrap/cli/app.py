@@ -14,6 +14,7 @@ from satrap.cli.models import models
 from satrap.cli.operators import inspect, status, tables
 from satrap.cli.prune import prune
 from satrap.cli.servers import embedding_server, middleware, serving
+from satrap.cli.torchserve import torchserve
 from satrap.cli.up import up
 from satrap.cli.updates import quarantine, rollback, stream
 from satrap.errors import SatrapError
@@ -34,6 +35,10 @@ app.command("up")(up)
 app.command("embedding-server")(embedding_server)
 app.command("middleware")(middleware)
 app.command("serving")(serving)
+app.command(
+    "torchserve",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)(torchserve)
 app.command("archive")(archive)
 app.add_typer(models, name="models")
 app.command("bench")(bench)

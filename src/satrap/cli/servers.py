@@ -11,15 +11,15 @@ from satrap.cli.serving_settings import ServingFlags, serving_settings
 from satrap.errors import InvalidInputError
 from satrap.signals import stop_on_eof, stop_on_signals
 
-__all__ = ["embedding_server", "middleware", "serving"]
+__all__ = ["announce", "begin_process", "embedding_server", "middleware", "serving"]
 
 
-def _announce(line: str) -> None:
+def announce(line: str) -> None:
     """The one line on standard output, which a supervisor or a script waits for."""
     print(line, flush=True)
 
 
-def _begin_process(exit_with_parent: bool) -> threading.Event:
+def begin_process(exit_with_parent: bool) -> threading.Event:
     """What every server process does first; returns what its stop sets."""
     keep_freed_memory()
     stop = threading.Event()
@@ -71,12 +71,12 @@ def embedding_server(
     config = options.read_global_config(global_config)
     features = options.read_embedding_config(embedding_config)
     named = config.common_config.infer_config.embedding_checkpoint
-    stop = _begin_process(exit_with_parent)
+    stop = begin_process(exit_with_parent)
     with LoadProgress(f"shard {replica_index} of {replica_size}") as progress:
 
         def ready(line: str) -> None:
             progress.close()
-            _announce(line)
+            announce(line)
 
         run(
             EmbeddingServerSettings(
@@ -137,8 +137,8 @@ def middleware(
             local_lookup=config.middleware.local_lookup,
             orphan_grace_seconds=config.middleware.orphan_grace_seconds,
         ),
-        _begin_process(exit_with_parent),
-        _announce,
+        begin_process(exit_with_parent),
+        announce,
     )
 
 
@@ -185,4 +185,4 @@ def serving(
         shards=shards,
     )
     settings = serving_settings(flags, ts_config)
-    run(settings, _begin_process(exit_with_parent), _announce)
+    run(settings, begin_process(exit_with_parent), announce)

@@ -141,9 +141,16 @@ def _native_settings(flags: ServingFlags, config: GlobalConfig) -> "ServingSetti
 
 
 def torchserve_settings(
-    flags: ServingFlags, config: GlobalConfig, properties: "Properties", environment: Mapping[str, str]
+    flags: ServingFlags,
+    config: GlobalConfig,
+    properties: "Properties",
+    environment: Mapping[str, str],
+    *,
+    quiet: bool = False,
 ) -> "ServingSettings":
     """Settings of a config.properties, with the flags and the environment on top as TorchServe puts them.
+
+    `quiet`: without warnings.
 
     Raises:
         ConfigError: a value of the file or the environment that cannot be used.
@@ -159,7 +166,7 @@ def torchserve_settings(
     properties = properties.with_environment(environment, frozenset(KEYS) | frozenset(NO_EFFECT))
     machine = Machine(available_processors(), available_gpus())
     found = translate(properties, config.serving, config.models, machine, ts_snapshots(environment))
-    for warning in found.warnings:
+    for warning in () if quiet else found.warnings:
         log.warning("%s", warning)
     listening = flags.listening(found.listening)
     insecure = flags.insecure or found.insecure
