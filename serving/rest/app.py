@@ -24,7 +24,6 @@ _NEVER_CACHED: Headers = (
     (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
 )
 _CLOSE = (b"connection", b"close")
-_KEEP_ALIVE = (b"connection", b"keep-alive")
 _WITHOUT_BODY = (204, 304)
 
 
@@ -97,8 +96,6 @@ class RestApp:
             headers.append((b"content-length", b"%d" % length))
         if status >= 400:
             headers.append(_CLOSE)
-        elif request.scope["http_version"] == "1.1" and request.header("connection").lower() != "close":
-            headers.append(_KEEP_ALIVE)
         return headers
 
     async def _answer(self, request: RestRequest) -> RestResponse:

@@ -17,12 +17,15 @@ class BodyStream:
         self._send = send
         self.begun = False
         """Whether anything has been sent."""
+        self.unsent = 0
+        """Bytes that wait for the client to read."""
         self._parts: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._task = asyncio.get_running_loop().create_task(self._write(status, headers))
 
     def write(self, part: bytes) -> None:
         """Send a part as soon as those before it are sent."""
         if part:
+            self.unsent += len(part)
             self._parts.put_nowait(part)
 
     async def end(self, last: RestResponse) -> bool:
@@ -48,4 +51,5 @@ class BodyStream:
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
         while (part := await self._parts.get()) is not None:
             await self._send({"type": "http.response.body", "body": part, "more_body": True})
+            self.unsent -= len(part)
         await self._send({"type": "http.response.body", "body": b""})

@@ -1,6 +1,7 @@
 """TorchServe's REST inference API: ping and predictions, by every path that it has."""
 
 import json
+import logging
 import re
 import time
 from collections.abc import Mapping
@@ -18,7 +19,12 @@ from satrap.serving.rest.response import RestResponse, document, error_document
 
 __all__ = ["InferenceRoutes"]
 
+log = logging.getLogger("satrap.serving")
+
 _TIMING = "satrap-timing"
+_MAX_UNSENT_BYTES = 64 * 1024**2
+"""So much of a streamed answer may wait for a client that does not read it."""
+
 _BODY = "body"
 """TorchServe's name for the input that is the whole body."""
 
@@ -69,14 +75,22 @@ class InferenceRoutes:
             self._service.has_workers(model, asked.version)  # it is known, or an error
             return document(describe_predictions_of(model))
         stream: BodyStream | None = None
+        failed: Prediction | None = None
 
         def send_part(part: Prediction) -> None:
-            nonlocal stream
+            nonlocal stream, failed
+            if part.code != OK:
+                failed = failed or part
+            if failed is not None:
+                return
             if stream is None:
                 stream = request.begin_stream(_response(request, part, started))
             stream.write(part.value)
+            if stream.unsent > _MAX_UNSENT_BYTES:
+                log.error("%s: the client does not read its stream, which is given up", request.path)
+                departure.give_up()
 
-        with request.departure():
+        with request.departure() as departure:
             prediction = await self._service.predict(
                 model,
                 asked.version,
@@ -88,6 +102,7 @@ class InferenceRoutes:
                 # HTTP 1.0 has no chunks: there the parts come in one piece.
                 on_part=None if request.scope["http_version"] == "1.0" else send_part,
             )
+        prediction = failed or prediction
         if prediction.code != OK:
             # 413 is what TorchServe's workers say when memory ran out.
             status = 507 if prediction.code == 413 else prediction.code

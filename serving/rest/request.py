@@ -11,7 +11,7 @@ from satrap.serving.rest.asgi import HEADERS_AS_SENT, Receive, Scope
 from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.response import RestResponse
 
-__all__ = ["ClientGoneError", "Departure", "RestRequest"]
+__all__ = ["ClientGoneError", "Departure", "RestRequest", "segments_of"]
 
 _MAX_PARAMETERS = 1024
 _DISCARDED_BYTES = 64 * 1024**2
@@ -55,7 +55,7 @@ class RestRequest:
         self.begin_stream = begin_stream
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.segments = _segments(self.path)
+        self.segments = segments_of(self.path)
         self._headers: Mapping[str, str] | None = None
         self._parameters: Mapping[str, Sequence[str]] | None = None
 
@@ -169,17 +169,22 @@ class Departure:
                 self._caller.uncancel()
             raise ClientGoneError from error
 
+    def give_up(self) -> None:
+        """As if the client had gone."""
+        if self._caller is not None and not self._gone:
+            self._gone = True
+            self._caller.cancel()
+
     def _begin(self) -> None:
         self._watch = asyncio.get_running_loop().create_task(self._wait())
 
     async def _wait(self) -> None:
         message = await self._receive()
-        if message["type"] == "http.disconnect" and self._caller is not None:
-            self._gone = True
-            self._caller.cancel()
+        if message["type"] == "http.disconnect":
+            self.give_up()
 
 
-def _segments(path: str) -> list[str]:
+def segments_of(path: str) -> list[str]:
     """The parts between slashes, the first one the empty text before the first slash; trailing empty ones left out."""
     parts = path.split("/")
     while parts and not parts[-1]:
