@@ -15,6 +15,7 @@ idle, and asks when to come back (`wake_at`). The rules:
 
 import math
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -138,6 +139,26 @@ class BatchQueue(Generic[T]):
         self._waiting.clear()
         self._removed = self._with_deadline = 0
         return items
+
+    def release(self, wanted: Callable[[T], bool]) -> list[Ticket[T]]:
+        """Take out those that are wanted elsewhere and share batches; oldest first, for `adopt` of another queue.
+
+        The tickets given are new ones: who holds an old ticket finds that it has left.
+        """
+        released: list[Ticket[T]] = []
+        for ticket in list(self._waiting):
+            if ticket.waiting and not ticket.alone and wanted(ticket.item):
+                released.append(Ticket(ticket.item, ticket.arrived, ticket.deadline))
+                self.withdraw(ticket)
+        return released
+
+    def adopt(self, tickets: Iterable[Ticket[T]]) -> None:
+        """Take in what another queue had accepted, by arrival, even beyond the capacity."""
+        adopted = list(tickets)
+        self._waiting = deque(sorted([*self._waiting, *adopted], key=lambda t: t.arrived))
+        self._with_deadline += sum(t.deadline < math.inf for t in adopted)
+        self._drop_removed_from_front()
+        self._peak = max(self._peak, len(self) + self._in_flight)
 
     def wake_at(self, *, idle: bool) -> float:
         """When `expire`, or `take` if a worker is `idle`, would say something new; infinity for never."""

@@ -1,10 +1,11 @@
 """What can be done with models, without a protocol: predict, register, unregister, scale, set default, describe.
 
-The gRPC (and later REST) faces translate calls into these methods and these errors into statuses. Everything
+The gRPC and REST faces translate calls into these methods and these errors into statuses. Everything
 belongs to the frontend's event loop. A change that was begun is carried through even if its caller goes away.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -193,7 +194,9 @@ class ModelService:
         """
         if not self._config.model_api:
             raise ModelApiDisabledError
-        return await self._carry_through(self._unregister(model, version))
+        removed = self._registry.remove(model, version)
+        self._draining.add(removed)
+        return await self._carry_through(self._drain(removed))
 
     def set_default(self, model: str, version: str) -> Outcome:
         """Make a version the default, or say that it will be when it waits no more.
@@ -202,7 +205,8 @@ class ModelService:
             ModelNotFoundError, ModelVersionNotFoundError: nothing was done.
         """
         try:
-            self._registry.set_default(model, version)
+            with self._default_changing(model):
+                self._registry.set_default(model, version)
         except ModelVersionNotFoundError as error:
             # Here, and only here, TorchServe words it so.
             sentence = f"Model version {version} does not exist for model {model}"
@@ -379,20 +383,21 @@ class ModelService:
         try:
             await version.wait_started()
         except WorkerStartError:
-            self._registry.discard(spec.model, spec.version, version)
+            with self._default_changing(spec.model):
+                self._registry.discard(spec.model, spec.version, version)
             await self._remove(version)
             raise
+        if version not in self._registry:
+            raise WorkerStartError(spec.model, spec.version, "it was unregistered meanwhile")
         return Outcome(f"{registered} {spec.min_workers} initial workers")
 
-    async def _unregister(self, model: str, version_name: str) -> Outcome:
-        version = self._registry.remove(model, version_name)
-        self._draining.add(version)
+    async def _drain(self, version: Version) -> Outcome:
         drained = await version.drain(self._config.unregister_model_timeout_seconds)
         await self._remove(version)
         if not drained:
-            raise UnregisterTimeoutError(model)
-        log.info("model %r version %s unregistered", model, version.spec.version)
-        return Outcome(f'Model "{model}" unregistered')
+            raise UnregisterTimeoutError(version.spec.model)
+        log.info("model %r version %s unregistered", version.spec.model, version.spec.version)
+        return Outcome(f'Model "{version.spec.model}" unregistered')
 
     async def _remove(self, version: Version) -> None:
         await version.close()
@@ -459,7 +464,11 @@ class ModelService:
 
     def _shards_said(self, progress: Sequence[ShardProgress]) -> bool:
         """Let versions answer whose sequence is everywhere; returns whether others still wait."""
-        for model, version_name, version, became_default in self._registry.reached(everywhere(progress)):
+        with contextlib.ExitStack() as changing:
+            for model in self._registry.models():
+                changing.enter_context(self._default_changing(model))
+            reached = self._registry.reached(everywhere(progress))
+        for model, version_name, version, became_default in reached:
             log.info(
                 "model %r: every embedding server has reached sequence %s: version %s answers%s",
                 *(model, version.spec.sparse_sequence, version_name),
@@ -471,9 +480,23 @@ class ModelService:
 
     def _version_ready(self, version: Version) -> None:
         spec = version.spec
-        newest = self._model_config(spec.model).default_version == "newest"
-        if newest and self._registry.became_ready(spec.model, spec.version, version):
+        if self._model_config(spec.model).default_version != "newest":
+            return
+        with self._default_changing(spec.model):
+            changed = self._registry.became_ready(spec.model, spec.version, version)
+        if changed:
             log.info("model %r: version %s is ready and is the default now", spec.model, spec.version)
+
+    @contextlib.contextmanager
+    def _default_changing(self, model: str) -> Iterator[None]:
+        """If the block changes the default, what waits and named no version goes on with the new one."""
+        before = self._registry.find_default(model)
+        yield
+        after = self._registry.find_default(model)
+        if before is not None and after is not None and before is not after:
+            count = before.hand_over(after)
+            if count:
+                log.info("model %r: %d waiting requests go to the new default %s", model, count, after.name)
 
     def _model_config(self, model: str) -> ModelConfig:
         return self._settings.models_config.get(model) or ModelConfig()

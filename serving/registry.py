@@ -105,6 +105,11 @@ class Registry(Generic[V]):
         """
         return self._model(model).default
 
+    def find_default(self, model: str) -> V | None:
+        """The model's default version; None if there is no model of that name."""
+        known = self._models.get(model)
+        return known.versions[known.default].value if known else None
+
     def set_default(self, model: str, version: str) -> None:
         """Make a version the default, when it waits no more. The last call counts.
 

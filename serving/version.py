@@ -215,6 +215,23 @@ class Version:
             self._observer.failed(self.spec.model, self.spec.version, ticket.item, None)
         self._notify()
 
+    def hand_over(self, other: "Version") -> int:
+        """Give the requests that wait and named no version to the one that is the default now; returns how many.
+
+        They keep their places by arrival. Nothing is given to a version that would not answer soon.
+        """
+        if other.roster.is_hopeless:
+            return 0
+        released = self._queue.release(lambda request: not request.version)
+        other.adopt(released)
+        self._notify()
+        return len(released)
+
+    def adopt(self, tickets: Sequence[Ticket[Request]]) -> None:
+        """Take in what another version had accepted."""
+        self._queue.adopt(tickets)
+        self._dispatch()
+
     def scale(self, minimum: int, maximum: int) -> None:
         """Have at least `minimum` and at most `maximum` workers; what is busy finishes first."""
         self._act(self.roster.scale(minimum, maximum))
@@ -312,6 +329,9 @@ class Version:
             self._fail(request, DeadlineError("the deadline passed while the request waited for a worker"))
         while self._idle and (taken := self._queue.take(now)):
             batch = [request for request in taken if not request.answer.done()]
+            for request in taken:
+                if request.answer.done():  # its caller went away after another version had handed it over
+                    self._observer.failed(self.spec.model, self.spec.version, request, None)
             self._queue.finished(len(taken) - len(batch))
             if batch:
                 self._idle.popleft().predict(batch, self.spec.response_timeout)

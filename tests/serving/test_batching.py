@@ -208,3 +208,26 @@ def test_what_waits_leaves_when_the_queue_says_so(batch_size: int, delay: float,
         assert batch
         taken += batch
     assert taken == list(range(count))
+
+
+def test_what_one_queue_releases_another_adopts() -> None:
+    old: BatchQueue[str] = BatchQueue(BatchPolicy(capacity=5))
+    new: BatchQueue[str] = BatchQueue(BatchPolicy(batch_size=2, max_delay=1.0, capacity=1))
+    held = [
+        old.offer(name, moment, deadline)
+        for name, moment, deadline in [("a", 0, 9), ("B", 1, 5), ("c", 3, 4)]
+    ]
+    old.offer("d", 3.5, alone=True)
+    new.offer("x", 2.0)
+    released = old.release(str.islower)
+    assert [(t.item, t.arrived, t.deadline) for t in released] == [("a", 0, 9), ("c", 3, 4)]
+    assert len(old) == 2 and old.expire(4.5) == [], "those with a deadline that passed are gone"
+    assert not old.withdraw(held[0]), "for who offered it, it has left"
+    assert old.take(9.0) == ["B"] and old.take(9.0) == ["d"]
+    new.adopt(released)
+    assert len(new) == 3, "beyond the capacity: they had been accepted"
+    assert new.wake_at(idle=False) == 4
+    assert new.expire(4.0) == ["c"]
+    assert new.take(4.0) == ["a", "x"], "by arrival"
+    new.adopt([])
+    assert len(new) == 0 and new.wake_at(idle=True) == math.inf
