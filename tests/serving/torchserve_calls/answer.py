@@ -37,6 +37,8 @@ _LONGEST_TEXT = 6_000
 _COUNTED = ("ts_inference_requests_total", "Requests2XX", "Requests4XX", "Requests5XX")
 """Metrics whose values follow from the calls; of the others only the labels are compared."""
 
+_OUR_METRICS = ("satrap", "process_", "python_")
+
 _VOLATILE = (
     (r"\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b", "<uuid>"),
     (r'("startTime": )"[^"]+"', r'\1"<time>"'),
@@ -146,9 +148,21 @@ def _text(body: bytes) -> str:
         text = body.decode()
     except UnicodeDecodeError:
         return f"<{len(body)} bytes {hashlib.sha256(body).hexdigest()[:16]}>"
+    if text.startswith('{\n  "openapi"'):
+        return _outline(json.loads(text))
     if len(text) > _LONGEST_TEXT:
         return f"<{len(text)} characters {hashlib.sha256(body).hexdigest()[:16]}>"
     return _steady(text)
+
+
+def _outline(description: Mapping[str, Any]) -> str:
+    """Of an OpenAPI document: its keys, and the parameters of each operation."""
+    lines = [" ".join(description)]
+    for path, operations in sorted(description["paths"].items()):
+        for method, operation in sorted(operations.items()):
+            names = sorted(one["name"] for one in operation.get("parameters", []))
+            lines.append(f"{method} {path} {' '.join(names)}".rstrip())
+    return "\n".join(lines)
 
 
 def _tensor(body: bytes) -> str:
@@ -165,14 +179,19 @@ def _steady(text: str) -> str:
 
 
 def _metrics(text: str) -> str:
-    """Prometheus text, by its own parser: every sample of TorchServe's names, sorted."""
-    lines = []
-    for family in text_string_to_metric_families(text):
-        if family.name.startswith(("satrap", "process_", "python_")):
+    """Prometheus text: what its own parser takes, every sample of TorchServe's names, sorted.
+
+    The samples are taken from the text, because the parser gives a counter's name an ending that it may not have.
+    """
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    lines = set()
+    for line in text.splitlines():
+        found = re.fullmatch(r"(\w+)(\{.*\})? (\S+)", line)
+        if found is None or found[1].startswith(_OUR_METRICS):
             continue
-        lines.append(f"# {family.name} {family.type}: {family.documentation}")
-        for sample in family.samples:
-            labels = ",".join(f'{key}="{value}"' for key, value in sample.labels.items())
-            value = f"{sample.value:g}" if sample.name in _COUNTED else "<value>"
-            lines.append(_steady(f"{sample.name}{{{labels}}} {value}"))
+        name, labels, value = found[1], found[2] or "", float(found[3])
+        family = families.get(name) or families[name.removesuffix("_total")]
+        lines.add(f"# {name} {family.type}: {family.documentation}")
+        shown = f"{value:g}" if name in _COUNTED else "<value>"
+        lines.add(_steady(f"{name}{labels.replace(',}', '}')} {shown}"))
     return "\n".join(sorted(lines))

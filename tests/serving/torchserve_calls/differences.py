@@ -1,5 +1,6 @@
 """What differs between two servers' answers, and which of it is meant to."""
 
+import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,8 +41,10 @@ class Difference:
     ours: str
 
     def __str__(self) -> str:
-        """For a terminal."""
-        return f"{self.scenario}: {self.call}: {self.part}\n  TorchServe: {self.theirs}\n  satrap:     {self.ours}"
+        """For a terminal: - is TorchServe, + is satrap."""
+        lines = difflib.ndiff(self.theirs.splitlines(), self.ours.splitlines())
+        told = [line for line in lines if line[0] in "+-"] or ["  (the line ends differ)"]
+        return "\n".join([f"{self.scenario}: {self.call}: {self.part}", *(f"  {line}" for line in told)])
 
 
 @dataclass(frozen=True)

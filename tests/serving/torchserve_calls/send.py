@@ -172,10 +172,7 @@ def run_scenario(sender: Sender, scenario: Scenario) -> dict[str, Answer]:
         if isinstance(step, Ready):
             sender.wait(step)
         else:
-            t = time.monotonic()
             answers[name] = sender.send(step)
-            if time.monotonic() - t > 1.5:
-                print(scenario.name, name, time.monotonic() - t)
     return answers
 
 
