@@ -12,7 +12,7 @@ from satrap.middleware import Embedding, RawEmbedding, SumEmbedding
 
 
 def _forget_shims() -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] in ("persia", "ts")]:
+    for name in [name for name in sys.modules if name.split(".")[0] in ("persia", "ts", "base_handler")]:
         del sys.modules[name]
 
 

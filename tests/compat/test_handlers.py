@@ -1,5 +1,6 @@
 """Handlers as PERSIA's tutorials of both ages have users write them, run through the shims."""
 
+import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,42 @@ def test_the_names_are_ours(shims: None) -> None:
     assert ts.torch_handler.base_handler.BaseHandler is base_handler
     with pytest.raises(AttributeError, match="module 'persia' has no attribute 'nothing'"):
         _ = persia.nothing
+
+
+def test_every_name_of_torchserve_that_handlers_import(shims: None) -> None:
+    for module, names in {
+        "ts.context": "Context RequestProcessor",
+        "ts.handler_utils.hf_batch_streamer": "TextIteratorStreamerBatch",
+        "ts.handler_utils.micro_batching": "MicroBatching",
+        "ts.handler_utils.text_utils": "get_tokenizer ngrams_iterator",
+        "ts.handler_utils.timer": "timed",
+        "ts.handler_utils.utils": "import_class send_intermediate_predict_response",
+        "ts.metrics.caching_metric": "CachingMetric",
+        "ts.metrics.dimension": "Dimension",
+        "ts.metrics.metric": "Metric",
+        "ts.metrics.metric_abstract": "MetricAbstract",
+        "ts.metrics.metric_cache_abstract": "MetricCacheAbstract",
+        "ts.metrics.metric_cache_errors": "MetricsCacheKeyError MetricsCacheTypeError MetricsCacheValueError",
+        "ts.metrics.metric_cache_yaml_impl": "MetricsCacheYamlImpl",
+        "ts.metrics.metric_encoder": "MetricEncoder",
+        "ts.metrics.metric_type_enum": "MetricTypes",
+        "ts.metrics.metrics_store": "MetricsStore",
+        "ts.metrics.unit": "Units",
+        "ts.protocol.otf_message_handler": "send_intermediate_predict_response",
+        "ts.service": "PredictionException emit_metrics",
+        "ts.torch_handler.base_handler": "BaseHandler",
+        "ts.torch_handler.image_classifier": "ImageClassifier",
+        "ts.torch_handler.image_segmenter": "ImageSegmenter",
+        "ts.torch_handler.object_detector": "ObjectDetector",
+        "ts.torch_handler.text_classifier": "TextClassifier",
+        "ts.torch_handler.text_handler": "TextHandler",
+        "ts.torch_handler.vision_handler": "VisionHandler",
+        "ts.utils.util": "CLEANUP_REGEX PT2Backend PredictionException check_valid_pt2_backend deprecated "
+        "get_yaml_config list_classes_from_module load_label_mapping map_class_to_label",
+        "ts": "__version__",
+        "base_handler": "handler_factory",
+    }.items():
+        found = importlib.import_module(module)
+        assert sorted(found.__all__) == sorted(names.split()) or module in ("ts.context", "ts.service")
+        for name in names.split():
+            assert hasattr(found, name), (module, name)

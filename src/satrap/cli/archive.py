@@ -1,4 +1,4 @@
-"""`satrap archive`: write a .mar, with the flags of torch-model-archiver."""
+"""`satrap archive`: write a .mar, with the flags of torch-model-archiver or of a model-servers build script."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from satrap.errors import ArchiveError
 from satrap.serving.archive import package as packaging
+from satrap.serving.archive.model_server import package_model_server
 
 __all__ = ["archive"]
 
@@ -25,19 +27,24 @@ class _Format(StrEnum):
 
 
 def archive(
-    model_name: Annotated[str, typer.Option("--model-name", help="Name of the model and of the archive.")],
+    model_name: Annotated[
+        str, typer.Option("--model-name", "--model_name", help="Name of the model and of the archive.")
+    ],
     version: Annotated[str, typer.Option("-v", "--version", help="Version of the model.")],
     handler: Annotated[
-        str, typer.Option("--handler", help="A Python file, file:function, or an installed module:Class.")
-    ] = packaging.DEFAULT_HANDLER,
+        str | None,
+        typer.Option("--handler", help="A Python file, file:function, or an installed module:Class."),
+    ] = None,
     serialized_file: Annotated[
         Path | None, typer.Option("--serialized-file", help="TorchScript (.pt, .pth), or a state dict.")
     ] = None,
     model_file: Annotated[
-        Path | None, typer.Option("--model-file", help="Python file of an eager model.")
+        Path | None,
+        typer.Option("--model-file", "--model_file", help="Python file of an eager model."),
     ] = None,
     extra_files: Annotated[
-        str, typer.Option("--extra-files", help="Files, folders and wildcards, comma-separated.")
+        str,
+        typer.Option("--extra-files", "--extra_files", help="Files, folders and wildcards, comma-separated."),
     ] = "",
     runtime: Annotated[
         _Runtime, typer.Option("--runtime", help="What the manifest says runs it.")
@@ -48,10 +55,25 @@ def archive(
     ] = _Format.DEFAULT,
     force: Annotated[bool, typer.Option("-f", "--force", help="Replace an archive of that name.")] = False,
     requirements_file: Annotated[
-        Path | None, typer.Option("-r", "--requirements-file", help="Packages that the model needs.")
+        Path | None,
+        typer.Option(
+            "-r", "--requirements-file", "--requirements_file", help="Packages that the model needs."
+        ),
     ] = None,
     config_file: Annotated[
-        Path | None, typer.Option("-c", "--config-file", help="YAML file of the model.")
+        Path | None,
+        typer.Option("-c", "--config-file", "--config_file", help="YAML file of the model."),
+    ] = None,
+    model_server: Annotated[
+        bool,
+        typer.Option(
+            "--model-server",
+            help="The model file ends in handler = handler_factory(...), extra files are one tar file.",
+        ),
+    ] = False,
+    checkpoint_file: Annotated[
+        Path | None,
+        typer.Option("--checkpoint-file", "--checkpoint_file", help="With --model-server: the state dict."),
     ] = None,
     upload_to: Annotated[
         str | None,
@@ -61,21 +83,46 @@ def archive(
     """Write a model archive. Without --handler it looks up embeddings and runs the TorchScript model.
 
     Example: satrap archive --model-name deepctr --version 1.0 --serialized-file deepctr.pt --export-path model_store
+    satrap archive --model-server --model_name m --model_file handler_model.py --checkpoint_file m.pt --version 1.0
     """
-    path = packaging.package(
-        model_name=model_name,
-        version=version,
-        handler=handler,
-        serialized_file=serialized_file,
-        model_file=model_file,
-        extra_files=extra_files,
-        runtime=runtime.value,
-        export_path=export_path,
-        archive_format=archive_format.value,
-        force=force,
-        requirements_file=requirements_file,
-        config_file=config_file,
-    )
+    if model_server:
+        if model_file is None or handler is not None or serialized_file is not None:
+            raise ArchiveError(
+                model_name,
+                "--model-server takes the model from --model_file and the weights from --checkpoint_file, and has no "
+                "--handler or --serialized-file",
+            )
+        path = package_model_server(
+            model_name=model_name,
+            version=version,
+            model_file=model_file,
+            config_file=config_file,
+            requirements_file=requirements_file,
+            checkpoint_file=checkpoint_file,
+            extra_files=extra_files or None,
+            export_path=export_path,
+            archive_format=archive_format.value,
+            force=force,
+        )
+    else:
+        if checkpoint_file is not None:
+            raise ArchiveError(
+                model_name, "--checkpoint_file is for --model-server; otherwise: --serialized-file"
+            )
+        path = packaging.package(
+            model_name=model_name,
+            version=version,
+            handler=packaging.DEFAULT_HANDLER if handler is None else handler,
+            serialized_file=serialized_file,
+            model_file=model_file,
+            extra_files=extra_files,
+            runtime=runtime.value,
+            export_path=export_path,
+            archive_format=archive_format.value,
+            force=force,
+            requirements_file=requirements_file,
+            config_file=config_file,
+        )
     typer.echo(f"wrote {path}", err=True)
     if upload_to is not None:
         from satrap.serving.archive.upload import upload
