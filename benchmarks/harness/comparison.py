@@ -22,6 +22,7 @@ from harness.workload import Request, Shape, Workload
 from peers import torchserve
 
 __all__ = [
+    "ARROW",
     "COMPARISONS",
     "FEW",
     "MANY",
@@ -33,6 +34,8 @@ __all__ = [
 ]
 
 OURS, PEER, ECHO = "satrap", "TorchServe", "echo"
+ARROW = "satrap, the same as Arrow"
+"""PERSIA's bytes have an id as 19, Arrow's as 8; only satrap reads both."""
 FEW, MANY = 1, 8
 """Client threads: latency is measured with the first, throughput with the second."""
 
@@ -114,9 +117,11 @@ def compare_servers(
         servers = _start(run, comparisons, peer_environment, stack)
         on_progress("comparing answers")
         sides = {one.name: _sides(one, workload, servers) for one in comparisons}
-        differences = dict.fromkeys(servers, 0.0)
+        differences: dict[str, float] = {}
         for side in (side for some in sides.values() for side in some):
-            differences[side.name] = max(differences[side.name], _check(client, side, workload, model))
+            differences[side.name] = max(
+                differences.get(side.name, 0.0), _check(client, side, workload, model)
+            )
         headline = sides[comparisons[0].name]
         echo, address = stack.enter_context(deployment.echo_server(run, _answer_bytes(client, headline[0])))
         headline.append(Side(ECHO, [echo], PredictCaller, address, headline[0].payloads))
@@ -175,10 +180,15 @@ def _sides(
     comparison: Comparison, workload: Workload, servers: Mapping[str, tuple[Process, str]]
 ) -> list[Side]:
     payloads = [prediction_request(comparison.name, comparison.inputs(one)) for one in workload.requests]
-    return [
+    sides = [
         Side(name, [process], PredictCaller, address, payloads)
         for name, (process, address) in servers.items()
     ]
+    if comparison.persia_bytes:
+        process, address = servers[OURS]
+        arrow = [prediction_request(comparison.name, {"batch": one.arrow()}) for one in workload.requests]
+        sides.insert(1, Side(ARROW, [process], PredictCaller, address, arrow))
+    return sides
 
 
 def _check(client: ClientProcess, side: Side, workload: Workload, model: torch.jit.ScriptModule) -> float:

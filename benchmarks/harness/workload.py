@@ -64,6 +64,13 @@ class Request:
 
     def persia(self, *, dense: bool = True) -> bytes:
         """A PERSIA batch, with or without its dense tensor."""
+        return self._batch(dense=dense).to_bytes()
+
+    def arrow(self) -> bytes:
+        """The same as an Arrow stream."""
+        return self._batch(dense=True).to_arrow()
+
+    def _batch(self, *, dense: bool) -> Batch:
         shape = self.shape
         offsets = np.arange(shape.samples + 1, dtype=np.uint32) * np.uint32(shape.ids_per_sample)
         return Batch(
@@ -75,7 +82,7 @@ class Request:
             meta=None,
             requires_grad=False,
             batch_id=None,
-        ).to_bytes()
+        )
 
 
 class Workload:

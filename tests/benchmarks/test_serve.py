@@ -20,14 +20,16 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_measures_satrap_alone(tmp_path):
     document = tmp_path / "serve.json"
     small = ["--rows", "30000", "--lookup-rows", "30000", "--cycles", "1", "--seconds", "0.1"]
-    only = ["--only", "flat_1", "--only", "lookups"]
+    only = ["--only", "flat_1", "--only", "persia_1", "--only", "lookups"]
     done = run("--no-peer", *small, *only, "--json", document)
     assert done.returncode == 0, done.stderr
     assert "x the floor" in done.stdout
     written = json.loads(document.read_text())
     assert written["conditions"]["cores"] > 0
-    assert [row["name"] for row in written["servers"]["rows"]] == ["flat arrays, 1 worker"]
-    assert written["servers"]["rows"][0]["cycles"]["satrap"]["8"][0]["calls"] > 0
+    flat, persia = written["servers"]["rows"]
+    assert [flat["name"], persia["name"]] == ["flat arrays, 1 worker", "PERSIA bytes, 1 worker"]
+    assert flat["cycles"]["satrap"]["8"][0]["calls"] > 0
+    assert set(persia["cycles"]) == {"satrap", "satrap, the same as Arrow"}
     assert written["lookups"]["cycles"]["satrap middleware"]["4"][0]["calls"] > 0
 
 
