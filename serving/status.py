@@ -43,6 +43,8 @@ _JAVA_CLASSES: dict[type[errors.SatrapError], str] = {
     errors.InvalidInputError: f"{_JAVA}.http.BadRequestException",
     errors.UnavailableError: f"{_JAVA}.http.ServiceUnavailableException",
     errors.OverloadedError: f"{_JAVA}.http.ServiceUnavailableException",
+    errors.RequestTooLargeError: f"{_JAVA}.http.RequestTooLargeException",
+    errors.UnsupportedError: "java.lang.UnsupportedOperationException",
     errors.SatrapError: f"{_JAVA}.http.InternalServerException",
 }
 

@@ -13,7 +13,7 @@ from satrap.serving.request import OK, Prediction
 from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.forms import Inputs, is_form, parse_form
 from satrap.serving.rest.openapi import describe_predictions_of
-from satrap.serving.rest.prediction_path import Explain, Ping, Predict, parse_path
+from satrap.serving.rest.prediction_path import Ping, Predict, Unsupported, parse_path
 from satrap.serving.rest.request import RestRequest
 from satrap.serving.rest.response import RestResponse, document, error_document
 
@@ -62,8 +62,8 @@ class InferenceRoutes:
             case Ping():
                 healthy = self._service.is_healthy()
                 return document({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
-            case Explain():
-                raise UnsupportedError("satrap serves no explanations: call /predictions")
+            case Unsupported(what):
+                raise UnsupportedError(f"satrap does not serve {what}, only predictions")
             case None:
                 return None
 

@@ -1,6 +1,6 @@
 """TorchServe's REST management API on top of the model service."""
 
-from satrap.errors import MethodNotAllowedError
+from satrap.errors import MethodNotAllowedError, UnsupportedError
 from satrap.serving.model_service import ModelService
 from satrap.serving.outcome import Outcome
 from satrap.serving.rest.openapi import describe_management_of
@@ -48,6 +48,8 @@ class ManagementRoutes:
             case "GET", ["", "v1", "models", model]:
                 model = model.partition(":")[0]
                 return document({"name": model, "ready": self._service.has_workers(model)})
+            case _, ["", "workflows", *_]:
+                raise UnsupportedError("satrap does not serve workflows, only models")
             case _, ["", "models"] | ["", "models", _] | ["", "models", _, _]:
                 raise MethodNotAllowedError
             case _, ["", "models", _, _, "set-default"] | ["", "v1", "models", _]:

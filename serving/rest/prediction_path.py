@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from satrap.errors import ResourceNotFoundError
 
-__all__ = ["Explain", "Ping", "Predict", "parse_path"]
+__all__ = ["Ping", "Predict", "Unsupported", "parse_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,8 +14,10 @@ class Ping:
 
 
 @dataclass(frozen=True, slots=True)
-class Explain:
-    """An explanation is asked for."""
+class Unsupported:
+    """Something of TorchServe's that satrap does not do."""
+
+    what: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,11 @@ class Predict:
     with_parameters: bool = False
 
 
-def parse_path(segments: Sequence[str]) -> Ping | Predict | Explain | None:
+_EXPLANATIONS = Unsupported("explanations")
+_WORKFLOWS = Unsupported("workflows")
+
+
+def parse_path(segments: Sequence[str]) -> Ping | Predict | Unsupported | None:
     """What a path, split at its slashes, asks for; None: nothing of this API.
 
     Raises:
@@ -47,8 +53,10 @@ def parse_path(segments: Sequence[str]) -> Ping | Predict | Explain | None:
         case ["", "ping", *_]:
             return Ping()
         case ["", "explanations", _, *_]:
-            return Explain()
-        case ["", "predictions" | "explanations"]:
+            return _EXPLANATIONS
+        case ["", "wfpredict", _, *_]:
+            return _WORKFLOWS
+        case ["", "predictions" | "explanations" | "wfpredict"]:
             raise ResourceNotFoundError
         case ["", "invocations"]:
             return Predict(None, with_parameters=True)
@@ -65,8 +73,8 @@ def parse_path(segments: Sequence[str]) -> Ping | Predict | Explain | None:
         case ["", "v2", "models", model, "infer"]:
             return Predict(model.partition(":")[0])
         case ["", "v1", "models", name] if ":explain" in name:
-            return Explain()
+            return _EXPLANATIONS
         case ["", "v2", "models", _, "explain"]:
-            return Explain()
+            return _EXPLANATIONS
         case _:
             return None

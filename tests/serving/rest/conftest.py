@@ -131,10 +131,12 @@ class Site:
 
 
 @asynccontextmanager
-async def served(app: RestApp, drain_seconds: int = 5) -> AsyncIterator[Site]:
+async def served(
+    app: RestApp, drain_seconds: int = 5, tls: Mapping[str, Any] | None = None
+) -> AsyncIterator[Site]:
     """Serve an application on a free port."""
     bound = bind(Address())
-    listener = Listener(app, bound, drain_seconds)
+    listener = Listener(app, bound, drain_seconds, tls)
     await listener.start()
     site = Site(bound.getsockname()[1], listener)
     try:
@@ -151,13 +153,19 @@ Talk = Callable[..., None]
 
 @pytest.fixture
 def talk() -> Talk:
-    """Serve routes, and run a conversation with them."""
+    """Serve routes, or an application, and run a conversation with them."""
 
     def run(
-        routes: Sequence[Routes], conversation: Conversation, drain_seconds: int = 5, **options: Any
+        what: Sequence[Routes] | RestApp,
+        conversation: Conversation,
+        drain_seconds: int = 5,
+        tls: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
+        app = what if isinstance(what, RestApp) else RestApp(what, request_ids(), **options)
+
         async def both() -> None:
-            async with served(RestApp(routes, request_ids(), **options), drain_seconds) as site:
+            async with served(app, drain_seconds, tls) as site:
                 await asyncio.wait_for(conversation(site), 60)
 
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -3,7 +3,7 @@
 import pytest
 
 from satrap.errors import ResourceNotFoundError
-from satrap.serving.rest.prediction_path import Explain, Ping, Predict, parse_path
+from satrap.serving.rest.prediction_path import Ping, Predict, Unsupported, parse_path
 from satrap.serving.rest.request import segments_of
 
 
@@ -28,10 +28,11 @@ from satrap.serving.rest.request import segments_of
         ("/v1/models/m:predict", Predict("m", url_path=None)),
         ("/v1/models/m:predict:x", Predict("m", url_path=None)),
         ("/v2/models/m/infer", Predict("m", url_path=None)),
-        ("/explanations/m", Explain()),
-        ("/explanations/m/1.0", Explain()),
-        ("/v1/models/m:explain", Explain()),
-        ("/v2/models/m/explain", Explain()),
+        ("/explanations/m", Unsupported("explanations")),
+        ("/explanations/m/1.0", Unsupported("explanations")),
+        ("/v1/models/m:explain", Unsupported("explanations")),
+        ("/v2/models/m/explain", Unsupported("explanations")),
+        ("/wfpredict/m", Unsupported("workflows")),
         ("/", None),
         ("//ping", None),
         ("/Ping", None),
