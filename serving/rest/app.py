@@ -9,7 +9,7 @@ from satrap.errors import ResourceNotFoundError, SatrapError
 from satrap.serving.rest.asgi import Receive, Scope, Send
 from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.request import ClientGoneError, RestRequest
-from satrap.serving.rest.response import Headers, RestResponse, error_document, error_response
+from satrap.serving.rest.response import NEVER_CACHED, Headers, RestResponse, error_document, error_response
 
 __all__ = ["Answered", "RestApp", "Routes"]
 
@@ -18,11 +18,6 @@ log = logging.getLogger("satrap.serving")
 Answered = Callable[[Scope, int, float], None]
 """Told about every answer: the request's scope, the status, and the seconds that it took."""
 
-_NEVER_CACHED: Headers = (
-    (b"pragma", b"no-cache"),
-    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
-    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
-)
 _CLOSE = (b"connection", b"close")
 _WITHOUT_BODY = (204, 304)
 
@@ -88,7 +83,7 @@ class RestApp:
     def _headers(self, request: RestRequest, response: RestResponse, length: int | None) -> Headers:
         """All headers of an answer; a length of None is not known yet."""
         status = response.status
-        headers = [*response.headers, (b"x-request-id", request.id.encode()), *_NEVER_CACHED]
+        headers = [*response.headers, (b"x-request-id", request.id.encode()), *NEVER_CACHED]
         if self._cors:
             named = {name for name, _ in response.headers}
             headers += [each for each in self._cors if each[0] not in named]

@@ -6,7 +6,12 @@ import re
 import time
 from collections.abc import Mapping
 
-from satrap.errors import InvalidInputError, ModelNotFoundError, UnsupportedError
+from satrap.errors import (
+    InvalidInputError,
+    ModelNotFoundError,
+    ModelVersionNotFoundError,
+    UnsupportedError,
+)
 from satrap.serving.frames import STALE_HEADER, STALENESS_HEADER
 from satrap.serving.model_service import ModelService
 from satrap.serving.request import OK, Prediction
@@ -71,6 +76,9 @@ class InferenceRoutes:
         started = time.perf_counter()
         inputs = await self._inputs(request, asked)
         model = asked.model or self._model(request, asked, inputs)
+        if asked.url_path and not asked.version:
+            self._service.has_workers(model)  # it is known, or an error
+            raise ModelVersionNotFoundError(model, "")
         if request.method == "OPTIONS":
             self._service.has_workers(model, asked.version)  # it is known, or an error
             return document(describe_predictions_of(model))

@@ -5,6 +5,7 @@ Of uvicorn its protocol is used and what starts and stops it; neither its signal
 
 import asyncio
 import socket
+import uuid
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from satrap.errors import InvalidInputError
 from satrap.serving.listening import Address
 from satrap.serving.rest.asgi import HEADERS_AS_SENT, Scope
-from satrap.serving.rest.response import error_document
+from satrap.serving.rest.response import NEVER_CACHED, error_document
 
 __all__ = ["Listener", "bind"]
 
@@ -139,8 +140,13 @@ class _Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """TorchServe's document for what is not HTTP, whatever uvicorn would say."""
         answer = error_document(400, "BadRequestException", "Invalid HTTP message.")
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n%s" % (len(answer.body), answer.body)
-        )
+        headers = [
+            *answer.headers,
+            (b"x-request-id", str(uuid.uuid4()).encode()),
+            *NEVER_CACHED,
+            (b"content-length", b"%d" % len(answer.body)),
+            (b"connection", b"close"),
+        ]
+        lines = b"".join(b"%s: %s\r\n" % header for header in headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + lines + b"\r\n" + answer.body)
         self.transport.close()

@@ -9,13 +9,27 @@ from typing import Any
 from satrap.errors import OverloadedError, SatrapError
 from satrap.serving.status import error_type
 
-__all__ = ["Headers", "RestResponse", "document", "error_document", "error_response", "json_text"]
+__all__ = [
+    "Headers",
+    "NEVER_CACHED",
+    "RestResponse",
+    "document",
+    "error_document",
+    "error_response",
+    "json_text",
+]
 
 Headers = Sequence[tuple[bytes, bytes]]
 
+NEVER_CACHED: Headers = (
+    (b"pragma", b"no-cache"),
+    (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
+    (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
+)
+"""On every answer, as TorchServe has it."""
+
 _JSON: Headers = ((b"content-type", b"application/json"),)
 _RETRY_AFTER_SECONDS = b"1"
-INTERNAL_TYPE = "InternalServerException"
 
 
 @dataclass(frozen=True, slots=True)

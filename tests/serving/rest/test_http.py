@@ -64,6 +64,8 @@ def test_what_is_not_http_is_refused(talk: Any, data: bytes) -> None:
         reply = await connection.reply()
         assert reply.error == (400, "BadRequestException")
         assert reply.document["message"] == "Invalid HTTP message."
+        assert len(reply.headers["x-request-id"]) == 36
+        assert reply.headers["pragma"] == "no-cache"
         assert await connection.reader.read() == b""
         await connection.close()
         assert (await site.ask("GET", "/status/200")).status == 200
