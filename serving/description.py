@@ -56,7 +56,7 @@ def describe_version(
         "sequenceMaxIdleMSec": 0,
         "sequenceTimeoutMSec": 0,
         "maxNumSequence": 0,
-        "maxSequenceJobQueueSize": 1,
+        "maxSequenceJobQueueSize": 0,
         "loadedAtStartup": spec.loaded_at_startup,
         "workers": [_describe_worker(version, status) for status in version.roster.workers()],
         "jobQueueStatus": {

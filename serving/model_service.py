@@ -86,7 +86,7 @@ class ModelService:
         self._registry: Registry[Version] = Registry()
         self._numbers = itertools.count(FIRST_WORKER_NUMBER)
         self._request_ids = _request_ids()
-        self._shards = ShardWatch(settings.shard_addresses, self._shards_said)
+        self._shards = ShardWatch(settings.shard_addresses, self._shards_said, settings.shard_tls)
         self._draining: set[Version] = set()
         self._changes: set[asyncio.Task[Any]] = set()
 
@@ -450,6 +450,7 @@ class ModelService:
             ours_first=self._config.compat == "satrap",
             decode_inputs=self._config.decode_input_request,
             environment=self._settings.worker_environment(),
+            warmup=spec.warmup,
             packages=str(spec.environment.packages) if spec.environment else "",
             python=str(spec.environment.python) if spec.environment and spec.environment.is_fresh else "",
         )

@@ -84,6 +84,11 @@ class Roster:
         return sum(w.state is state for w in self._workers.values())
 
     @property
+    def is_short(self) -> bool:
+        """Fewer than `minimum` workers are ready."""
+        return self.count(WorkerState.READY) < self.minimum
+
+    @property
     def is_hopeless(self) -> bool:
         """Every worker failed to load when it was last started, or there is none: nobody will answer soon."""
         return all(

@@ -237,16 +237,16 @@ class Version:
         self._act(self.roster.scale(minimum, maximum))
 
     async def wait_started(self) -> None:
-        """Wait until the minimum of workers is ready.
+        """Wait until the minimum of workers is ready, and those that were told to end are gone.
 
         Raises:
             WorkerStartError: one could not load its handler, and why.
         """
         self._start_failure = ""
-        while self.roster.count(WorkerState.READY) < self.roster.minimum:
-            if self._start_failure:
+        while (is_short := self.roster.is_short) or self.roster.count(WorkerState.UNLOADING):
+            if is_short and self._start_failure:
                 raise WorkerStartError(self.spec.model, self.spec.version, self._start_failure)
-            if self.roster.count(WorkerState.FAILED):
+            if is_short and self.roster.count(WorkerState.FAILED):
                 raise WorkerStartError(self.spec.model, self.spec.version, "a worker was given up")
             await self._change()
 

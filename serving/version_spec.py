@@ -64,6 +64,7 @@ class VersionSpec:
     device_ids: tuple[int, ...] = ()
     devices: tuple[int, ...] = ()
     downloaded: Path | None = None
+    warmup: str = ""
 
 
 def check_runtime(runtime: str | None) -> None:
@@ -140,6 +141,7 @@ def resolve(
         ),
         max_retry_timeout=_first(options.max_retry_timeout, DEFAULT_MAX_RETRY_TIMEOUT),
         sparse_sequence=options.sparse_sequence,
+        warmup=options.warmup,
         device_ids=tuple(options.device_ids),
         loaded_at_startup=loaded_at_startup,
     )

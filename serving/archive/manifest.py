@@ -95,6 +95,7 @@ class ArchiveOptions:
     """The server's keys of an archive's config file; None where it says nothing. Times in seconds, delay in ms.
 
     `sparse_sequence` is what `satrap: {sparse_sequence: N}` says: the sequence that its embeddings must have reached.
+    `warmup` is the file that `satrap: {warmup: FILE}` names, see `archive.warmup`.
     `device_type` is cpu, gpu or neuron. `extra_files` is what `system: {extraFiles: FILE}` says: an archive within the
     archive, which is unpacked over it.
     """
@@ -108,6 +109,7 @@ class ArchiveOptions:
     max_retry_timeout: int | None = None
     job_queue_size: int | None = None
     sparse_sequence: int | None = None
+    warmup: str = ""
     device_type: str | None = None
     device_ids: Sequence[int] = ()
     extra_files: str = ""
@@ -127,7 +129,8 @@ class ArchiveOptions:
             return cls()
         if not isinstance(document, dict):
             raise ManifestError(f"config file {name} is not a mapping")
-        values = _sparse_sequence(document.get("satrap"), name)
+        sparse_sequence, warmup = _own_section(document.get("satrap"), name)
+        values: dict[str, int] = {}
         for key, (field, least) in _OPTION_KEYS.items():
             value = document.get(key)
             if value is None:
@@ -139,6 +142,8 @@ class ArchiveOptions:
             values[field] = value
         return cls(
             **values,
+            sparse_sequence=sparse_sequence,
+            warmup=warmup,
             device_type=_device_type(document.get("deviceType"), name),
             device_ids=_device_ids(document.get("deviceIds"), name),
             extra_files=_extra_files(document.get("system")),
@@ -175,27 +180,30 @@ _SEQUENCES = 2**32
 """Sequences are below it: they are the ordinals of rows."""
 
 
-def _sparse_sequence(section: object, name: str) -> dict[str, int]:
-    """`sparse_sequence` of the section `satrap`, which is satrap's alone: a key that it does not know is a mistake."""
+def _own_section(section: object, name: str) -> tuple[int | None, str]:
+    """`sparse_sequence` and `warmup` of the section `satrap`; a key that it does not know is a mistake."""
     if section is None:
-        return {}
+        return None, ""
     if not isinstance(section, dict):
         raise ManifestError(
             f"config file {name}: satrap is {section!r}, not a mapping like {{sparse_sequence: 12}}"
         )
-    unknown = [key for key in section if key != "sparse_sequence"]
+    unknown = [key for key in section if key not in ("sparse_sequence", "warmup")]
     if unknown:
         raise ManifestError(
-            f"config file {name}: satrap.{unknown[0]} is unknown; it may have sparse_sequence"
+            f"config file {name}: satrap.{unknown[0]} is unknown; it may have sparse_sequence and warmup"
         )
-    value = section.get("sparse_sequence")
-    if value is None:
-        return {}
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < _SEQUENCES:
+    sequence = section.get("sparse_sequence")
+    if sequence is not None and (
+        not isinstance(sequence, int) or isinstance(sequence, bool) or not 1 <= sequence < _SEQUENCES
+    ):
         raise ManifestError(
-            f"config file {name}: satrap.sparse_sequence is {value!r}, not a whole number from 1 to {_SEQUENCES - 1}"
+            f"config file {name}: satrap.sparse_sequence is {sequence!r}, not a whole number from 1 to {_SEQUENCES - 1}"
         )
-    return {"sparse_sequence": value}
+    warmup = section.get("warmup")
+    if warmup is not None and (not isinstance(warmup, str) or not warmup):
+        raise ManifestError(f"config file {name}: satrap.warmup is {warmup!r}, not a file's name")
+    return sequence, warmup or ""
 
 
 _OPTION_KEYS = {

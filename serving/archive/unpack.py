@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from satrap.serving.archive.manifest import MANIFEST_NAME, ArchiveOptions, Manifest, ManifestError
+from satrap.serving.archive.warmup import WarmupError, read_warmup
 from satrap.serving.frames import Kind, encode, receive_head
 
 __all__ = ["Limits", "UnpackError", "run", "unpack"]
@@ -86,6 +87,11 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
     options = ArchiveOptions.parse(config_file.read_bytes(), manifest.config_file)
     if options.extra_files:
         _unpack_extra_files(options.extra_files, target, budget)
+    if options.warmup:
+        try:
+            read_warmup(target, options.warmup)
+        except WarmupError as error:
+            raise UnpackError(f"its warm-up file {options.warmup!r}: {error}") from error
     return manifest, options
 
 

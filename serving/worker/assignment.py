@@ -25,6 +25,7 @@ class Assignment:
         packages: the site-packages of its environment, which come before the installed ones; empty: it has none.
         python: the interpreter to run it in, a fresh process; empty: it is forked from the template.
         gpu: index of the device, or None for the CPU.
+        warmup: the file of the archive whose requests are answered first, see `archive.warmup`; empty: none.
     """
 
     model: str
@@ -41,6 +42,7 @@ class Assignment:
     packages: str = ""
     python: str = ""
     gpu: int | None = None
+    warmup: str = ""
 
     def to_head(self) -> dict[str, Any]:
         """The frame's head."""

@@ -12,6 +12,7 @@ import yaml
 
 from satrap import __version__
 from satrap.middleware import Marks, hear
+from satrap.serving.archive.warmup import WarmupError, read_warmup
 from satrap.serving.context import Context, RequestProcessor
 from satrap.serving.frames import STALE_HEADER, Bytes, Kind, encode, read_into, receive_head
 from satrap.serving.handler_metrics import Observation
@@ -41,6 +42,9 @@ def run(connection: socket.socket) -> None:
         log.exception("handler %r could not be loaded", assignment.handler)
         _send(connection, Kind.FAILED, {"reason": f"{type(error).__name__}: {error}"}, [])
         return
+    if assignment.warmup and (failure := _warm_up(entry, context, assignment)):
+        _send(connection, Kind.FAILED, {"reason": f"warm-up by {assignment.warmup}: {failure}"}, [])
+        return
     gc.freeze()  # the handler and its model stay: no collection needs to look at them while requests wait
     _send(connection, Kind.READY, {}, [])
     while (batch := _receive_batch(connection, decode=assignment.decode_inputs)) is not None:
@@ -64,6 +68,34 @@ def run(connection: socket.socket) -> None:
                 [o.name, o.value, o.unit, o.type, o.dimensions, o.request, o.is_exact] for o in observations
             ]
         _send(connection, Kind.ANSWER, answered, [a.value for a in answers])
+
+
+def _warm_up(entry: EntryPoint, context: Context, assignment: Assignment) -> str:
+    """Answer the requests of the archive's warm-up file, one by one; returns what went wrong, or nothing."""
+    try:
+        warmup = read_warmup(Path(assignment.directory), assignment.warmup)
+    except (WarmupError, OSError) as error:
+        return str(error)
+    started = time.perf_counter()
+    context.send_part = lambda values, places: None
+    for _ in range(warmup.repeat):
+        for place, inputs in enumerate(warmup.requests):
+            described = [[key, len(value), content_type] for key, (value, content_type) in inputs.items()]
+            _set_requests(context, {"ids": [f"warmup-{place}"], "inputs": [described]})
+            data = {
+                key: decode_input(bytearray(value), content_type)
+                if assignment.decode_inputs
+                else bytearray(value)
+                for key, (value, content_type) in inputs.items()
+            }
+            (answer,) = _predict(entry, [data], context, assignment.max_response_bytes)
+            context.metrics.take()  # they are no request's
+            if answer.code != OK:
+                return f"request {place} was answered {answer.code}: {bytes(answer.value).decode(errors='replace')}"
+    context.send_part = None
+    count = warmup.repeat * len(warmup.requests)
+    log.info("warmed up by %d requests in %.3f s", count, time.perf_counter() - started)
+    return ""
 
 
 def _context(assignment: Assignment) -> Context:

@@ -62,9 +62,13 @@ class Store:
     def add(
         self, file: str, handler: str, *, name: str = "m", version: str = "1.0", **files: str | bytes
     ) -> str:
-        """An archive with that handler source; the url is its file name. `config` is a config file's text."""
+        """An archive with that handler source; the url is its file name.
+
+        `config` is a config file's text, other keywords are files by name.
+        """
         model = {"configFile": "config.yaml"} if "config" in files else {}
-        contents: dict[str, str | bytes] = {"handler.py": textwrap.dedent(handler)}
+        others = {file: content for file, content in files.items() if file != "config"}
+        contents: dict[str, str | bytes] = {"handler.py": textwrap.dedent(handler), **others}
         if "config" in files:
             contents["config.yaml"] = files["config"]
         write_archive(self.directory / file, manifest(name, version, **model), contents)

@@ -312,6 +312,8 @@ def test_the_servers_keys_of_a_config_file() -> None:
         (b"satrap: {sparse_sequence: 1.5}", "satrap.sparse_sequence is 1.5"),
         (b"satrap: {sparse_sequence: '12'}", "satrap.sparse_sequence is '12'"),
         (b"satrap: {sparse_sequence: true}", "satrap.sparse_sequence is True"),
+        (b"satrap: {warmup: 3}", "satrap.warmup is 3, not a file's name"),
+        (b"satrap: {warmup: ''}", "satrap.warmup is ''"),
         (b"- a", "not a mapping"),
         (b"{", "not YAML"),
     ],

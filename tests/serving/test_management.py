@@ -93,6 +93,8 @@ def test_scaling(in_process: Any, open_service: Any, store: Any) -> None:
     assert in_process.run(service.scale("m", "1.0", 1, synchronous=True)) == Outcome(
         "Workers scaled to 1 for model: m, version: 1.0"
     )
+    (described,) = in_process.run(service.describe("m"))
+    assert [worker["status"] for worker in described["workers"]] == ["READY"], "the other is gone by then"
     assert in_process.run(service.scale("m", minimum=0)) == Outcome(
         "Processing worker updates...", OutcomeState.ACCEPTED
     )
