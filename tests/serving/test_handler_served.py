@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
 from satrap import rpc
+from satrap.batch import Batch
 from satrap.client import NO_RETRY, InferenceClient, ManagementClient
 from satrap.errors import InvalidInputError, SatrapError
 from satrap.protos import inference_pb2, inference_pb2_grpc
@@ -105,3 +107,23 @@ def test_a_bad_request_of_a_batch_alone_gets_its_error(
     assert "at byte" in str(cut)
     assert isinstance(unknown, InvalidInputError)
     assert "'fx'" in str(unknown)
+
+    assert with_pyarrow(running.process.pid) == []
+    with InferenceClient(inference) as client:
+        np.testing.assert_array_equal(client.infer("total", Batch.from_bytes(good).to_arrow()), first)
+    with ManagementClient(management) as manager:
+        (described,) = manager.describe("total")
+    assert with_pyarrow(running.process.pid) == [worker.pid for worker in described.workers]
+
+
+def with_pyarrow(pid: int) -> list[int]:
+    """Which processes below that one have pyarrow loaded, from the worker at its first Arrow batch only.
+
+    Embedding servers read Arrow files, and are left out.
+    """
+    return [
+        process.pid
+        for process in psutil.Process(pid).children(recursive=True)
+        if "embedding-server" not in process.cmdline()
+        and any("libarrow" in mapped.path for mapped in process.memory_maps())
+    ]
