@@ -15,9 +15,11 @@ from pathlib import Path
 import grpc
 import hypothesis
 import pytest
+import trustme
 
 from satrap import rpc
 from satrap.protos import embedding_pb2, embedding_pb2_grpc
+from satrap.tls import Tls
 
 
 def pytest_configure() -> None:
@@ -99,7 +101,9 @@ class Commands:
         self._tables = tables
         self._running: list[Command] = []
 
-    def __call__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> Command:
+    def __call__(
+        self, *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> Command:
         """Start `satrap ARGUMENTS` and wait for its ready line; a command that ends instead fails the test.
 
         Each has a table directory of its own, unless the arguments or `env` name one.
@@ -117,6 +121,7 @@ class Commands:
                 stderr=stderr,
                 text=True,
                 env=env,
+                cwd=cwd,
             )
         command = Command(process, "", log)
         self._running.append(command)
@@ -222,6 +227,45 @@ def _fake_shards() -> Iterator[Callable[[int], list[FakeShard]]]:
     yield start
     for shard in started:
         shard.stop()
+
+
+@dataclass(frozen=True)
+class Certificates:
+    """PEM files: ours and a stranger's, each of an authority of its own, for 127.0.0.1 and localhost.
+
+    `elsewhere` is of our authority, for another host.
+    """
+
+    ours: Tls
+    strangers: Tls
+    elsewhere: Tls
+
+    @property
+    def only_authority(self) -> Tls:
+        """What a client has that shows no certificate."""
+        return Tls(authority=self.ours.authority)
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    """Certificates made on the spot."""
+    folder = tmp_path_factory.mktemp("certificates")
+
+    def made(who: str, authority: trustme.CA, *hosts: str) -> Tls:
+        pair = authority.issue_cert(*hosts)
+        tls = Tls(*(str(folder / f"{who}-{part}.pem") for part in ("certificate", "key", "authority")))
+        for pem in pair.cert_chain_pems:
+            pem.write_to_path(tls.certificate, append=True)
+        pair.private_key_pem.write_to_path(tls.private_key)
+        authority.cert_pem.write_to_path(tls.authority)
+        return tls
+
+    our_authority, local = trustme.CA(), ("127.0.0.1", "localhost")
+    return Certificates(
+        made("our", our_authority, *local),
+        made("stranger", trustme.CA(), *local),
+        made("elsewhere", our_authority, "elsewhere.example"),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ class Place:
     def covers(self, difference: Difference) -> bool:
         """Whether it is this difference."""
         return (
-            fnmatch.fnmatchcase(difference.scenario, self.scenario)
+            difference.scenario == self.scenario
             and difference.part in self.parts
             and any(_matches(difference.call, pattern) for pattern in self.calls)
             and re.search(self.ours, difference.ours, re.DOTALL) is not None
@@ -110,9 +110,7 @@ def sort_out(
         if not covering:
             unmeant.append(difference)
     gone = [
-        pair
-        for number, pair in enumerate(places)
-        if number not in seen and any(fnmatch.fnmatchcase(name, pair[1].scenario) for name in scenarios)
+        pair for number, pair in enumerate(places) if number not in seen and pair[1].scenario in scenarios
     ]
     return unmeant, gone
 
@@ -151,14 +149,15 @@ def _deliberate(entry: Mapping[str, Any]) -> Deliberate:
         entry["torchserve"],
         entry["satrap"],
         entry["why"],
-        [_place(place) for place in entry.get("seen", [])],
+        [place for places in entry.get("seen", []) for place in _places(places)],
     )
 
 
-def _place(entry: Mapping[str, Any]) -> Place:
-    return Place(
-        entry.get("scenario", "*"), _texts(entry["calls"]), _texts(entry["parts"]), entry.get("ours", "")
-    )
+def _places(entry: Mapping[str, Any]) -> list[Place]:
+    return [
+        Place(scenario, _texts(entry["calls"]), _texts(entry["parts"]), entry.get("ours", ""))
+        for scenario in _texts(entry["scenario"])
+    ]
 
 
 def _texts(value: str | Sequence[str]) -> Sequence[str]:

@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from model_archiver.model_archiver_config import ModelArchiverConfig
-from model_archiver.model_packaging import package_model
-from model_archiver.model_packaging_utils import ModelExportUtils
 from PIL import Image
 from torch import nn
 
@@ -171,6 +169,12 @@ def _by_hand(store: Path) -> None:
 
 def _archive(store: Path, name: str, handler: str | Path, *, file: str = "", **given: Any) -> None:
     source = handler if isinstance(handler, Path) or handler == "base_handler" else _HANDLERS / handler
+    with warnings.catch_warnings(
+        action="ignore", category=ResourceWarning
+    ):  # it leaves files open when imported
+        from model_archiver.model_archiver_config import ModelArchiverConfig
+        from model_archiver.model_packaging import package_model
+        from model_archiver.model_packaging_utils import ModelExportUtils
     config = ModelArchiverConfig(
         model_name=name,
         handler=str(source),
