@@ -212,8 +212,8 @@ def _shared_memory() -> Path | None:
 
 def _addresses(line: str) -> tuple[str, str]:
     """Inference and management address from the ready line."""
-    words = line.replace(",", "").split()
-    return words[words.index("(inference)") - 1], words[words.index("(management):") - 1]
+    words = line.replace(",", "").replace("):", ")").split()
+    return words[words.index("(inference)") - 1], words[words.index("(management)") - 1]
 
 
 def _stay(
