@@ -99,7 +99,7 @@ def _import(name: str, directory: Path) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] == "ts":
             raise HandlerError(
-                f"handler {name!r} imports {error.name!r}, which satrap does not have: docs/torchserve.md lists "
+                f"handler {name!r} imports {error.name!r}, which satrap does not have: docs/handlers.md lists "
                 "what it has of TorchServe's modules"
             ) from error
         if error.name != module.partition(".")[0]:
