@@ -23,7 +23,7 @@ class RequestProcessor:
         self._request_header = dict(request_header)
         self._response_header: dict[str, str] = {}
         self._status = 200
-        self._phrase = ""
+        self._phrase: str | None = None
 
     def get_request_property(self, key: str) -> Any:
         """One request header, or None. Letters' case counts only where two headers differ in nothing else."""
@@ -39,14 +39,14 @@ class RequestProcessor:
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
         """Choose the answer's HTTP status."""
-        self._status, self._phrase = code, reason_phrase or ""
+        self._status, self._phrase = code, reason_phrase
 
     def get_response_status_code(self) -> int:
         """The answer's HTTP status."""
         return self._status
 
-    def get_response_status_phrase(self) -> str:
-        """The answer's reason phrase."""
+    def get_response_status_phrase(self) -> str | None:
+        """The answer's reason phrase, or None where none was chosen."""
         return self._phrase
 
     def add_response_property(self, key: str, value: str) -> None:
@@ -117,9 +117,10 @@ class Context:
         """All headers of the request at `idx`."""
         return self.request_processor[idx].get_request_properties()
 
-    def get_sequence_id(self, idx: int = 0) -> str:
-        """The sequence id that the client gave for the request at `idx`; empty when it gave none."""
-        return str(self.get_request_header(idx, self.header_key_sequence_id) or "")
+    def get_sequence_id(self, idx: int = 0) -> str | None:
+        """The sequence id that the client gave for the request at `idx`, or None."""
+        given = self.get_request_header(idx, self.header_key_sequence_id)
+        return None if given is None else str(given)
 
     def send_intermediate(self, values: Any, places: Iterable[int] | None = None) -> None:
         """Send a part of the answers now: `values[place]` for each place, all of the batch if none are given.
@@ -158,7 +159,7 @@ class Context:
         for processor in self.request_processor:
             processor.report_status(code, phrase)
 
-    def get_response_status(self, idx: int) -> tuple[int, str]:
+    def get_response_status(self, idx: int) -> tuple[int, str | None]:
         """The HTTP status and reason phrase set for the answer at `idx`."""
         processor = self.request_processor[idx]
         return processor.get_response_status_code(), processor.get_response_status_phrase()

@@ -173,7 +173,7 @@ def _head_of(answer: Answer, processor: RequestProcessor) -> list[Any]:
         answer.code,
         len(answer.value),
         status,
-        phrase,
+        phrase or "",
         {key: str(value) for key, value in headers.items()},
     ]
 

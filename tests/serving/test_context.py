@@ -29,7 +29,7 @@ def test_requests() -> None:
     assert c.get_request_header(0, "data") == {"content-type": ""}
     assert c.get_request_header(1, "data") is None
     assert c.get_all_request_header(0) == {"data": {"content-type": ""}}
-    assert c.get_sequence_id() == ""
+    assert c.get_sequence_id() is None
     assert Context("m", "/", {}, 1, None, "0").get_request_id() == ""
 
 
@@ -51,7 +51,7 @@ def test_answers() -> None:
     assert c.get_response_headers(0) == {"content-type": "text/plain", "x": "y"}
     assert c.get_response_headers(1) == {}
     c.set_response_status(404, "nothing", 1)
-    assert c.get_response_status(0) == (200, "")
+    assert c.get_response_status(0) == (200, None)
     assert c.get_response_status(1) == (404, "nothing")
     c.set_all_response_status(500, "all")
     assert c.get_response_status(0) == c.get_response_status(1) == (500, "all")
