@@ -125,18 +125,30 @@ class FunctionHandler(RefusingHandler):
         return self.accepted(data, self._sample)
 
     def inference(self, data: list[torch.Tensor], *args: Any, **kwargs: Any) -> list[Any]:
-        """The model's output for each sample."""
+        """The model's output for each sample; where it fails on samples of one shape, that is their error alone."""
         outputs: list[Any] = [None] * len(data)
         groups: dict[Hashable, list[int]] = {}
         for place, sample in enumerate(data):
             groups.setdefault((sample.dtype, sample.shape), []).append(place)
         for places in groups.values():
-            batch = torch.stack([data[place] for place in places]).to(self.device)
-            with torch.inference_mode():
-                output = self.model(batch, *args, **kwargs)
-            for place, part in zip(places, _parts(output, len(places)), strict=True):
+            for place, part in zip(
+                places, self._forward([data[place] for place in places], *args, **kwargs), strict=True
+            ):
                 outputs[place] = part
         return outputs
+
+    def _forward(self, samples: list[torch.Tensor], *args: Any, **kwargs: Any) -> list[Any]:
+        try:
+            with torch.inference_mode():
+                output = self.model(torch.stack(samples).to(self.device), *args, **kwargs)
+                return _parts(output, len(samples))
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever the model thinks of these samples
+            if "CUDA" in str(error):
+                raise  # most likely the GPU's memory: nothing of these samples, see `results.error_answer`
+            log.exception("the model failed on %d samples of shape %s", len(samples), tuple(samples[0].shape))
+            return [PredictionException("Prediction failed", 503)] * len(samples)
 
     def postprocess(self, data: list[Any]) -> list[Any]:
         """The answer to each sample, or the error of its own that it has."""
@@ -158,6 +170,8 @@ class FunctionHandler(RefusingHandler):
             raise PredictionException(f"the input cannot become a tensor: {error}", 400) from error
 
     def _answer(self, output: Any) -> Any:
+        if isinstance(output, PredictionException):
+            return output
         if self.functions.postprocess is None:
             return _plain(output)
         try:

@@ -218,9 +218,28 @@ class Wrong(torch.nn.Module):
         return x.sum()
 
 
-def test_an_output_that_is_not_per_sample_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"output of shape \(\) is not for 1 samples"):
-        ask(initialized(tmp_path, init_function=Wrong), {"data": [1.0]})
+def test_an_output_that_is_not_per_sample_is_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (error,) = ask(initialized(tmp_path, init_function=Wrong), {"data": [1.0]})
+    assert (error.message, error.error_code) == ("Prediction failed", 503)
+    assert "the model's output of shape () is not for 1 samples" in caplog.text
+
+
+class Picky(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] == 7:
+            raise MemoryError
+        return x @ torch.ones(2, 1)
+
+
+def test_samples_that_the_model_cannot_take_fail_alone(tmp_path: Path) -> None:
+    handler = initialized(tmp_path, init_function=Picky)
+    first, wrong, last = ask(handler, {"data": [1.0, 2.0]}, {"data": [1.0, 2.0, 3.0]}, {"data": [2.0, 2.0]})
+    assert (first, last) == ([3.0], [4.0])
+    assert wrong.error_code == 503
+    with pytest.raises(MemoryError):
+        ask(handler, {"data": [1.0] * 7})
 
 
 def test_the_directory_is_prepared_once_for_all_workers(tmp_path: Path) -> None:
