@@ -90,7 +90,7 @@ def build(
     When the peer of `connection` closes, the installer is killed. `timeout` is seconds for the installer.
 
     Raises:
-        BuildError: pip failed, took too long, or brought another satrap.
+        BuildError: pip failed, took too long, or brought another satrap; others may write into the cache.
         HungUpError: the peer closed.
         OSError: the cache cannot be written.
     """
@@ -99,6 +99,7 @@ def build(
     server_packages = _server_packages()
     key = environment_key(requirements, directory, server_packages)
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _check_owner(cache)
     target = cache / key
     with (cache / f"{key}.lock").open("a") as lock:
         _acquire(lock.fileno(), connection)
@@ -139,8 +140,31 @@ def _install(
     with log.open("wb") as output:
         for command in commands:
             _run(command, directory, output.fileno(), deadline, lock, connection, log)
+    if linked := _linked_to(directory, _packages_of(target)):
+        raise BuildError(
+            f"its requirements file leaves {linked} linked to the archive's own directory, which goes with the "
+            "version: install it without -e"
+        )
     if "satrap" in distributions(_packages_of(target)):
         raise BuildError("its requirements file brings another satrap than the one that serves: leave it out")
+
+
+def _check_owner(cache: Path) -> None:
+    """Workers run what lies there, so nobody else may write it."""
+    state = cache.stat()
+    if state.st_uid not in (os.getuid(), 0) or state.st_mode & 0o022:
+        raise BuildError(
+            f"others may write into {cache}: take that right from them (chmod go-w), or name another directory "
+            "(serving.environments_directory)"
+        )
+
+
+def _linked_to(directory: Path, packages: Path) -> str:
+    """The first file beside the packages that leads into `directory`, as editable installations have them."""
+    for file in sorted(packages.iterdir()):
+        if file.suffix in (".pth", ".egg-link", ".py") and str(directory) in file.read_text(errors="replace"):
+            return file.name
+    return ""
 
 
 def _run(

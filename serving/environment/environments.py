@@ -21,7 +21,11 @@ _CHUNK = 64 * 1024
 
 
 def default_cache() -> Path:
-    """Where environments are kept unless the configuration says otherwise: the user's own cache directory."""
+    """Where environments are kept unless the configuration says otherwise: the user's own cache directory.
+
+    Raises:
+        RuntimeError: this user has none.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "satrap" / "environments"
 
 
@@ -51,10 +55,18 @@ class Environments:
                 *(spec.url, requirements),
             )
             return None
+        try:
+            cache = self._cache()
+        except RuntimeError as error:  # no home directory
+            raise RequirementsError(
+                spec.url,
+                spec.model,
+                f"{error} Name a directory for environments: serving.environments_directory",
+            ) from error
         head = {
             "requirements": str(spec.directory / requirements),
             "directory": str(spec.directory),
-            "cache": str(self._cache()),
+            "cache": str(cache),
             "timeout": self._config.install_timeout_seconds,
         }
         log.info("%s: looking for the environment of its requirements file %s", spec.url, requirements)

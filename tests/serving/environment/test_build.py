@@ -89,6 +89,21 @@ def test_another_satrap_is_refused(tmp_path: Path, archive: Path, connection, ma
         build(requirements(archive, f"./{wheel.name}"), archive, tmp_path / "cache", 100, connection[0])
 
 
+def test_what_is_linked_to_the_archive_is_refused(tmp_path: Path, archive: Path, connection, make_wheel):
+    wheel = make_wheel(archive, "linked", "1.0", {"linked.pth": f"{archive}/src\n"})
+    with pytest.raises(BuildError, match=r"leaves linked\.pth linked to the archive's own directory"):
+        build(requirements(archive, f"./{wheel.name}"), archive, tmp_path / "cache", 100, connection[0])
+
+
+def test_a_cache_that_others_may_write(tmp_path: Path, archive: Path, connection):
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    cache.chmod(0o777)
+    with pytest.raises(BuildError, match="others may write into"):
+        build(requirements(archive), archive, cache, 100, connection[0])
+    assert not list(cache.iterdir())
+
+
 def test_a_file_that_is_not_in_the_archive(tmp_path: Path, archive: Path, connection):
     (tmp_path / "outside.txt").write_text("")
     for name in ("missing.txt", "../outside.txt", "."):
