@@ -25,6 +25,7 @@ from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.metrics import MetricsServer
 from satrap.protos import embedding_pb2, embedding_pb2_grpc
 from satrap.storage import StorageKind, open_storage
+from satrap.tls import Tls
 
 __all__ = ["EmbeddingServerSettings", "run"]
 
@@ -54,6 +55,8 @@ class EmbeddingServerSettings:
     is not known.
 
     Metrics are told at `metrics_port` (0 picks a free one), counted up by the replica index; None: not at all.
+
+    With `tls` its ports are for those who show a certificate of that authority.
     """
 
     host: str = "127.0.0.1"
@@ -75,6 +78,7 @@ class EmbeddingServerSettings:
     updates: UpdatesConfig = field(default_factory=UpdatesConfig)
     dims: frozenset[int] | None = None
     metrics_port: int | None = None
+    tls: Tls | None = None
 
 
 def run(
@@ -136,7 +140,7 @@ def _serve(
     embedding_pb2_grpc.add_EmbeddingServiceServicer_to_server(service, server)
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     _set_health(checks, health_pb2.HealthCheckResponse.NOT_SERVING)
-    port = rpc.listen(server, rpc.address(settings.host, settings.port))
+    port = rpc.listen(server, rpc.address(settings.host, settings.port), settings.tls)
     if settings.unix_address is not None:
         rpc.listen(server, settings.unix_address)
     metrics = _metrics(settings, service)
@@ -180,8 +184,9 @@ def _metrics(settings: EmbeddingServerSettings, service: EmbeddingService) -> Me
     if settings.metrics_port is None:
         return None
     port = settings.metrics_port and settings.metrics_port + settings.replica_index
-    metrics = MetricsServer(settings.host, port, service.status, settings.namespace)
-    log.info("metrics at http://%s/metrics", rpc.address(settings.host, metrics.start()))
+    metrics = MetricsServer(settings.host, port, service.status, settings.namespace, settings.tls)
+    scheme = "http" if settings.tls is None else "https"
+    log.info("metrics at %s://%s/metrics", scheme, rpc.address(settings.host, metrics.start()))
     return metrics
 
 

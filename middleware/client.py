@@ -23,6 +23,7 @@ from satrap.middleware.rotation import Rotation
 from satrap.middleware.wire import lookup_stub, marks_of_metadata
 from satrap.protos import middleware_pb2 as pb
 from satrap.protos import middleware_pb2_grpc as pb_grpc
+from satrap.tls import Tls
 
 __all__ = ["MiddlewareClient"]
 
@@ -36,8 +37,12 @@ class MiddlewareClient:
     Any number of threads may look up at once. Nothing connects before the first call; make it after a fork.
     """
 
-    def __init__(self, addresses: Sequence[str], *, lookup_timeout: float = 5.0) -> None:
+    def __init__(
+        self, addresses: Sequence[str], *, lookup_timeout: float = 5.0, tls: Tls | None = None
+    ) -> None:
         """Take the addresses, `host:port` or `unix:path`, and seconds that a lookup may take.
+
+        `tls`: what is shown to the middleware, and whom to believe; None: the way there is not encrypted.
 
         Raises:
             InvalidInputError: there are no addresses.
@@ -46,6 +51,7 @@ class MiddlewareClient:
             raise InvalidInputError("no middleware addresses: give at least one host:port")
         self._addresses = tuple(addresses)
         self._timeout = lookup_timeout
+        self._tls = tls
         self._lock = threading.Lock()  # guards the two below
         self._rotation = Rotation(len(addresses))
         self._channels: dict[int, grpc.Channel] = {}
@@ -178,7 +184,7 @@ class MiddlewareClient:
             if self._closed.is_set():
                 raise InvalidInputError("this middleware client is closed")
             if place not in self._channels:
-                self._channels[place] = rpc.channel(self._addresses[place])
+                self._channels[place] = rpc.channel(self._addresses[place], tls=self._tls)
             return self._channels[place]
 
 

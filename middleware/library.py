@@ -22,6 +22,7 @@ from satrap.middleware.marks import age_ms, tell
 from satrap.middleware.plan import PlanInput, make_plan
 from satrap.middleware.shards import RpcShard, Shard, ShardState
 from satrap.middleware.slots import resolve_slots
+from satrap.tls import Tls
 
 __all__ = ["Middleware"]
 
@@ -59,6 +60,7 @@ class Middleware:
         local: bool = True,
         orphan_grace_seconds: float = 5.0,
         source: Path | str = "embedding config",
+        tls: Tls | None = None,
     ) -> None:
         """Resolve the slots.
 
@@ -70,6 +72,7 @@ class Middleware:
             local: Attach the tables of this machine's shards.
             orphan_grace_seconds: How long the table of a server that is gone is used, its answers marked stale.
             source: Where the config comes from, for errors.
+            tls: What is shown to shards at a host and a port, and whom to believe; None: those are not encrypted.
 
         Raises:
             ConfigError: the config's groups and slots contradict each other.
@@ -86,6 +89,7 @@ class Middleware:
         self._coalesce = coalesce
         self._local = local
         self._grace = orphan_grace_seconds
+        self._tls = tls
         self._lock = threading.Lock()  # guards the two below while they are made and closed
         self._shards: tuple[Shard, ...] = ()
         self._attacher: Attacher | None = None
@@ -184,7 +188,8 @@ class Middleware:
         """The ways to all shards; the thread that attaches their tables is started."""
         size = len(self._addresses)
         by_rpc = [
-            RpcShard(index, size, address, self._timeout) for index, address in enumerate(self._addresses)
+            RpcShard(index, size, address, self._timeout, self._tls)
+            for index, address in enumerate(self._addresses)
         ]
         shards: Sequence[Shard] = (
             [CoalescingShard(shard, _CALLS_IN_FLIGHT) for shard in by_rpc] if self._coalesce else by_rpc

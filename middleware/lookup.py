@@ -54,7 +54,11 @@ def open_lookup(addresses: Sequence[str], environ: Mapping[str, str]) -> Embeddi
     path = environ.get("PERSIA_GLOBAL_CONFIG")
     config = load_global_config(path, config_log.warning) if path else GlobalConfig()
     if LOCAL_ADDRESS not in addresses:
-        return MiddlewareClient(addresses, lookup_timeout=config.middleware.lookup_timeout_seconds)
+        return MiddlewareClient(
+            addresses,
+            lookup_timeout=config.middleware.lookup_timeout_seconds,
+            tls=config.internal_tls.files,
+        )
     if len(addresses) > 1:
         raise InvalidInputError(
             f"{LOCAL_ADDRESS} cannot be used together with other addresses: {', '.join(addresses)}"
@@ -78,4 +82,5 @@ def _local(config: GlobalConfig, environ: Mapping[str, str]) -> Middleware:
         local=config.middleware.local_lookup,
         orphan_grace_seconds=config.middleware.orphan_grace_seconds,
         source=Path(path),
+        tls=config.internal_tls.files,
     )

@@ -19,6 +19,7 @@ from satrap.middleware.error_details import to_metadata
 from satrap.middleware.library import Middleware
 from satrap.middleware.wire import batch_of_request, metadata_of_marks
 from satrap.protos import middleware_pb2 as pb
+from satrap.tls import Tls
 
 __all__ = ["MiddlewareService", "MiddlewareSettings", "run"]
 
@@ -30,7 +31,10 @@ _SERVICE = pb.DESCRIPTOR.services_by_name["MiddlewareService"].full_name
 
 @dataclass(frozen=True)
 class MiddlewareSettings:
-    """One middleware server: `shards` are the embedding servers' addresses in order, port 0 picks a free port."""
+    """One middleware server: `shards` are the embedding servers' addresses in order, port 0 picks a free port.
+
+    `tls`: what it shows its clients and the embedding servers, and whom it believes.
+    """
 
     embedding_config: EmbeddingConfig
     shards: Sequence[str]
@@ -41,6 +45,7 @@ class MiddlewareSettings:
     local_lookup: bool = True
     orphan_grace_seconds: float = 5.0
     source: Path | str = "embedding config"
+    tls: Tls | None = None
 
 
 class MiddlewareService:
@@ -116,12 +121,13 @@ def run(settings: MiddlewareSettings, stop: threading.Event, on_ready: Callable[
         local=settings.local_lookup,
         orphan_grace_seconds=settings.orphan_grace_seconds,
         source=settings.source,
+        tls=settings.tls,
     )
     server = rpc.server(settings.rpc_threads)
     MiddlewareService(middleware).add_to(server)
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
-    port = rpc.listen(server, rpc.address(settings.host, settings.port))
+    port = rpc.listen(server, rpc.address(settings.host, settings.port), settings.tls)
     with middleware:
         server.start()
         try:

@@ -11,6 +11,7 @@ from satrap import rpc
 from satrap.errors import RemoteError, SatrapError, ShardMismatchError, ShardUnavailableError
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
+from satrap.tls import Tls
 
 __all__ = ["Answer", "Group", "LookupTotals", "Rows", "RpcShard", "Shard", "ShardState"]
 
@@ -93,11 +94,13 @@ class RpcShard:
     A lost server is no lost shard: the channel connects again by itself within a second of the server's return.
     """
 
-    def __init__(self, replica_index: int, replica_size: int, address: str, timeout: float) -> None:
+    def __init__(
+        self, replica_index: int, replica_size: int, address: str, timeout: float, tls: Tls | None = None
+    ) -> None:
         """`timeout`, in seconds, is for each lookup."""
         self.replica_index, self.replica_size, self.address = replica_index, replica_size, address
         self._timeout = timeout
-        self._channel = rpc.channel(address, threadless_streams=True)
+        self._channel = rpc.channel(address, threadless_streams=True, tls=tls)
         self._stub = pb_grpc.EmbeddingServiceStub(self._channel)
         # On the wire one answer and a stream of one answer are the same; read as a stream it needs no thread of
         # gRPC's to hand it over, which takes a quarter off a lookup at two shards.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from satrap.config.global_config import ModelConfig, ServingConfig
 from satrap.serving.listening import Listening
+from satrap.tls import Tls
 
 __all__ = ["LOCAL_SERVICE_VARIABLES", "ServingSettings"]
 
@@ -35,6 +36,7 @@ class ServingSettings:
         embedding_config: the file, for the middleware in workers.
         shards: addresses of the embedding servers, comma-separated; None takes `infer_config.servers`.
         shard_addresses: the same servers, in order, for the frontend itself.
+        shard_tls: what the frontend shows to them, and whom it believes; None: the way there is not encrypted.
     """
 
     config: ServingConfig = field(default_factory=ServingConfig)
@@ -52,6 +54,7 @@ class ServingSettings:
     embedding_config: Path | None = None
     shards: str | None = None
     shard_addresses: Sequence[str] = ()
+    shard_tls: Tls | None = None
 
     def worker_environment(self) -> dict[str, str]:
         """The variables that a worker gets on top of this process's own.

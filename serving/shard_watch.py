@@ -14,6 +14,7 @@ from satrap import rpc
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
 from satrap.serving.sparse_gate import ShardProgress, progress_of, unreachable
+from satrap.tls import Tls
 
 __all__ = ["ShardWatch"]
 
@@ -25,10 +26,16 @@ class ShardWatch:
     """The embedding servers in order. Nothing connects before the first question."""
 
     def __init__(
-        self, addresses: Sequence[str], on_progress: Callable[[Sequence[ShardProgress]], bool]
+        self,
+        addresses: Sequence[str],
+        on_progress: Callable[[Sequence[ShardProgress]], bool],
+        tls: Tls | None = None,
     ) -> None:
-        """Take the addresses, and whom to tell while watching; that returns whether to go on."""
-        self._addresses, self._on_progress = tuple(addresses), on_progress
+        """Take the addresses, and whom to tell while watching; that returns whether to go on.
+
+        `tls`: what is shown to servers at a host and a port, and whom to believe.
+        """
+        self._addresses, self._on_progress, self._tls = tuple(addresses), on_progress, tls
         self._channels: list[grpc.aio.Channel] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -44,7 +51,7 @@ class ShardWatch:
     async def ask(self) -> list[ShardProgress]:
         """What every server says now, within a second."""
         if not self._channels:
-            self._channels = [rpc.aio_channel(address) for address in self._addresses]
+            self._channels = [rpc.aio_channel(address, tls=self._tls) for address in self._addresses]
         return await asyncio.gather(*(self._ask(index) for index in range(len(self._addresses))))
 
     async def close(self) -> None:

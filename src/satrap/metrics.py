@@ -5,8 +5,9 @@ Every number is what Status says at the moment of the scrape, so metrics, `satra
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from threading import Thread
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -20,6 +21,7 @@ from prometheus_client.registry import Collector
 
 from satrap.errors import UnavailableError
 from satrap.protos import embedding_pb2 as pb
+from satrap.tls import Tls
 
 __all__ = ["MetricsServer", "StatusCollector", "families"]
 
@@ -116,12 +118,33 @@ class StatusCollector(Collector):
         return families(self._status(), self._namespace, time.time_ns())
 
 
+def _https(tls: Tls | None) -> Mapping[str, Any]:
+    if tls is None:
+        return {}
+    return {
+        "certfile": tls.certificate,
+        "keyfile": tls.private_key,
+        "client_cafile": tls.authority or None,
+        "client_auth_required": bool(tls.authority),
+    }
+
+
 class MetricsServer:
     """Answers GET /metrics at an address, on threads of its own, from `start` to `close`."""
 
-    def __init__(self, host: str, port: int, status: Callable[[], pb.StatusResponse], namespace: str) -> None:
-        """Port 0 picks a free one. `status` may be called from any thread at any time."""
-        self._host, self._port = host, port
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        status: Callable[[], pb.StatusResponse],
+        namespace: str,
+        tls: Tls | None = None,
+    ) -> None:
+        """Port 0 picks a free one. `status` may be called from any thread at any time.
+
+        With `tls` it is HTTPS, and who asks shows a certificate of its authority.
+        """
+        self._host, self._port, self._tls = host, port, tls
         self._registry = CollectorRegistry()
         self._registry.register(StatusCollector(status, namespace))
         self._running: tuple[WSGIServer, Thread] | None = None
@@ -133,7 +156,7 @@ class MetricsServer:
             UnavailableError: the port is taken, or the address is not this machine's.
         """
         try:
-            self._running = start_http_server(self._port, self._host, self._registry)
+            self._running = start_http_server(self._port, self._host, self._registry, **_https(self._tls))
         except OSError as error:
             raise UnavailableError(
                 f"metrics cannot be served at {self._host}:{self._port} ({error.strerror or error}): change "

@@ -153,16 +153,20 @@ def aio_server(
     return grpc.aio.server(options=options, interceptors=interceptors or None)
 
 
-def check_bind_host(host: str, *, insecure: bool) -> None:
-    """Refuse an address that others can reach unless the user said so.
+def check_bind_host(host: str, *, insecure: bool, tls: Tls | None = None) -> None:
+    """Refuse an address that others can reach unless its callers show certificates, or the user said so.
 
     Raises:
-        InvalidInputError: `host` is not a loopback address and `insecure` is false.
+        InvalidInputError: `host` is not a loopback address, and there is neither `tls` nor `insecure`; or a file of
+            `tls` cannot be used.
     """
-    if not insecure and not is_loopback(host):
+    if tls is not None:
+        tls.check()
+    elif not insecure and not is_loopback(host):
         raise errors.InvalidInputError(
-            f"refusing to listen on {host}: anybody who reaches it could use it without a token and without "
-            "encryption. Use a loopback address (127.0.0.1), or pass --insecure if the network is yours"
+            f"refusing to listen on {host}: anybody who reaches it could use it, and read what is sent. Use a loopback "
+            "address (127.0.0.1), name certificates in internal_tls of global_config.yaml (docs/security.md), or pass "
+            "--insecure if the network is yours"
         )
 
 

@@ -64,8 +64,8 @@ def test_health_follows_the_load(persia_data, monkeypatch, refused, table_direct
     listening, ready, real = [], [], loading.load_file
     listen = rpc.listen
 
-    def note(server: grpc.Server, address: str) -> int:
-        listening.append(listen(server, address))
+    def note(server: grpc.Server, address: str, tls: object = None) -> int:
+        listening.append(listen(server, address, tls))
         return listening[-1]
 
     def wait(*arguments: object, **options: object) -> int:

@@ -110,7 +110,7 @@ def status(
 
     config = options.read_global_config(global_config)
     directory = options.table_directory_of(table_directory, config)
-    answers = ask(servers_to_ask(shards, config, directory), middleware)
+    answers = ask(servers_to_ask(shards, config, directory), middleware, config.internal_tls.files)
     show(answers, as_json=as_json, with_way=middleware is not None)
     if not all(answer.is_ready for answer in answers):
         raise typer.Exit(1)

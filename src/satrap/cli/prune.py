@@ -56,6 +56,7 @@ def prune(
             margin_seconds=config.updates.persia_replay_margin_seconds,
             keep=keep,
             servers=tuple(addresses),
+            tls=config.internal_tls.files,
         )
     )
     if yes:

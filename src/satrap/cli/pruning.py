@@ -22,6 +22,7 @@ from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
 from satrap.retention import PrunePlan, ServerPosition, plan_pruning
 from satrap.storage import Storage, StorageKind, open_storage
+from satrap.tls import Tls
 
 __all__ = ["Asked", "Survey", "remove", "show", "survey"]
 
@@ -38,6 +39,7 @@ class Asked:
     margin_seconds: int = 600
     keep: int = 2
     servers: tuple[str, ...] = ()
+    tls: Tls | None = None
 
 
 @dataclass
@@ -68,7 +70,7 @@ def survey(asked: Asked, *, now_ns: int | None = None) -> Survey:
         found.append(find_checkpoints(open_storage(asked.checkpoints), asked.margin_seconds))
     if asked.packets:
         found.append(find_packets(open_storage(asked.packets, asked.storage)))
-    servers, remarks = _ask(asked.servers)
+    servers, remarks = _ask(asked.servers, asked.tls)
     plan = plan_pruning(
         [checkpoint for place in found for checkpoint in place.checkpoints],
         [packet for place in found for packet in place.packets],
@@ -169,13 +171,13 @@ def _facts(plan: PrunePlan, remarks: Sequence[str], removed: bool) -> dict[str, 
     }
 
 
-def _ask(addresses: Sequence[str]) -> tuple[list[ServerPosition], list[str]]:
+def _ask(addresses: Sequence[str], tls: Tls | None) -> tuple[list[ServerPosition], list[str]]:
     """How far each server is, and what to say of those that did not answer."""
     if not addresses:
         return [], ["no embedding server is known (--shards): what one has not applied yet is not looked at"]
-    refused = {said.address: said for said in ask_all(addresses, _list_quarantine)}
+    refused = {said.address: said for said in ask_all(addresses, _list_quarantine, tls=tls)}
     servers, remarks = [], []
-    for said in status_of_all(addresses):
+    for said in status_of_all(addresses, tls):
         if said.answer is None:
             remarks.append(
                 f"{said.address} was not asked ({said.error}): if it misses packets that go now, it has to load a "

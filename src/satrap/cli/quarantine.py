@@ -12,6 +12,7 @@ from satrap.cli.shards import Said, ask_all, status_of_all
 from satrap.cli.update_status import age
 from satrap.errors import InvalidInputError, NotFoundError, SatrapError
 from satrap.protos import embedding_pb2 as pb
+from satrap.tls import Tls
 
 __all__ = ["Refused", "collect", "decide", "show_list", "show_one"]
 
@@ -35,11 +36,11 @@ class Refused:
     applied_by: tuple[str, ...] = ()
 
 
-def collect(addresses: Sequence[str]) -> tuple[list[Refused], list[str]]:
+def collect(addresses: Sequence[str], tls: Tls | None = None) -> tuple[list[Refused], list[str]]:
     """Every record of every server, and a sentence for each server that did not say."""
     request = pb.QuarantineRequest(action=pb.QuarantineRequest.ACTION_LIST)
-    statuses = status_of_all(addresses)
-    listed = ask_all(addresses, lambda stub: stub.Quarantine(request, timeout=_SECONDS))
+    statuses = status_of_all(addresses, tls)
+    listed = ask_all(addresses, lambda stub: stub.Quarantine(request, timeout=_SECONDS), tls=tls)
     applied = {
         _shard(status): status.answer.updates.applied_sequence
         for status in statuses
@@ -119,7 +120,9 @@ def show_one(records: Sequence[Refused], name: str, *, as_json: bool) -> None:
         )
 
 
-def decide(addresses: Sequence[str], name: str, action: Literal["retry", "drop"]) -> list[str]:
+def decide(
+    addresses: Sequence[str], name: str, action: Literal["retry", "drop"], tls: Tls | None = None
+) -> list[str]:
     """Retry or drop a packet wherever it is in quarantine, and say how far each server is then.
 
     Raises:
@@ -127,9 +130,9 @@ def decide(addresses: Sequence[str], name: str, action: Literal["retry", "drop"]
         InvalidInputError: none of them could be asked.
         SatrapError: a server refuses; the others have done it.
     """
-    lines = _halves(collect(addresses)[0], name) if action == "drop" else []
+    lines = _halves(collect(addresses, tls)[0], name) if action == "drop" else []
     request = pb.QuarantineRequest(action=_ACTIONS[action], name=name)
-    said_all = ask_all(addresses, lambda stub: stub.Quarantine(request, timeout=_SECONDS))
+    said_all = ask_all(addresses, lambda stub: stub.Quarantine(request, timeout=_SECONDS), tls=tls)
     done = [said.address for said in said_all if said.answer is not None]
     refusals = [said for said in said_all if said.error is not None and not _lacks(said.error)]
     if not done and not refusals:
@@ -137,7 +140,7 @@ def decide(addresses: Sequence[str], name: str, action: Literal["retry", "drop"]
             f"no server has {name!r} in quarantine: `satrap quarantine list` shows what they have"
         )
     lines += [f"{address}: {'judged again' if action == 'retry' else 'dropped'}" for address in done]
-    for said in ask_all(done, lambda stub: stub.FollowNow(pb.FollowNowRequest(), timeout=_SECONDS)):
+    for said in ask_all(done, lambda stub: stub.FollowNow(pb.FollowNowRequest(), timeout=_SECONDS), tls=tls):
         if said.answer is not None:
             alarms = "".join(f"; {alarm.code}: {alarm.message}" for alarm in said.answer.alarms)
             lines.append(f"{said.address}: at sequence {said.answer.applied_sequence:,}{alarms}")

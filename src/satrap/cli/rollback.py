@@ -137,7 +137,7 @@ def _watch_one(said: Said[pb.StatusResponse], to: int | None, until: float) -> t
     """The line about one server, and whether it is there."""
     name = title(said)
     told = time.monotonic()
-    with rpc.channel(said.address) as channel:
+    with rpc.channel(said.address, tls=said.tls) as channel:
         stub = pb_grpc.EmbeddingServiceStub(channel)
         while True:
             patience = max(min(until - time.monotonic(), _FOLLOW_SECONDS), 0.5)

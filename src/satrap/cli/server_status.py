@@ -15,6 +15,7 @@ from satrap.cli.records import print_record
 from satrap.cli.shards import STATUS_SECONDS, Said, status_of_all
 from satrap.cli.update_status import Updates, disagreements, update_lines, updates_of
 from satrap.protos import embedding_pb2, middleware_pb2, middleware_pb2_grpc
+from satrap.tls import Tls
 
 __all__ = ["ServerStatus", "ask", "show"]
 
@@ -57,14 +58,14 @@ class ServerStatus:
         return self.state == "ready" and not (self.updates is not None and self.updates.not_ready)
 
 
-def ask(addresses: Sequence[str], middleware: str | None) -> list[ServerStatus]:
+def ask(addresses: Sequence[str], middleware: str | None, tls: Tls | None = None) -> list[ServerStatus]:
     """What each server says, and how `middleware` (an address) reaches it.
 
     Raises:
         SatrapError: the middleware cannot be asked.
     """
-    ways = _ways(middleware) if middleware is not None else {}
-    answers = [_status(said, ways.get(said.address, "")) for said in status_of_all(addresses)]
+    ways = _ways(middleware, tls) if middleware is not None else {}
+    answers = [_status(said, ways.get(said.address, "")) for said in status_of_all(addresses, tls)]
     following = [
         (f"shard {answer.shard}", answer.updates) for answer in answers if answer.updates is not None
     ]
@@ -111,13 +112,13 @@ def _attachable(answer: embedding_pb2.StatusResponse) -> str:
     return "yes"
 
 
-def _ways(middleware: str) -> dict[str, str]:
+def _ways(middleware: str, tls: Tls | None) -> dict[str, str]:
     """How a middleware reaches each address.
 
     Raises:
         SatrapError: it cannot be asked.
     """
-    with rpc.channel(middleware) as channel:
+    with rpc.channel(middleware, tls=tls) as channel:
         stub = middleware_pb2_grpc.MiddlewareServiceStub(channel)
         try:
             answer = stub.Status(middleware_pb2.StatusRequest(), timeout=STATUS_SECONDS)

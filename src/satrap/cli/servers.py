@@ -61,14 +61,15 @@ def embedding_server(
     from satrap.embedding_server.server import EmbeddingServerSettings, run
     from satrap.rpc import check_bind_host
 
-    check_bind_host(host, insecure=insecure)
+    config = options.read_global_config(global_config)
+    tls = config.internal_tls.files
+    check_bind_host(host, insecure=insecure, tls=tls)
     if replica_index >= replica_size:
         raise InvalidInputError(
             f"--replica-index {replica_index} is not below --replica-size {replica_size}: shards are numbered from 0"
         )
     if unix_address is not None and not unix_address.startswith(("unix:", "unix-abstract:")):
         raise InvalidInputError(f"--unix-address {unix_address}: begin it with unix: or unix-abstract:")
-    config = options.read_global_config(global_config)
     features = options.read_embedding_config(embedding_config)
     named = config.common_config.infer_config.embedding_checkpoint
     stop = begin_process(exit_with_parent)
@@ -101,6 +102,7 @@ def embedding_server(
                 dims=frozenset(slot.dim for slot in features.slots.values())
                 if features is not None
                 else None,
+                tls=tls,
             ),
             stop,
             ready,
@@ -124,8 +126,9 @@ def middleware(
     from satrap.middleware.server import MiddlewareSettings, run
     from satrap.rpc import check_bind_host
 
-    check_bind_host(host, insecure=insecure)
     config = options.read_global_config(global_config)
+    tls = config.internal_tls.files
+    check_bind_host(host, insecure=insecure, tls=tls)
     run(
         MiddlewareSettings(
             embedding_config=options.require_embedding_config(embedding_config),
@@ -136,6 +139,7 @@ def middleware(
             rpc_threads=config.middleware.rpc_threads,
             local_lookup=config.middleware.local_lookup,
             orphan_grace_seconds=config.middleware.orphan_grace_seconds,
+            tls=tls,
         ),
         begin_process(exit_with_parent),
         announce,

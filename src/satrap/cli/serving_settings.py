@@ -137,6 +137,7 @@ def _native_settings(flags: ServingFlags, config: GlobalConfig) -> "ServingSetti
         embedding_config=flags.embedding_config,
         shards=flags.shards,
         shard_addresses=options.shard_addresses(flags.shards, config),
+        shard_tls=config.internal_tls.files,
     )
 
 
@@ -192,6 +193,7 @@ def torchserve_settings(
         embedding_config=flags.embedding_config,
         shards=flags.shards,
         shard_addresses=options.shard_addresses(flags.shards, config),
+        shard_tls=config.internal_tls.files,
     )
 
 

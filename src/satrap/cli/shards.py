@@ -15,6 +15,7 @@ from satrap.embedding_server.table_directory import held_identities, holder_of
 from satrap.errors import InvalidInputError, SatrapError
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
+from satrap.tls import Tls
 
 __all__ = [
     "STATUS_SECONDS",
@@ -37,11 +38,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Said(Generic[T]):
-    """What the server at an address answered, or why it did not."""
+    """What the server at an address answered, or why it did not; `tls` is how it was asked."""
 
     address: str
     answer: T | None = None
     error: SatrapError | None = None
+    tls: Tls | None = None
 
 
 def known_servers(flag: str | None, config: GlobalConfig, table_directory: Path) -> list[str]:
@@ -73,15 +75,20 @@ def ask_all(
     addresses: Sequence[str],
     call: Callable[[pb_grpc.EmbeddingServiceStub], T],
     on_answer: Callable[[Said[T]], None] = lambda said: None,
+    *,
+    tls: Tls | None = None,
 ) -> list[Said[T]]:
-    """Make one call to each server, all at once; `on_answer` is told each as it comes, on threads of its own."""
+    """Make one call to each server, all at once; `on_answer` is told each as it comes, on threads of its own.
+
+    `tls`: what is shown to them, and whom to believe; None: the way there is not encrypted.
+    """
 
     def one(address: str) -> Said[T]:
-        with rpc.channel(address) as channel:
+        with rpc.channel(address, tls=tls) as channel:
             try:
-                said = Said(address, answer=call(pb_grpc.EmbeddingServiceStub(channel)))
+                said = Said(address, answer=call(pb_grpc.EmbeddingServiceStub(channel)), tls=tls)
             except grpc.RpcError as error:
-                said = Said[T](address, error=rpc.error_from_rpc(error))
+                said = Said[T](address, error=rpc.error_from_rpc(error), tls=tls)
         on_answer(said)
         return said
 
@@ -89,9 +96,9 @@ def ask_all(
         return list(pool.map(one, addresses))
 
 
-def status_of_all(addresses: Sequence[str]) -> list[Said[pb.StatusResponse]]:
+def status_of_all(addresses: Sequence[str], tls: Tls | None = None) -> list[Said[pb.StatusResponse]]:
     """How each server says that it is."""
-    return ask_all(addresses, lambda stub: stub.Status(pb.StatusRequest(), timeout=STATUS_SECONDS))
+    return ask_all(addresses, lambda stub: stub.Status(pb.StatusRequest(), timeout=STATUS_SECONDS), tls=tls)
 
 
 def title(said: Said[pb.StatusResponse]) -> str:

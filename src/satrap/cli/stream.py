@@ -16,6 +16,7 @@ from satrap.errors import InvalidInputError
 from satrap.formats.decisions import Hold, Skip, add_skip, hold_name, read_hold, read_skips, skip_name
 from satrap.protos import embedding_pb2 as pb
 from satrap.storage import Storage, StorageKind, open_storage
+from satrap.tls import Tls
 
 __all__ = ["FollowedStream", "find_stream", "present_user", "show", "skip"]
 
@@ -38,14 +39,18 @@ class FollowedStream:
 
 
 def find_stream(
-    directory: str, kind: StorageKind, stream: str | None, addresses: Sequence[str]
+    directory: str,
+    kind: StorageKind,
+    stream: str | None,
+    addresses: Sequence[str],
+    tls: Tls | None = None,
 ) -> FollowedStream:
     """The stream by what was said on the command line, otherwise by what the servers follow; empty: not said.
 
     Raises:
         InvalidInputError: neither says which directory or stream, or the servers are not of one mind.
     """
-    servers = status_of_all(addresses)
+    servers = status_of_all(addresses, tls)
     following = [
         said.answer.updates for said in servers if said.answer is not None and said.answer.HasField("updates")
     ]

@@ -1,6 +1,6 @@
 """The commands for whoever operates live updates: what was refused, what is skipped, and how to go back."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -8,6 +8,7 @@ from satrap.cli import options
 from satrap.config import GlobalConfig
 from satrap.errors import InvalidInputError
 from satrap.storage import StorageKind
+from satrap.tls import Tls
 
 __all__ = ["quarantine", "rollback", "stream"]
 
@@ -56,7 +57,7 @@ def list_quarantine(
     """
     from satrap.cli.quarantine import collect, show_list
 
-    records, silent = collect(_addresses(global_config, shards, table_directory))
+    records, silent = collect(*_servers(global_config, shards, table_directory))
     show_list(records, as_json=as_json)
     _tell_silent(silent)
 
@@ -75,7 +76,7 @@ def show_quarantine(
     """
     from satrap.cli.quarantine import collect, show_one
 
-    records, silent = collect(_addresses(global_config, shards, table_directory))
+    records, silent = collect(*_servers(global_config, shards, table_directory))
     show_one(records, name, as_json=as_json)
     _tell_silent(silent)
 
@@ -91,9 +92,7 @@ def retry_quarantine(
 
     Example: satrap quarantine retry 00000000000000000007-5f3a9c.json
     """
-    from satrap.cli.quarantine import decide
-
-    for line in decide(_addresses(global_config, shards, table_directory), name, "retry"):
+    for line in _decide(name, "retry", global_config, shards, table_directory):
         print(line)
 
 
@@ -108,9 +107,7 @@ def drop_quarantine(
 
     Example: satrap quarantine drop 00000000000000000007-5f3a9c.json
     """
-    from satrap.cli.quarantine import decide
-
-    for line in decide(_addresses(global_config, shards, table_directory), name, "drop"):
+    for line in _decide(name, "drop", global_config, shards, table_directory):
         print(line)
 
 
@@ -131,7 +128,10 @@ def show_stream(
 
     config = options.read_global_config(global_config)
     addresses = _known_addresses(config, shards, table_directory)
-    show(find_stream(*_place(packets, config), stream_name, addresses), as_json=as_json)
+    show(
+        find_stream(*_place(packets, config), stream_name, addresses, config.internal_tls.files),
+        as_json=as_json,
+    )
 
 
 @stream.command("skip")
@@ -159,7 +159,7 @@ def skip_stream(
 
     config = options.read_global_config(global_config)
     addresses = _known_addresses(config, shards, table_directory)
-    found = find_stream(*_place(packets, config), stream_name, addresses)
+    found = find_stream(*_place(packets, config), stream_name, addresses, config.internal_tls.files)
     print(f"{skip(found, to, who=who or present_user(), why=why)}: skip to {to:,}")
     watch(found, None, _LOOK_SECONDS)
 
@@ -214,7 +214,7 @@ def rollback(
         )
     config = options.read_global_config(global_config)
     addresses = _known_addresses(config, shards, table_directory)
-    found = find_stream(*_place(packets, config), stream_name, addresses)
+    found = find_stream(*_place(packets, config), stream_name, addresses, config.internal_tls.files)
     if to is None:
         going_back.release(found)
         print(f"the hold of {found.name} is released")
@@ -244,13 +244,28 @@ def _known_addresses(
     return known_servers(shards, config, options.table_directory_of(table_directory, config))
 
 
-def _addresses(
+def _servers(
     global_config: options.GlobalConfigPath, shards: str | None, table_directory: options.TableDirectory
-) -> list[str]:
+) -> tuple[list[str], Tls | None]:
+    """The servers to ask, and how."""
     from satrap.cli.shards import servers_to_ask
 
     config = options.read_global_config(global_config)
-    return servers_to_ask(shards, config, options.table_directory_of(table_directory, config))
+    addresses = servers_to_ask(shards, config, options.table_directory_of(table_directory, config))
+    return addresses, config.internal_tls.files
+
+
+def _decide(
+    name: str,
+    action: Literal["retry", "drop"],
+    global_config: options.GlobalConfigPath,
+    shards: str | None,
+    table_directory: options.TableDirectory,
+) -> list[str]:
+    from satrap.cli.quarantine import decide
+
+    addresses, tls = _servers(global_config, shards, table_directory)
+    return decide(addresses, name, action, tls)
 
 
 def _tell_silent(silent: list[str]) -> None:

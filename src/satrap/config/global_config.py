@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from satrap.config import yaml12
 from satrap.config.validation import PersiaSection, Section, Warn, validate
+from satrap.tls import Tls
 
 __all__ = [
     "CheckpointingConfig",
@@ -215,6 +216,11 @@ class InternalTlsConfig(Section):
         if len({bool(self.certificate), bool(self.private_key), bool(self.authority)}) > 1:
             raise ValueError("certificate, private_key and authority go together: name all three, or none")
         return self
+
+    @property
+    def files(self) -> Tls | None:
+        """What channels and servers between our processes take; None: they are not encrypted."""
+        return Tls(self.certificate, self.private_key, self.authority) if self.certificate else None
 
 
 class TokenConfig(Section):
