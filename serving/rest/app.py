@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 from satrap.errors import ResourceNotFoundError, SatrapError
-from satrap.serving.rest.asgi import Receive, Scope, Send
+from satrap.serving.rest.asgi import IS_KEPT, Receive, Scope, Send
 from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.request import ClientGoneError, RestRequest
 from satrap.serving.rest.response import NEVER_CACHED, Headers, RestResponse, error_document, error_response
@@ -19,6 +19,7 @@ Answered = Callable[[Scope, int, float], None]
 """Told about every answer: the request's scope, the status, and the seconds that it took."""
 
 _CLOSE = (b"connection", b"close")
+_KEEP_ALIVE = (b"connection", b"keep-alive")
 _WITHOUT_BODY = (204, 304)
 
 
@@ -91,6 +92,8 @@ class RestApp:
             headers.append((b"content-length", b"%d" % length))
         if status >= 400:
             headers.append(_CLOSE)
+        elif request.scope[IS_KEPT]():
+            headers.append(_KEEP_ALIVE)
         return headers
 
     async def _answer(self, request: RestRequest) -> RestResponse:

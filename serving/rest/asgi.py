@@ -1,9 +1,9 @@
-"""The names of ASGI's types, and the one thing that ours adds to a scope."""
+"""The names of ASGI's types, and what ours adds to a scope."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ["HEADERS_AS_SENT", "Message", "Receive", "Scope", "Send"]
+__all__ = ["HEADERS_AS_SENT", "IS_KEPT", "Message", "Receive", "Scope", "Send"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -12,3 +12,6 @@ Send = Callable[[Message], Awaitable[None]]
 
 HEADERS_AS_SENT = "satrap.headers"
 """In a scope: the headers with their names as the client spelled them, which is how handlers ask for them."""
+
+IS_KEPT = "satrap.is_kept"
+"""In a scope: a function that says whether the connection stays open after the answer."""

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from satrap.errors import InvalidInputError
 from satrap.serving.listening import Address
-from satrap.serving.rest.asgi import HEADERS_AS_SENT, Scope
+from satrap.serving.rest.asgi import HEADERS_AS_SENT, IS_KEPT, Scope
 from satrap.serving.rest.response import NEVER_CACHED, error_document
 
 __all__ = ["Listener", "bind"]
@@ -136,6 +136,8 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         super().on_headers_complete()
+        cycle = self.cycle
+        cast(Scope, self.scope)[IS_KEPT] = lambda: cycle.keep_alive
 
     def send_400_response(self, msg: str) -> None:
         """TorchServe's document for what is not HTTP, whatever uvicorn would say."""
