@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 __all__ = [
+    "PHASE",
     "UNITS",
     "HandlerMetric",
     "HandlerMetrics",
@@ -39,6 +40,9 @@ UNITS: Mapping[str | None, str] = {
     None: "unit",
 }
 """What TorchServe calls the units that handlers give; any other text is a unit of that name."""
+
+PHASE = "satrap_handler_phase_seconds"
+"""The name of observations by `add_phase`; their one dimension is the phase."""
 
 _MODEL_NAME, _LEVEL = "ModelName", "Level"
 
@@ -194,6 +198,10 @@ class HandlerMetrics:
             return []
         taken, self._observations = self._observations, []
         return taken
+
+    def add_phase(self, phase: str, seconds: float) -> None:
+        """Report how long a part of answering the batch took: satrap's histogram of phases, and `satrap-timing`."""
+        self.observe(Observation(PHASE, seconds, "s", "histogram", (("phase", phase),), is_exact=True))
 
     def set_request_ids(self, request_ids: Mapping[int, str] | None) -> None:
         """The ids of the batch's requests, by index."""

@@ -137,6 +137,10 @@ def _serving(
             ("limit_max_image_pixels",),
             read.boolean("limit_max_image_pixels", default=True),
         ),
+        "gpus": (
+            ("number_of_gpu",),
+            read.integer("number_of_gpu", 0, least=0) if "number_of_gpu" in read.values else None,
+        ),
         "install_requirements": (("install_py_dep_per_model",), read.boolean("install_py_dep_per_model")),
         "hidden_environment": (
             ("blacklist_env_vars",),

@@ -26,7 +26,7 @@ KEYS: Mapping[str, str] = {
     "models": "models.NAME.versions",
     "model_snapshot": "registered at the start in place of load_models",
     "default_workers_per_model": "serving.default_workers_per_model",
-    "number_of_gpu": "the most GPUs that workers of a startup model are counted by",
+    "number_of_gpu": "serving.gpus",
     "debug": "true: one worker per startup model",
     "job_queue_size": "serving.job_queue_size",
     "default_response_timeout": "serving.default_response_timeout_seconds",

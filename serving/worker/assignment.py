@@ -20,12 +20,14 @@ class Assignment:
         threads: torch's threads for one op.
         max_response_bytes: a longer prediction is an error.
         decode_inputs: whether inputs of type `application/json` and `text/*` reach the handler as objects and text.
+        limit_max_image_pixels: whether image handlers refuse images that unpack to gigabytes.
         ours_first: whether satrap's packages named `ts` and `persia` win over installed ones.
         environment: variables to set.
         packages: the site-packages of its environment, which come before the installed ones; empty: it has none.
         python: the interpreter to run it in, a fresh process; empty: it is forked from the template.
         gpu: index of the device, or None for the CPU.
         warmup: the file of the archive whose requests are answered first, see `archive.warmup`; empty: none.
+        metrics: what handlers find declared: type, name, unit and names of dimensions of each.
     """
 
     model: str
@@ -37,12 +39,14 @@ class Assignment:
     threads: int = 1
     max_response_bytes: int = 6_553_500
     decode_inputs: bool = True
+    limit_max_image_pixels: bool = True
     ours_first: bool = True
     environment: dict[str, str] = field(default_factory=dict)
     packages: str = ""
     python: str = ""
     gpu: int | None = None
     warmup: str = ""
+    metrics: list[tuple[str, str, str, list[str]]] = field(default_factory=list)
 
     def to_head(self) -> dict[str, Any]:
         """The frame's head."""

@@ -15,7 +15,7 @@ from satrap.middleware import Marks, hear
 from satrap.serving.archive.warmup import WarmupError, read_warmup
 from satrap.serving.context import Context, RequestProcessor
 from satrap.serving.frames import STALE_HEADER, Bytes, Kind, encode, read_into, receive_head
-from satrap.serving.handler_metrics import Observation
+from satrap.serving.handler_metrics import PHASE, Observation
 from satrap.serving.prediction import PredictionException
 from satrap.serving.worker import surroundings
 from satrap.serving.worker.assignment import Assignment
@@ -99,15 +99,19 @@ def _warm_up(entry: EntryPoint, context: Context, assignment: Assignment) -> str
 
 
 def _context(assignment: Assignment) -> Context:
-    return Context(
+    context = Context(
         assignment.model,
         assignment.directory,
         assignment.manifest,
         assignment.batch_size,
         assignment.gpu,
         __version__,
+        assignment.limit_max_image_pixels,
         model_yaml_config=_model_config(assignment),
     )
+    for kind, name, unit, dimensions in assignment.metrics:
+        context.metrics.add_metric_to_cache(name, unit, dimensions, kind)
+    return context
 
 
 def _model_config(assignment: Assignment) -> dict[str, Any]:
@@ -200,10 +204,13 @@ def _stale_places(context: Context, marks: Marks) -> list[int]:
 
 
 def _times(observations: Iterable[Observation]) -> dict[str, float]:
-    """The durations that the handler reported for this batch, in milliseconds, by name."""
+    """The phases and durations that the handler reported for this batch, in milliseconds, by name."""
     times: dict[str, float] = {}
     for observation in observations:
-        if observation.unit == "ms" and not observation.dimensions:
+        if observation.name == PHASE:
+            phase = observation.dimensions[0][1]
+            times[phase] = times.get(phase, 0.0) + observation.value * 1e3
+        elif observation.unit == "ms" and not observation.dimensions:
             times[observation.name] = times.get(observation.name, 0.0) + observation.value
     return times
 

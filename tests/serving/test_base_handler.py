@@ -154,7 +154,10 @@ class Steps(BaseHandler):
 def test_steps_are_overridden_and_their_time_is_reported(tmp_path: Path) -> None:
     context = context_for(tmp_path)
     assert Steps().handle([{"x": 1}, {"x": 2}], context) == ["<2>", "<3>"]
-    (observed,) = context.metrics.take()
+    *phases, observed = context.metrics.take()
+    assert [phase.dimensions for phase in phases] == [
+        (("phase", step),) for step in ("preprocess", "inference", "postprocess")
+    ]
     assert observed.name == "HandlerTime"
     assert observed.unit == "ms"
     assert observed.value >= 0

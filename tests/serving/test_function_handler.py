@@ -118,7 +118,7 @@ def test_requests_go_through_the_functions_one_by_one_and_the_model_together(tmp
     assert ask(handler, *rows) == [[6.0, "summed"], [14.0, "summed"], [6.0, "summed"]]
     assert seen == [{"x": [1, 2]}, {"x": [3, 4]}, {"x": [1, 1, 1]}]
     assert handler.model.batches == [2, 1], "equal shapes together, others alone"
-    assert [observed.name for observed in handler.context.metrics.take()] == ["HandlerTime"]
+    assert "HandlerTime" in [observed.name for observed in handler.context.metrics.take()]
 
 
 def test_a_request_that_fails_has_its_own_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -99,6 +99,8 @@ def test_workers_by_gpus(translated):
     two = Machine(processors=6, gpus=2)
     assert translated("", machine=two).config.startup_workers_per_model == 2
     assert translated("number_of_gpu=1", machine=two).config.startup_workers_per_model == 1
+    assert translated("number_of_gpu=1", machine=two).config.gpus == 1
+    assert translated("", machine=two).config.gpus is None
     assert translated("number_of_gpu=0", machine=two).config.startup_workers_per_model == 6
     assert translated("number_of_gpu=8", machine=two).config.startup_workers_per_model == 2
 

@@ -259,6 +259,7 @@ class ServingConfig(Section):
     allowed_urls: list[Pattern] = Field(default_factory=list)
     decode_input_request: bool = True
     limit_max_image_pixels: bool = True
+    gpus: Count | None = None
     install_requirements: bool = True
     install_timeout_seconds: Positive = 600
     environments_directory: str | None = None
