@@ -20,6 +20,7 @@ from satrap.client.inference import InferenceClient
 from satrap.client.management import ManagementClient
 from satrap.client.persia_batch import PersiaBatch
 from satrap.client.retry import DEFAULT_RETRY, NO_RETRY, Retry
+from satrap.tls import Tls
 
 __all__ = [
     "AsyncInferenceClient",
@@ -40,5 +41,6 @@ __all__ = [
     "PersiaBatch",
     "Retry",
     "SparseNeed",
+    "Tls",
     "WorkerDescription",
 ]

@@ -17,6 +17,7 @@ from satrap.client.inference import BATCH_KEY, Inputs, batch_bytes, parse_health
 from satrap.client.persia_batch import PersiaBatch
 from satrap.client.retry import DEFAULT_RETRY, Retry
 from satrap.protos import inference_pb2, inference_pb2_grpc
+from satrap.tls import Tls
 
 __all__ = ["AsyncInferenceClient"]
 
@@ -37,9 +38,11 @@ class AsyncInferenceClient:
         timeout: float = 60.0,
         metadata: Metadata | None = None,
         retry: Retry = DEFAULT_RETRY,
+        tls: Tls | None = None,
     ) -> None:
         """Keep the arguments; nothing connects before the first call. They are those of `InferenceClient`."""
         self.address, self.timeout, self.retry = address, timeout, retry
+        self._tls = tls
         self._metadata = dict(metadata or {})
         self._connection: tuple[grpc.aio.Channel, Any] | None = None
 
@@ -133,6 +136,6 @@ class AsyncInferenceClient:
 
     def _stub(self) -> Any:
         if self._connection is None:
-            channel = rpc.aio_channel(self.address)
+            channel = rpc.aio_channel(self.address, tls=self._tls)
             self._connection = channel, inference_pb2_grpc.InferenceAPIsServiceStub(channel)
         return self._connection[1]

@@ -6,6 +6,7 @@ from typing import Any, Self
 from satrap import rpc
 from satrap.client.call import Metadata, call, metadata_pairs
 from satrap.client.retry import Retry
+from satrap.tls import Tls
 
 __all__ = ["ConnectedClient"]
 
@@ -13,13 +14,15 @@ __all__ = ["ConnectedClient"]
 class ConnectedClient:
     """A channel with the defaults of its calls. Connects at the first call; usable from any thread."""
 
-    def __init__(self, address: str, *, timeout: float, metadata: Metadata | None, retry: Retry) -> None:
+    def __init__(
+        self, address: str, *, timeout: float, metadata: Metadata | None, retry: Retry, tls: Tls | None
+    ) -> None:
         """Prepare the channel; nothing is sent yet. The arguments are those of the clients."""
         self.address = address
         self.timeout = timeout
         self.retry = retry
         self._metadata = dict(metadata or {})
-        self._channel = rpc.channel(address)
+        self._channel = rpc.channel(address, tls=tls)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.address}>"

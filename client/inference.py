@@ -16,6 +16,7 @@ from satrap.client.retry import DEFAULT_RETRY, Retry
 from satrap.errors import UnexpectedAnswerError
 from satrap.protos import inference_pb2, inference_pb2_grpc
 from satrap.rpc import error_from_rpc
+from satrap.tls import Tls
 
 __all__ = ["BATCH_KEY", "InferenceClient", "Inputs", "batch_bytes", "parse_health", "parse_prediction"]
 
@@ -46,6 +47,7 @@ class InferenceClient(ConnectedClient):
         timeout: float = 60.0,
         metadata: Metadata | None = None,
         retry: Retry = DEFAULT_RETRY,
+        tls: Tls | None = None,
     ) -> None:
         """Prepare a channel; nothing is sent yet.
 
@@ -54,8 +56,12 @@ class InferenceClient(ConnectedClient):
             timeout: Seconds that a call may take, retries included, unless the call says otherwise.
             metadata: Headers of every call, for instance `{"authorization": "Bearer <token>"}`.
             retry: When an unavailable server is tried again; `NO_RETRY` never does.
+            tls: For a server that speaks TLS: whom to believe, and what to show if it asks for a certificate.
+
+        Raises:
+            InvalidInputError: a file of `tls` cannot be read.
         """
-        super().__init__(address, timeout=timeout, metadata=metadata, retry=retry)
+        super().__init__(address, timeout=timeout, metadata=metadata, retry=retry, tls=tls)
         self._stub: Any = inference_pb2_grpc.InferenceAPIsServiceStub(self._channel)
 
     def ping(self, *, timeout: float | None = None) -> str:

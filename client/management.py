@@ -16,6 +16,7 @@ from satrap.client.descriptions import (
 from satrap.client.retry import DEFAULT_RETRY, NO_RETRY, Retry
 from satrap.errors import NotFoundError
 from satrap.protos import management_pb2, management_pb2_grpc
+from satrap.tls import Tls
 
 __all__ = ["ManagementClient"]
 
@@ -44,6 +45,7 @@ class ManagementClient(ConnectedClient):
         timeout: float = 300.0,
         metadata: Metadata | None = None,
         retry: Retry = DEFAULT_RETRY,
+        tls: Tls | None = None,
     ) -> None:
         """Prepare a channel; nothing is sent yet.
 
@@ -53,8 +55,12 @@ class ManagementClient(ConnectedClient):
                 unregistering for the requests that were accepted.
             metadata: Headers of every call.
             retry: When an unavailable server is tried again.
+            tls: For a server that speaks TLS: whom to believe, and what to show if it asks for a certificate.
+
+        Raises:
+            InvalidInputError: a file of `tls` cannot be read.
         """
-        super().__init__(address, timeout=timeout, metadata=metadata, retry=retry)
+        super().__init__(address, timeout=timeout, metadata=metadata, retry=retry, tls=tls)
         self._stub: Any = management_pb2_grpc.ManagementAPIsServiceStub(self._channel)
 
     def register(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from satrap.cli import options
 from satrap.errors import UnavailableError
 
 __all__ = ["bench"]
@@ -49,6 +50,7 @@ def bench(
             help="The inference key of key_file.json, if the server asks for one.",
         ),
     ] = None,
+    tls: options.ClientTls = None,
     json_file: Annotated[
         Path | None,
         typer.Option("--json", help="Write the figures to this file as JSON; - for standard output."),
@@ -66,7 +68,9 @@ def bench(
     from satrap.load_test.target import read_request, target_of
 
     metadata = {"authorization": f"Bearer {token}"} if token else {}
-    target = target_of(url, read_request(model, data, version=version, key=key), clients, metadata)
+    target = target_of(
+        url, read_request(model, data, version=version, key=key), clients, metadata, options.client_tls(tls)
+    )
     load = Load(clients, seconds, rate, warmup, timeout, seed)
     report = measure(target, load, print_progress)
     if json_file is not None:

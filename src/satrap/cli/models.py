@@ -60,9 +60,11 @@ _DEFAULT_TIMEOUT = 300.0
 
 
 @contextmanager
-def _management(address: str, token: str | None, timeout: float) -> Iterator[ManagementClient]:
+def _management(
+    address: str, token: str | None, tls: str | None, timeout: float
+) -> Iterator[ManagementClient]:
     metadata = {"authorization": f"Bearer {token}"} if token else None
-    with ManagementClient(address, timeout=timeout, metadata=metadata) as client:
+    with ManagementClient(address, timeout=timeout, metadata=metadata, tls=options.client_tls(tls)) as client:
         try:
             yield client
         except UnavailableError as error:
@@ -90,13 +92,14 @@ def register(
     ] = True,
     address: Address = _DEFAULT_ADDRESS,
     token: Token = None,
+    tls: options.ClientTls = None,
     timeout: Timeout = _DEFAULT_TIMEOUT,
 ) -> None:
     """Register a version; the first one of a model is its default.
 
     Example: satrap models register deepctr_v2.mar --workers 2
     """
-    with _management(address, token, timeout) as management:
+    with _management(address, token, tls, timeout) as management:
         typer.echo(
             management.register(
                 url,
@@ -124,13 +127,14 @@ def deploy(
     ] = 0,
     address: Address = _DEFAULT_ADDRESS,
     token: Token = None,
+    tls: options.ClientTls = None,
     timeout: Timeout = _DEFAULT_TIMEOUT,
 ) -> None:
     """Register a version, wait until it is ready, make it the default, and remove the older ones; no request is lost.
 
     Example: satrap models deploy deepctr_v2.mar
     """
-    with _management(address, token, timeout) as management:
+    with _management(address, token, tls, timeout) as management:
         deployed = management.deploy(
             url,
             model_name=model_name,
@@ -149,6 +153,7 @@ def list_models(
     as_json: options.AsJson = False,
     address: Address = _DEFAULT_ADDRESS,
     token: Token = None,
+    tls: options.ClientTls = None,
     timeout: Timeout = _DEFAULT_TIMEOUT,
 ) -> None:
     """List the models with the archives of their default versions.
@@ -157,7 +162,7 @@ def list_models(
     """
     entries: list[ModelEntry] = []
     page_token: int | None = 0
-    with _management(address, token, timeout) as management:
+    with _management(address, token, tls, timeout) as management:
         while page_token is not None:
             page = management.list_models(next_page_token=page_token)
             entries += page.models
@@ -181,13 +186,14 @@ def describe(
     as_json: options.AsJson = False,
     address: Address = _DEFAULT_ADDRESS,
     token: Token = None,
+    tls: options.ClientTls = None,
     timeout: Timeout = _DEFAULT_TIMEOUT,
 ) -> None:
     """Say how a model's versions are served, and by which workers.
 
     Example: satrap models describe deepctr --json
     """
-    with _management(address, token, timeout) as management:
+    with _management(address, token, tls, timeout) as management:
         described = management.describe(model, version, customized=customized)
         default = management.describe(model)[0].version
     if as_json:
@@ -228,13 +234,14 @@ def scale(
     ] = True,
     address: Address = _DEFAULT_ADDRESS,
     token: Token = None,
+    tls: options.ClientTls = None,
     timeout: Timeout = _DEFAULT_TIMEOUT,
 ) -> None:
     """Change how many workers a version has; a worker that is not wanted any more finishes first.
 
     Example: satrap models scale deepctr 4
     """
-    with _management(address, token, timeout) as management:
+    with _management(address, token, tls, timeout) as management:
         typer.echo(
             management.scale(
                 model, min_workers=workers, max_workers=max_workers, version=version, synchronous=wait
@@ -248,13 +255,14 @@ def set_default(
     version: Annotated[str, typer.Argument(help="The version that answers when a request names none.")],
     address: Address = _DEFAULT_ADDRESS,
     token: Token = None,
+    tls: options.ClientTls = None,
     timeout: Timeout = _DEFAULT_TIMEOUT,
 ) -> None:
     """Make a version the default.
 
     Example: satrap models set-default deepctr 2.0
     """
-    with _management(address, token, timeout) as management:
+    with _management(address, token, tls, timeout) as management:
         typer.echo(management.set_default(model, version))
 
 
@@ -264,11 +272,12 @@ def unregister(
     version: Annotated[str, typer.Option("--version", help="A version; otherwise the default one.")] = "",
     address: Address = _DEFAULT_ADDRESS,
     token: Token = None,
+    tls: options.ClientTls = None,
     timeout: Timeout = _DEFAULT_TIMEOUT,
 ) -> None:
     """Remove a version, when all requests that it accepted are answered.
 
     Example: satrap models unregister deepctr --version 1.0
     """
-    with _management(address, token, timeout) as management:
+    with _management(address, token, tls, timeout) as management:
         typer.echo(management.unregister(model, version))

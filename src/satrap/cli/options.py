@@ -8,10 +8,12 @@ import typer
 
 from satrap.config import EmbeddingConfig, GlobalConfig, load_embedding_config, load_global_config
 from satrap.errors import InvalidInputError
+from satrap.tls import Tls
 
 __all__ = [
     "AsJson",
     "Checkpoint",
+    "ClientTls",
     "EmbeddingConfigPath",
     "ExitWithParent",
     "GlobalConfigPath",
@@ -33,6 +35,7 @@ __all__ = [
     "TableDirectory",
     "TokenAuth",
     "TsConfig",
+    "client_tls",
     "packet_directory",
     "read_embedding_config",
     "read_global_config",
@@ -183,6 +186,38 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 ExitWithParent = Annotated[
     bool, typer.Option("--exit-with-parent", hidden=True, help="Stop when standard input closes.")
 ]
+
+
+ClientTls = Annotated[
+    str | None,
+    typer.Option(
+        "--tls",
+        envvar="SATRAP_TLS",
+        show_envvar=True,
+        metavar="CA[,CERTIFICATE,KEY]",
+        help="The server speaks TLS: PEM file of the authority that signed its certificate; two more, if it asks its "
+        "clients for one.",
+    ),
+]
+
+
+def client_tls(flag: str | None) -> Tls | None:
+    """What a client shows and believes by the flag; None: it speaks without TLS.
+
+    Raises:
+        InvalidInputError: not one or three files, or one that cannot be used.
+    """
+    if flag is None:
+        return None
+    files = flag.split(",")
+    if len(files) not in (1, 3) or not all(files):
+        raise InvalidInputError(
+            f"--tls {flag}: name the authority's file, or three: authority,certificate,key"
+        )
+    authority, certificate, key = files if len(files) == 3 else (files[0], "", "")
+    tls = Tls(certificate, key, authority)
+    tls.check()
+    return tls
 
 
 def read_global_config(path: Path | None) -> GlobalConfig:

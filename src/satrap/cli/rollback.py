@@ -17,6 +17,7 @@ from satrap.errors import ConflictError, InvalidInputError, SatrapError, UpdateE
 from satrap.formats.decisions import Hold, hold_name, read_hold, remove_hold, write_hold
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
+from satrap.tls import Tls
 
 __all__ = ["Report", "check_dense_versions", "hold", "release", "watch"]
 
@@ -35,10 +36,13 @@ class Report:
     left: int = 0
 
 
-def check_dense_versions(to: int, management: str | None, *, force: bool) -> list[str]:
+def check_dense_versions(
+    to: int, management: str | None, *, force: bool, token: str | None = None, tls: Tls | None = None
+) -> list[str]:
     """Refuse to go below what a dense version that answers needs. Returns what has to be said all the same.
 
-    `management` is serving's management address; None: the usual one of this machine, where nobody may listen.
+    `management` is serving's management address; None: the usual one of this machine, where nobody may listen. `token`
+    and `tls` are for a server that asks for them.
 
     Raises:
         ConflictError: a version needs a later sequence, and `force` is not set.
@@ -46,7 +50,8 @@ def check_dense_versions(to: int, management: str | None, *, force: bool) -> lis
     """
     address = management or "127.0.0.1:7071"
     try:
-        with ManagementClient(address, timeout=STATUS_SECONDS) as client:
+        metadata = {"authorization": f"Bearer {token}"} if token else None
+        with ManagementClient(address, timeout=STATUS_SECONDS, metadata=metadata, tls=tls) as client:
             needs = [need for need in client.sparse_needs() if need.sequence > to]
     except SatrapError as error:
         if management is not None and not force:

@@ -188,6 +188,16 @@ def rollback(
             help="Management address of serving, to ask which sequence dense versions need; otherwise 127.0.0.1:7071."
         ),
     ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            envvar="SATRAP_MANAGEMENT_TOKEN",
+            show_envvar=True,
+            help="Serving's management key, if it asks for one.",
+        ),
+    ] = None,
+    tls: options.ClientTls = None,
     seconds: Annotated[float, typer.Option(min=0.0, help="How long to wait for the servers.")] = 60.0,
     global_config: options.GlobalConfigPath = None,
     packets: _Directory = None,
@@ -219,7 +229,10 @@ def rollback(
         going_back.release(found)
         print(f"the hold of {found.name} is released")
     else:
-        for line in going_back.check_dense_versions(to, management, force=force):
+        serving_tls = options.client_tls(tls)
+        for line in going_back.check_dense_versions(
+            to, management, force=force, token=token, tls=serving_tls
+        ):
             print(line)
         for line in going_back.hold(found, to, who=who or present_user(), why=why or ""):
             print(line)

@@ -12,6 +12,7 @@ import httpx
 
 from satrap.client import NO_RETRY, AsyncInferenceClient
 from satrap.errors import InvalidInputError, SatrapError
+from satrap.tls import Tls
 
 __all__ = ["GrpcTarget", "Request", "RestTarget", "Target", "read_request", "target_of"]
 
@@ -58,8 +59,10 @@ class Target(Protocol):
         """Close the connections."""
 
 
-def target_of(url: str, request: Request, clients: int, metadata: Mapping[str, str]) -> Target:
-    """`http://HOST:PORT` and `https://...` are REST; `grpc://HOST:PORT`, or `HOST:PORT`, is gRPC.
+def target_of(
+    url: str, request: Request, clients: int, metadata: Mapping[str, str], tls: Tls | None = None
+) -> Target:
+    """`http://HOST:PORT` and `https://...` are REST; `grpc://HOST:PORT`, or `HOST:PORT`, is gRPC, with `tls` by TLS.
 
     Raises:
         InvalidInputError: it is another kind of URL, or has no host.
@@ -68,16 +71,18 @@ def target_of(url: str, request: Request, clients: int, metadata: Mapping[str, s
     if scheme not in ("http", "https", "grpc") or not urlsplit(f"//{rest}").netloc:
         raise InvalidInputError(f"{url} is no server: write http://HOST:PORT, or grpc://HOST:PORT")
     if scheme == "grpc":
-        return GrpcTarget(rest.rstrip("/"), request, metadata)
-    return RestTarget(url.rstrip("/"), request, clients, metadata)
+        return GrpcTarget(rest.rstrip("/"), request, metadata, tls)
+    return RestTarget(url.rstrip("/"), request, clients, metadata, tls)
 
 
 class GrpcTarget:
     """Predictions, all clients on one connection."""
 
-    def __init__(self, address: str, request: Request, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self, address: str, request: Request, metadata: Mapping[str, str], tls: Tls | None = None
+    ) -> None:
         """Connect to nothing yet."""
-        self._client = AsyncInferenceClient(address, metadata=metadata, retry=NO_RETRY)
+        self._client = AsyncInferenceClient(address, metadata=metadata, retry=NO_RETRY, tls=tls)
         self._request = request
 
     async def __aenter__(self) -> Self:
@@ -103,7 +108,14 @@ class GrpcTarget:
 class RestTarget:
     """POST /predictions, a connection for each client."""
 
-    def __init__(self, url: str, request: Request, clients: int, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        url: str,
+        request: Request,
+        clients: int,
+        metadata: Mapping[str, str],
+        tls: Tls | None = None,
+    ) -> None:
         """Connect to nothing yet."""
         version = f"/{quote(request.version, safe='')}" if request.version else ""
         self._path = f"{url}/predictions/{quote(request.model, safe='')}{version}"
@@ -111,7 +123,7 @@ class RestTarget:
         self._data = request.data
         self._client = httpx.AsyncClient(
             limits=httpx.Limits(max_connections=clients, max_keepalive_connections=clients),
-            verify=ssl.create_default_context(),
+            verify=_context(tls),
             trust_env=False,
         )
 
@@ -132,6 +144,13 @@ class RestTarget:
         except httpx.HTTPError as error:
             return f"{type(error).__name__}: {_short(str(error))}"
         return "" if answer.status_code < 400 else f"{answer.status_code}: {_short(_message(answer))}"
+
+
+def _context(tls: Tls | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=tls.authority or None if tls is not None else None)
+    if tls is not None and tls.certificate:
+        context.load_cert_chain(tls.certificate, tls.private_key)
+    return context
 
 
 def _message(answer: httpx.Response) -> str:
