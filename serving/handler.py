@@ -131,7 +131,7 @@ class EmbeddingHandler(BaseHandler):
         """Report how long a part of the batch took; returns the moment at which the next one begins."""
         now = time.perf_counter()
         if self.context is not None:
-            self.context.metrics.add_time(part, (now - since) * 1e3)
+            self.context.metrics.add_phase(part, now - since)
         return now
 
     def _look_up(self, batches: Sequence[Decoded]) -> list[Embeddings | SatrapError]:

@@ -1,0 +1,49 @@
+"""Every call of every API, counted by its HTTP status as TorchServe counts REST, and logged on demand."""
+
+import logging
+from collections.abc import Callable
+
+from satrap.serving.rest.asgi import Scope
+
+__all__ = ["CallLog"]
+
+log = logging.getLogger("satrap.serving.access")
+
+
+class CallLog:
+    """Told about every call when it has ended. Belongs to the frontend's loop."""
+
+    def __init__(self, count: Callable[[int], None], *, lines: bool) -> None:
+        """`count` takes the status; with `lines` every call is a line of TorchServe's access log."""
+        self._count = count
+        self._lines = lines
+
+    def grpc(self, method: str, peer: str, status: int, seconds: float) -> None:
+        """A gRPC call: its `package.Service/Method`, gRPC's name of the peer, and what its status is over REST.
+
+        The line has gRPC's codes as TorchServe's has: 0 for one that succeeded.
+        """
+        self._count(status)
+        if self._lines:
+            place = peer.partition(":")[2] if peer.startswith(("ipv4:", "ipv6:")) else peer
+            code = 0 if status < 400 else status
+            log.info('/%s "gRPC %s HTTP/2.0" %d %d', place, method, code, round(seconds * 1e3))
+
+    def rest(self, scope: Scope, status: int, seconds: float) -> None:
+        """A REST call, by its ASGI scope."""
+        self._count(status)
+        if self._lines:
+            host, port = scope.get("client") or ("", 0)
+            path = scope.get("raw_path") or scope["path"].encode()
+            query = scope.get("query_string") or b""
+            target = (path + b"?" + query if query else path).decode("latin-1")
+            log.info(
+                '/%s:%s "%s %s HTTP/%s" %d %d',
+                *(host, port, scope["method"], _printable(target), scope["http_version"], status),
+                round(seconds * 1e3),
+            )
+
+
+def _printable(target: str) -> str:
+    """Nothing of a request may begin a line of its own in the log."""
+    return "".join(letter if " " < letter < "\x7f" else f"%{ord(letter):02X}" for letter in target)
