@@ -76,6 +76,7 @@ IdFeature one_entry_each(std::string name, std::span<const std::uint64_t> values
   for (std::size_t i = 0; i <= values.size(); ++i) feature.starts[i] = static_cast<std::uint32_t>(i);
   feature.positions.resize(values.size());
   for_each_position(offsets, [&](std::uint32_t i, Position position) { feature.positions[i] = position; });
+  feature.in_sample_order = true;
   return feature;
 }
 

@@ -243,7 +243,11 @@ FeatureTensor LookupPlan::sum(const Feature& feature, const RowLookup& rows, Scr
   for (std::size_t round = 0; round < rounds_of(slot); ++round) {
     const RowRef* refs = feature.refs.data() + round * entries;
     for (std::size_t entry = 0; entry < entries; ++entry) scratch.rows[entry] = rows.row(refs[entry]);
-    add_to_samples(scratch.rows, rows.format(), dim, ids.starts, ids.positions, scratch.sums.data());
+    if (ids.in_sample_order) {
+      add_runs_to_samples(scratch.rows, rows.format(), dim, ids.sample_counts, scratch.sums.data());
+    } else {
+      add_to_samples(scratch.rows, rows.format(), dim, ids.starts, ids.positions, scratch.sums.data());
+    }
   }
   if (slot.sqrt_scaling) {
     for (std::size_t s = 0; s < ids.batch_size(); ++s) {

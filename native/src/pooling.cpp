@@ -49,6 +49,23 @@ void add_to_samples_portable(const Entries& entries, RowFormat format, float* su
   }
 }
 
+void add_runs_portable(std::span<const std::byte* const> rows, RowFormat format, std::size_t dim,
+                       std::span<const std::uint32_t> counts, float* sums) {
+  std::vector<float> row(dim);
+  std::size_t next = 0;
+  for (const std::uint32_t count : counts) {
+    for (const std::size_t end = next + count; next < end; ++next) {
+      if (format == RowFormat::kFloat16) {
+        from_half_portable(rows[next], row.data(), dim);
+      } else {
+        std::memcpy(row.data(), rows[next], dim * sizeof(float));
+      }
+      for (std::size_t i = 0; i < dim; ++i) sums[i] += row[i];
+    }
+    sums += dim;
+  }
+}
+
 #if defined(__x86_64__)
 
 // The CPU's conversions make signalling NaNs quiet, numpy's do not: eight values with a NaN among them take
@@ -138,6 +155,60 @@ void add_to_samples_avx2(const Entries& entries, float* sums) {
   }
 }
 
+// For a dim of 8 x kEights: the sum stays in registers.
+template <RowFormat kFormat, std::size_t kEights>
+[[gnu::target("avx2,f16c")]] void add_runs_avx2(std::span<const std::byte* const> rows,
+                                                std::span<const std::uint32_t> counts, float* sums) {
+  std::size_t next = 0;
+  for (const std::uint32_t count : counts) {
+    __m256 sum[kEights];
+    for (std::size_t k = 0; k < kEights; ++k) sum[k] = _mm256_loadu_ps(sums + 8 * k);
+    for (const std::size_t end = next + count; next < end; ++next) {
+      __builtin_prefetch(rows[std::min(next + kPrefetchAhead, rows.size() - 1)]);
+      for (std::size_t k = 0; k < kEights; ++k) {
+        sum[k] = _mm256_add_ps(sum[k], load_eight<kFormat>(rows[next], 8 * k));
+      }
+    }
+    for (std::size_t k = 0; k < kEights; ++k) _mm256_storeu_ps(sums + 8 * k, sum[k]);
+    sums += kEights * 8;
+  }
+}
+
+// For a dim that is a multiple of 8.
+template <RowFormat kFormat>
+[[gnu::target("avx2,f16c")]] void add_runs_of_eights_avx2(std::span<const std::byte* const> rows,
+                                                          std::size_t dim,
+                                                          std::span<const std::uint32_t> counts,
+                                                          float* sums) {
+  std::size_t next = 0;
+  for (const std::uint32_t count : counts) {
+    for (std::size_t i = 0; i < dim; i += 8) {
+      __m256 sum = _mm256_loadu_ps(sums + i);
+      for (std::size_t r = next; r < next + count; ++r) {
+        sum = _mm256_add_ps(sum, load_eight<kFormat>(rows[r], i));
+      }
+      _mm256_storeu_ps(sums + i, sum);
+    }
+    next += count;
+    sums += dim;
+  }
+}
+
+template <RowFormat kFormat>
+void add_runs_avx2(std::span<const std::byte* const> rows, std::size_t dim,
+                   std::span<const std::uint32_t> counts, float* sums) {
+  switch (dim) {
+    case 8:
+      return add_runs_avx2<kFormat, 1>(rows, counts, sums);
+    case 16:
+      return add_runs_avx2<kFormat, 2>(rows, counts, sums);
+    case 32:
+      return add_runs_avx2<kFormat, 4>(rows, counts, sums);
+    default:
+      return add_runs_of_eights_avx2<kFormat>(rows, dim, counts, sums);
+  }
+}
+
 bool has_f16c() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c"); }
 
 #endif
@@ -172,6 +243,18 @@ void add_to_samples(std::span<const std::byte* const> rows, RowFormat format, st
 #endif
   static_cast<void>(kernels);
   add_to_samples_portable(entries, format, sums);
+}
+
+void add_runs_to_samples(std::span<const std::byte* const> rows, RowFormat format, std::size_t dim,
+                         std::span<const std::uint32_t> counts, float* sums, Kernels kernels) {
+#if defined(__x86_64__)
+  if (kernels == Kernels::kBest && dim % 8 == 0 && has_f16c()) {
+    return format == RowFormat::kFloat16 ? add_runs_avx2<RowFormat::kFloat16>(rows, dim, counts, sums)
+                                         : add_runs_avx2<RowFormat::kFloat32>(rows, dim, counts, sums);
+  }
+#endif
+  static_cast<void>(kernels);
+  add_runs_portable(rows, format, dim, counts, sums);
 }
 
 void scale(float* values, std::size_t n, float factor) {

@@ -102,6 +102,45 @@ void test_sums() {
   }
 }
 
+// Rows that follow the samples: what the general form says of the same, bit for bit.
+void test_runs() {
+  std::mt19937 random(7);
+  const std::vector<std::uint32_t> counts{0, 3, 1, 0, 40, 2, 0};
+  std::size_t n = 0;
+  std::vector<Position> positions;
+  for (std::size_t s = 0; s < counts.size(); ++s) {
+    for (std::uint32_t i = 0; i < counts[s]; ++i, ++n) {
+      positions.push_back({static_cast<std::uint16_t>(s), static_cast<std::uint16_t>(i)});
+    }
+  }
+  std::vector<std::uint32_t> starts(n + 1);
+  for (std::size_t i = 0; i <= n; ++i) starts[i] = static_cast<std::uint32_t>(i);
+  for (const std::size_t dim : {1u, 7u, 8u, 16u, 19u, 24u, 32u, 40u}) {
+    std::vector<float> values(n * dim);
+    for (float& value : values) value = static_cast<float>(static_cast<int>(random() % 20001) - 10000) / 777;
+    std::vector<std::uint16_t> halves(values.size());
+    satrap::to_half(values.data(), halves.data(), values.size());
+    for (const satrap::RowFormat format : {satrap::RowFormat::kFloat32, satrap::RowFormat::kFloat16}) {
+      const bool wide = format == satrap::RowFormat::kFloat32;
+      const auto* first = wide ? reinterpret_cast<const std::byte*>(values.data())
+                               : reinterpret_cast<const std::byte*>(halves.data());
+      std::vector<const std::byte*> rows;
+      for (std::size_t i = 0; i < n; ++i) rows.push_back(first + i * dim * (wide ? 4 : 2));
+      std::vector<float> expected(counts.size() * dim, 0.5f);
+      satrap::add_to_samples(rows, format, dim, starts, positions, expected.data(), Kernels::kPortable);
+      for (const Kernels kernels : {Kernels::kBest, Kernels::kPortable}) {
+        std::vector<float> sums(counts.size() * dim, 0.5f);
+        satrap::add_runs_to_samples(rows, format, dim, counts, sums.data(), kernels);
+        CHECK(std::memcmp(sums.data(), expected.data(), sums.size() * sizeof(float)) == 0);
+      }
+    }
+  }
+  std::vector<float> untouched(2, 1.f);
+  satrap::add_runs_to_samples({}, satrap::RowFormat::kFloat32, 1, std::vector<std::uint32_t>{0, 0},
+                              untouched.data());
+  CHECK(untouched == std::vector<float>(2, 1.f));
+}
+
 }  // namespace
 
 int main() {
@@ -110,5 +149,6 @@ int main() {
   test_limits();
   test_any_alignment();
   test_sums();
+  test_runs();
   std::puts("pooling: ok");
 }

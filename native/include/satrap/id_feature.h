@@ -25,6 +25,7 @@ struct IdFeature {
   std::vector<std::uint32_t> starts;  // signs.size() + 1
   std::vector<Position> positions;
   std::vector<std::uint32_t> sample_counts;  // ids of each sample, duplicates included
+  bool in_sample_order = false;              // every entry stands at one place, and they follow the samples
 
   std::size_t batch_size() const { return sample_counts.size(); }
 };

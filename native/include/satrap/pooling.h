@@ -31,6 +31,13 @@ void add_to_samples(std::span<const std::byte* const> rows, RowFormat format, st
                     std::span<const std::uint32_t> starts, std::span<const Position> positions, float* sums,
                     Kernels kernels = Kernels::kBest);
 
+// The same where every row stands once and the rows follow the samples: adds the next counts[s] rows to the
+// row of sample s, in their order. A sample's sum stays in registers, so no row waits for the one before it
+// to be written and read again.
+void add_runs_to_samples(std::span<const std::byte* const> rows, RowFormat format, std::size_t dim,
+                         std::span<const std::uint32_t> counts, float* sums,
+                         Kernels kernels = Kernels::kBest);
+
 // values[i] *= factor.
 void scale(float* values, std::size_t n, float factor);
 
