@@ -17,7 +17,7 @@ __all__ = ["Inputs", "is_form", "parse_form"]
 
 _MULTIPART = "multipart/form-data"
 _URLENCODED = "application/x-www-form-urlencoded"
-_MAX_PARTS = 10_000
+_MAX_PARTS = 1_000
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """TorchServe's REST inference API: ping and predictions, by every path that it has."""
 
+import asyncio
 import json
 import logging
 import re
@@ -27,6 +28,9 @@ __all__ = ["InferenceRoutes"]
 log = logging.getLogger("satrap.serving")
 
 _TIMING = "satrap-timing"
+_QUICK_FORM_BYTES = 16 * 1024
+"""Larger forms are taken apart in a thread: a bad one takes seconds, and other requests must not wait for it."""
+
 _MAX_UNSENT_BYTES = 64 * 1024**2
 """So much of a streamed answer may wait for a client that does not read it."""
 
@@ -125,10 +129,12 @@ class InferenceRoutes:
                 inputs.add(name, values[-1].encode())
         body = await request.body(self._max_request_bytes)
         content_type = request.header("content-type")
-        if is_form(content_type):
+        if not is_form(content_type):
+            inputs.add(_BODY, body, request.media_type)
+        elif len(body) <= _QUICK_FORM_BYTES:
             parse_form(content_type, body, inputs)
         else:
-            inputs.add(_BODY, body, request.media_type)
+            await asyncio.to_thread(parse_form, content_type, body, inputs)
         return inputs
 
     def _model(self, request: RestRequest, asked: Predict, inputs: Inputs) -> str:

@@ -1,6 +1,7 @@
 """Predictions over REST: what reaches the model service, and what becomes of its answer."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,8 @@ import pytest
 
 from satrap.errors import NoWorkerError, OverloadedError, SatrapError, WorkerDiedError
 from satrap.serving.request import OK, Prediction
+from satrap.serving.rest import inference
+from satrap.serving.rest.forms import Inputs, parse_form
 from satrap.serving.rest.inference import InferenceRoutes
 
 LIMIT = 1000
@@ -191,6 +194,25 @@ def test_a_form_s_parts_are_inputs(talk: Any, service: Any) -> None:
 
     service.startup = ()
     talk([InferenceRoutes(service, LIMIT)], conversation)
+
+
+def test_a_large_form_holds_nobody_up(talk: Any, service: Any, monkeypatch: Any) -> None:
+    in_loop: list[bool] = []
+
+    def parse(content_type: str, body: bytes, inputs: Inputs) -> None:
+        in_loop.append(threading.current_thread() is threading.main_thread())
+        parse_form(content_type, body, inputs)
+
+    monkeypatch.setattr(inference, "parse_form", parse)
+    urlencoded = [("Content-Type", "application/x-www-form-urlencoded")]
+
+    async def conversation(site: Any) -> None:
+        for size in (10, 100_000):
+            await site.ask("POST", "/predictions/m", b"a=" + b"%41" * size, urlencoded)
+
+    talk([InferenceRoutes(service, 1_000_000)], conversation)
+    assert in_loop == [True, False]
+    assert [len(asked.inputs["a"]) for asked in service.asked] == [10, 100_000]
 
 
 @pytest.mark.parametrize("startup", [(), ("m", "n")])
