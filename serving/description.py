@@ -3,14 +3,15 @@
 import datetime
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from satrap.serving.roster import WorkerState, WorkerStatus
+from satrap.serving.snapshot import VersionState
 from satrap.serving.sparse_gate import ShardProgress, describe
 from satrap.serving.version import Version
 
-__all__ = ["describe_version"]
+__all__ = ["describe_version", "state_of"]
 
 DEFAULT_CLIENT_TIMEOUT_MS = 0
 
@@ -65,6 +66,24 @@ def describe_version(
         },
         **sparse,
     }
+
+
+def state_of(version: Version, *, is_default: bool) -> VersionState:
+    """What a snapshot says of it."""
+    spec = version.spec
+    return VersionState(
+        version=spec.version,
+        archive=spec.downloaded.name if spec.downloaded else PurePosixPath(spec.url.replace("\\", "/")).name,
+        is_default=is_default,
+        min_workers=version.roster.minimum,
+        max_workers=version.roster.maximum,
+        batch_size=spec.batching.batch_size,
+        max_batch_delay=round(spec.batching.max_delay * 1000),
+        response_timeout=spec.response_timeout,
+        startup_timeout=spec.startup_timeout,
+        runtime=spec.runtime,
+        handler=spec.handler if spec.handler != spec.manifest.handler else "",
+    )
 
 
 def _describe_worker(version: Version, status: WorkerStatus) -> dict[str, Any]:

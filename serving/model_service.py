@@ -11,7 +11,9 @@ import itertools
 import json
 import logging
 import uuid
+from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from satrap.config.global_config import ModelConfig
@@ -28,11 +30,13 @@ from satrap.errors import (
 )
 from satrap.serving.archive.archives import Archives
 from satrap.serving.archive.unpacking import Unpacked
-from satrap.serving.description import describe_version
+from satrap.serving.description import describe_version, state_of
 from satrap.serving.devices import choose_devices
 from satrap.serving.environment.environments import Environments
 from satrap.serving.forks import Template
 from satrap.serving.frames import Bytes
+from satrap.serving.metrics.definitions import Definition
+from satrap.serving.metrics.live import LiveVersion
 from satrap.serving.observer import Ignore, Observer
 from satrap.serving.outcome import Outcome, OutcomeState
 from satrap.serving.processors import available_gpus
@@ -41,6 +45,8 @@ from satrap.serving.request import OK, Prediction, Protocol
 from satrap.serving.roster import WorkerState
 from satrap.serving.settings import ServingSettings
 from satrap.serving.shard_watch import ShardWatch
+from satrap.serving.snapshot import Snapshot, SnapshotKind
+from satrap.serving.snapshot_files import SnapshotFiles
 from satrap.serving.sparse_gate import ShardProgress, everywhere
 from satrap.serving.version import Version
 from satrap.serving.version_spec import RegisterParameters, VersionSpec, check_runtime, resolve
@@ -66,19 +72,30 @@ def _request_ids() -> Iterator[str]:
     return (f"{server}{number:012x}" for number in itertools.count())
 
 
+def _snapshot_folder(settings: ServingSettings) -> Path | None:
+    if settings.config.snapshot_directory is not None:
+        return Path(settings.config.snapshot_directory)
+    return settings.model_store / ".satrap" if settings.model_store is not None else None
+
+
 class ModelService:
     """All models of one server."""
 
     def __init__(
-        self, settings: ServingSettings, template: Template, observer: Observer | None = None
+        self,
+        settings: ServingSettings,
+        template: Template,
+        observer: Observer | None = None,
+        metrics: Sequence[Definition] = (),
     ) -> None:
-        """Start nothing; `observer` is told about every request.
+        """Start nothing; `observer` is told about every request, `metrics` are declared to handlers.
 
         Raises:
             ConfigError: one of `serving.allowed_urls` is no regular expression.
         """
         self._settings, self._template = settings, template
         self._observer = observer or Ignore()
+        self._metrics = metrics
         self._config = settings.config
         self._archives = Archives(template, settings.model_store, self._config)
         self.store = self._archives.store
@@ -87,6 +104,10 @@ class ModelService:
         self._numbers = itertools.count(FIRST_WORKER_NUMBER)
         self._request_ids = _request_ids()
         self._shards = ShardWatch(settings.shard_addresses, self._shards_said, settings.shard_tls)
+        self.snapshots = SnapshotFiles(
+            _snapshot_folder(settings), settings.properties, is_written=settings.write_snapshots
+        )
+        self._is_started = False
         self._draining: set[Version] = set()
         self._changes: set[asyncio.Task[Any]] = set()
 
@@ -98,6 +119,20 @@ class ModelService:
         """
         await self._archives.open()
         await self._template.start()
+
+    async def started(self) -> None:
+        """What was to be registered at the start is: from now on every change is written down."""
+        self._is_started = True
+        await self._save("startup")
+
+    async def wait_started(self, model: str, version: str) -> None:
+        """Wait until the version's workers are ready.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
+            WorkerStartError: one could not load its handler; it is tried again.
+        """
+        await self._registry.get(model, version).wait_started()
 
     async def predict(
         self,
@@ -218,6 +253,7 @@ class ModelService:
                 f"sequence {sequence}",
                 OutcomeState.ACCEPTED,
             )
+        self._save_soon()
         return Outcome(f'Default version successfully updated for model "{model}" to "{version}"')
 
     async def scale(
@@ -246,6 +282,7 @@ class ModelService:
             raise InvalidInputError("min_worker cannot be less than 0.")
         scaled = self._registry.get(model, version)
         scaled.scale(minimum, maximum)
+        await self._save()
         if not synchronous:
             return _ACCEPTED
         await scaled.wait_started()
@@ -342,11 +379,27 @@ class ModelService:
         """How many models are registered."""
         return len(self._registry.models())
 
+    def live_versions(self) -> list[LiveVersion]:
+        """Every version that is there, those that drain among them."""
+        return [
+            LiveVersion(
+                version.spec.model,
+                version.spec.version,
+                version.pending,
+                Counter(worker.state for worker in version.roster.workers()),
+                [worker.number for worker in version.roster.workers()],
+            )
+            for version in {*self._registry, *self._draining}
+        ]
+
     async def close(self) -> None:
         """End all versions; what is still queued or running fails. Drain the callers first."""
         for change in self._changes:
             change.cancel()
         await asyncio.gather(*self._changes, return_exceptions=True)
+        await self._save("shutdown")
+        await asyncio.to_thread(self.snapshots.close)
+        self._is_started = False
         await self._shards.close()
         await asyncio.gather(*(version.close() for version in {*self._registry, *self._draining}))
         await self._archives.close()
@@ -374,6 +427,8 @@ class ModelService:
         registered = f'Model "{spec.model}" Version: {spec.version} registered with'
         log.info("%s %d initial workers", registered, spec.min_workers)
         version.scale(spec.min_workers, spec.max_workers)
+        if not parameters.synchronous or spec.min_workers == 0:
+            await self._save()
         if spec.min_workers == 0:
             return Outcome(
                 f"{registered} 0 initial workers. Use scale workers API to add workers for the model."
@@ -389,9 +444,11 @@ class ModelService:
             raise
         if version not in self._registry:
             raise WorkerStartError(spec.model, spec.version, "it was unregistered meanwhile")
+        await self._save()
         return Outcome(f"{registered} {spec.min_workers} initial workers")
 
     async def _drain(self, version: Version) -> Outcome:
+        self._save_soon()
         drained = await version.drain(self._config.unregister_model_timeout_seconds)
         await self._remove(version)
         if not drained:
@@ -423,7 +480,7 @@ class ModelService:
                 f"{spec.model} {spec.version}",
                 unpacked.options.device_type,
                 spec.device_ids,
-                available_gpus(),
+                available_gpus() if self._config.gpus is None else min(available_gpus(), self._config.gpus),
             ),
             environment=await self._environments.find(spec),
         )
@@ -449,10 +506,12 @@ class ModelService:
             max_response_bytes=self._config.max_response_bytes,
             ours_first=self._config.compat == "satrap",
             decode_inputs=self._config.decode_input_request,
+            limit_max_image_pixels=self._config.limit_max_image_pixels,
             environment=self._settings.worker_environment(),
             warmup=spec.warmup,
             packages=str(spec.environment.packages) if spec.environment else "",
             python=str(spec.environment.python) if spec.environment and spec.environment.is_fresh else "",
+            metrics=[(one.type, one.name, one.unit, list(one.dimensions)) for one in self._metrics],
         )
 
     def _check_shards(self, spec: VersionSpec) -> None:
@@ -477,6 +536,8 @@ class ModelService:
             )
             if version.roster.count(WorkerState.READY):
                 self._version_ready(version)
+        if any(each.became_default for each in reached):
+            self._save_soon()
         return self._registry.anything_waits()
 
     def _version_ready(self, version: Version) -> None:
@@ -487,6 +548,7 @@ class ModelService:
             changed = self._registry.became_ready(spec.model, spec.version, version)
         if changed:
             log.info("model %r: version %s is ready and is the default now", spec.model, spec.version)
+            self._save_soon()
 
     @contextlib.contextmanager
     def _default_changing(self, model: str) -> Iterator[None]:
@@ -501,6 +563,29 @@ class ModelService:
 
     def _model_config(self, model: str) -> ModelConfig:
         return self._settings.models_config.get(model) or ModelConfig()
+
+    async def _save(self, kind: SnapshotKind = "snapshot") -> None:
+        """Write down what is registered, once that is complete."""
+        if self._is_started:
+            await self.snapshots.save(self._snapshot(), kind)
+
+    def _save_soon(self) -> None:
+        if not self._is_started:
+            return
+        task = asyncio.get_running_loop().create_task(self._save())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            {
+                model: [
+                    state_of(version, is_default=version is self._registry.find_default(model))
+                    for version in self._registry.versions(model)
+                ]
+                for model in self._registry.models()
+            }
+        )
 
     async def _carry_through(self, change: Coroutine[Any, Any, T]) -> T:
         task = asyncio.get_running_loop().create_task(change)

@@ -4,31 +4,33 @@ import asyncio
 import dataclasses
 import gc
 import logging
+import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc.aio
 import uvloop
-from prometheus_client import CollectorRegistry, generate_latest
 
 from satrap import __version__, rpc
-from satrap.errors import InvalidInputError, SatrapError, UnavailableError
+from satrap.errors import InvalidInputError, UnavailableError
 from satrap.protos import inference_pb2_grpc, management_pb2_grpc
-from satrap.serving.archive.store import startup_archives
 from satrap.serving.exposure import serving_tls, uvicorn_tls
 from satrap.serving.forks import Template
 from satrap.serving.inference_api import InferenceApi
 from satrap.serving.listening import Address
 from satrap.serving.management_api import ManagementApi
+from satrap.serving.metrics.calls import CallLog
+from satrap.serving.metrics.current import definitions_of, keep_current
+from satrap.serving.metrics.server_metrics import ServerMetrics
 from satrap.serving.model_service import ModelService
 from satrap.serving.request_ids import request_ids
 from satrap.serving.rest.apis import rest_apis
 from satrap.serving.rest.listener import Listener, bind
 from satrap.serving.settings import ServingSettings
+from satrap.serving.startup import register_startup_models
 from satrap.serving.token_interceptor import TokenInterceptor
 from satrap.serving.tokens import Api, TokenAuthorization
-from satrap.serving.version_spec import RegisterParameters
 
 __all__ = ["ServingSettings", "run"]
 
@@ -53,10 +55,18 @@ def run(settings: ServingSettings, stop: threading.Event, on_ready: Callable[[st
 
 async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Callable[[str], None]) -> None:
     template = Template()
-    service = ModelService(settings, template)
+    definitions = definitions_of(settings.config)
+    metrics = ServerMetrics(
+        hostname=socket.gethostname(),
+        mode=settings.config.metrics_mode,
+        definitions=definitions,
+        live=lambda: service.live_versions(),
+    )
+    service = ModelService(settings, template, metrics, definitions.handlers)
     tokens = _tokens(settings)
-    apis = _Apis(settings)
+    apis = _Apis(settings, metrics)
     stopped = asyncio.create_task(_until_set(stop))
+    watched = asyncio.create_task(keep_current(metrics, settings.config))
     try:
         apis.add_grpc(service, tokens)
         apis.add_rest(service, tokens)
@@ -73,6 +83,7 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
         log.info("draining for at most %d s", settings.config.drain_seconds)
     finally:
         stopped.cancel()
+        watched.cancel()
         await apis.stop()
         await service.close()
         await template.close()
@@ -83,8 +94,10 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
 class _Apis:
     """The servers of all APIs: their ports are taken first, and accept when the startup models are ready."""
 
-    def __init__(self, settings: ServingSettings) -> None:
+    def __init__(self, settings: ServingSettings, metrics: ServerMetrics) -> None:
         self._settings = settings
+        self._metrics = metrics
+        self._calls = CallLog(metrics.count_call, lines=settings.config.access_log)
         self._tls = serving_tls(settings.config.tls)
         self._grpc: list[grpc.aio.Server] = []
         self._rest: list[Listener] = []
@@ -94,19 +107,25 @@ class _Apis:
     def add_grpc(self, service: ModelService, tokens: TokenAuthorization | None) -> None:
         listening = self._settings.listening
         inference = self._server(listening.grpc_inference, "inference", tokens)
-        inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(InferenceApi(service), inference)
+        inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(
+            InferenceApi(service, self._calls), inference
+        )
         management = self._server(listening.grpc_management, "management", tokens)
-        management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(ManagementApi(service), management)
+        management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(
+            ManagementApi(service, self._calls), management
+        )
 
     def add_rest(self, service: ModelService, tokens: TokenAuthorization | None) -> None:
-        registry = CollectorRegistry()
-
-        def render(names: Sequence[str]) -> bytes:
-            return generate_latest(registry.restricted_registry(names) if names else registry)
-
-        for api in rest_apis(
-            self._settings, service, request_ids(), tokens=tokens, render=render, version=__version__
-        ):
+        apis = rest_apis(
+            self._settings,
+            service,
+            request_ids(),
+            tokens=tokens,
+            render=self._metrics.render,
+            answered=self._calls.rest,
+            version=__version__,
+        )
+        for api in apis:
             bound = bind(api.address)
             where = dataclasses.replace(api.address, port=bound.getsockname()[1])
             tls = uvicorn_tls(self._tls if where.tls else None)
@@ -156,7 +175,7 @@ async def _start(settings: ServingSettings, service: ModelService, stopped: asyn
 
     async def start() -> None:
         await service.open()
-        await _register_startup_models(settings, service)
+        await register_startup_models(settings, service)
 
     started = asyncio.create_task(start())
     await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -166,20 +185,6 @@ async def _start(settings: ServingSettings, service: ModelService, stopped: asyn
     started.cancel()
     await asyncio.wait({started})
     return False
-
-
-async def _register_startup_models(settings: ServingSettings, service: ModelService) -> None:
-    """One after the other; an archive that was named must work if so configured, of `all` those that do are served."""
-    everything = (settings.startup_models or "").strip().lower() == "all"
-    required = settings.strict_startup and not everything
-    for name, url in startup_archives(settings.startup_models, service.store):
-        parameters = RegisterParameters(url=url, model_name=name or None, synchronous=True)
-        try:
-            await service.register(parameters, at_startup=True)
-        except SatrapError as error:
-            if required:
-                raise
-            log.error("%s in the model store is not served: %s", url, error)
 
 
 async def _until_set(stop: threading.Event) -> None:

@@ -13,7 +13,7 @@ import javaproperties
 
 from satrap.errors import ConfigError
 
-__all__ = ["Properties", "find_config_file", "newest_snapshot", "read_properties"]
+__all__ = ["Properties", "find_config_file", "newest_snapshot", "read_properties", "snapshots_in"]
 
 _ENCODING = "iso-8859-1"  # Java's: other characters are written as \u escapes
 _INTERPOLATED = re.compile(r"\$\$([^$]+)\$\$")
@@ -180,6 +180,11 @@ def find_config_file(
 
 def newest_snapshot(folder: Path) -> Path | None:
     """The snapshot with the latest time in its name; None: there is none."""
+    return next(reversed(snapshots_in(folder)), None)
+
+
+def snapshots_in(folder: Path) -> list[Path]:
+    """All snapshots, by the times in their names."""
     if not folder.is_dir():
-        return None
-    return max((entry for entry in folder.iterdir() if _SNAPSHOT.fullmatch(entry.name)), default=None)
+        return []
+    return sorted(entry for entry in folder.iterdir() if _SNAPSHOT.fullmatch(entry.name))

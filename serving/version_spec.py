@@ -19,7 +19,8 @@ DEFAULT_MAX_RETRY_TIMEOUT = 300
 class RegisterParameters:
     """A registration's parameters, None where not given. Delay in ms, timeouts in seconds.
 
-    `fallback_name` names the model if neither the call nor the archive does.
+    `fallback_name` names the model if neither the call nor the archive does. `workers` (least and greatest number) wins
+    over everything; it is not of the API, but what a restart had.
     """
 
     url: str | None
@@ -30,6 +31,7 @@ class RegisterParameters:
     batch_size: int | None = None
     max_batch_delay: int | None = None
     initial_workers: int | None = None
+    workers: tuple[int, int] | None = None
     response_timeout: int | None = None
     startup_timeout: int | None = None
     synchronous: bool = False
@@ -99,7 +101,8 @@ def resolve(
     if not handler:
         raise ArchiveError(parameters.url or "", "Model handler is not defined.")
     configured = model_config.of(manifest.version)
-    workers = _first(
+    minimum = _first(
+        parameters.workers and parameters.workers[0],
         options.min_workers or None,  # 0 says nothing, as in TorchServe
         parameters.initial_workers,
         configured.workers,
@@ -125,8 +128,16 @@ def resolve(
             max_delay=delay_ms / 1000,
             capacity=_first(options.job_queue_size, serving.job_queue_size),
         ),
-        min_workers=workers,
-        max_workers=max(workers, _first(options.max_workers, configured.max_workers, workers)),
+        min_workers=minimum,
+        max_workers=max(
+            minimum,
+            _first(
+                parameters.workers and parameters.workers[1],
+                options.max_workers,
+                configured.max_workers,
+                minimum,
+            ),
+        ),
         response_timeout=_first(
             parameters.response_timeout,
             options.response_timeout,
