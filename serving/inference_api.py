@@ -4,7 +4,8 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import grpc
 import grpc.aio
@@ -15,13 +16,19 @@ from satrap.protos import inference_pb2, inference_pb2_grpc
 from satrap.serving.context import SEQUENCE_ID_HEADER
 from satrap.serving.frames import STALE_HEADER, STALENESS_HEADER
 from satrap.serving.in_order import in_order
+from satrap.serving.metrics.calls import CallLog
 from satrap.serving.model_service import ModelService
 from satrap.serving.request import OK, Prediction
-from satrap.serving.status import Status, inference_status, status_of_code
+from satrap.serving.status import Status, inference_status, worker_status
 
 __all__ = ["InferenceApi"]
 
 _TIMING = "satrap-timing"
+
+_SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService/"
+
+CANCELLED = 499
+"""nginx's status, and TorchServe's, of a call whose client went away."""
 
 STREAMED_AT_ONCE = 32
 """Messages of one StreamPredictions2 call that are worked on before the first of them is answered."""
@@ -38,15 +45,17 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
     The status and the headers that a handler sets are for REST only, as in TorchServe.
     """
 
-    def __init__(self, service: ModelService) -> None:
-        """Serve that service's models."""
-        self._service = service
+    def __init__(self, service: ModelService, calls: CallLog | None = None) -> None:
+        """Serve that service's models; `calls` is told about every call when it has ended."""
+        self._service, self._calls = service, calls
 
     async def Ping(  # noqa: N802 (the RPC's name)
         self, request: empty_pb2.Empty, context: Context
     ) -> inference_pb2.TorchServeHealthResponse:
         """TorchServe's health document."""
-        health = "Healthy" if self._service.is_healthy() else "Unhealthy"
+        with _Call("Ping", context, self._calls) as call:
+            health = "Healthy" if self._service.is_healthy() else "Unhealthy"
+            call.status = OK
         return inference_pb2.TorchServeHealthResponse(health=f'{{\n  "status": "{health}"\n}}')
 
     async def Predictions(  # noqa: N802
@@ -59,43 +68,39 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         that may be out of date has `satrap-stale: 1` there, asked for or not, and one whose embeddings' age is known
         `satrap-staleness-ms`.
         """
-        started = time.perf_counter()
-        try:
-            prediction = await self._service.predict(
-                request.model_name,
-                request.model_version,
-                dict(request.input),
-                patience=context.time_remaining(),
-                headers=_headers(request),
-            )
-        except SatrapError as error:
-            await _abort(context, inference_status(error))
-        if prediction.code != OK:
-            await _abort(context, _failure(prediction))
-        _set_trailing(context, prediction, started)
-        return inference_pb2.PredictionResponse(prediction=prediction.value)
+        with _Call("Predictions", context, self._calls) as call:
+            try:
+                prediction = await self._service.predict(
+                    request.model_name,
+                    request.model_version,
+                    dict(request.input),
+                    patience=context.time_remaining(),
+                    headers=_headers(request),
+                )
+            except SatrapError as error:
+                await call.fail(error.http_status, inference_status(error))
+            await call.pass_on(prediction)
+            return inference_pb2.PredictionResponse(prediction=prediction.value)
 
     async def StreamPredictions(  # noqa: N802
         self, request: inference_pb2.PredictionsRequest, context: Context
     ) -> AsyncIterator[inference_pb2.PredictionResponse]:
         """One request, and an answer for every part that its handler sends; one, if it does not stream."""
-        started = time.perf_counter()
-        try:
-            parts = self._service.stream(
-                request.model_name,
-                request.model_version,
-                dict(request.input),
-                patience=context.time_remaining(),
-                headers=_headers(request),
-            )
-            async with contextlib.aclosing(parts):
-                async for part in parts:
-                    if part.code != OK:
-                        await _abort(context, _failure(part))
-                    _set_trailing(context, part, started)
-                    yield inference_pb2.PredictionResponse(prediction=part.value)
-        except SatrapError as error:
-            await _abort(context, inference_status(error))
+        with _Call("StreamPredictions", context, self._calls) as call:
+            try:
+                parts = self._service.stream(
+                    request.model_name,
+                    request.model_version,
+                    dict(request.input),
+                    patience=context.time_remaining(),
+                    headers=_headers(request),
+                )
+                async with contextlib.aclosing(parts):
+                    async for part in parts:
+                        await call.pass_on(part)
+                        yield inference_pb2.PredictionResponse(prediction=part.value)
+            except SatrapError as error:
+                await call.fail(error.http_status, inference_status(error))
 
     async def StreamPredictions2(  # noqa: N802
         self, request_iterator: AsyncIterator[inference_pb2.PredictionsRequest], context: Context
@@ -108,10 +113,12 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         async def answer(request: inference_pb2.PredictionsRequest) -> inference_pb2.PredictionResponse:
             return await self._answer_in_stream(request, context.time_remaining())
 
-        answers = in_order(request_iterator, answer, STREAMED_AT_ONCE)
-        async with contextlib.aclosing(answers):
-            async for each in answers:
-                yield each
+        with _Call("StreamPredictions2", context, self._calls) as call:
+            answers = in_order(request_iterator, answer, STREAMED_AT_ONCE)
+            async with contextlib.aclosing(answers):
+                async for each in answers:
+                    yield each
+            call.status = OK
 
     async def _answer_in_stream(
         self, request: inference_pb2.PredictionsRequest, patience: float | None
@@ -143,7 +150,7 @@ def _headers(request: inference_pb2.PredictionsRequest) -> Mapping[str, str] | N
 
 
 def _failure(prediction: Prediction) -> Status:
-    return status_of_code(prediction.code), prediction.value.decode("utf-8", "replace")
+    return worker_status(prediction.code, prediction.value.decode("utf-8", "replace"))
 
 
 def _set_status(response: inference_pb2.PredictionResponse, status: Status) -> None:
@@ -151,20 +158,45 @@ def _set_status(response: inference_pb2.PredictionResponse, status: Status) -> N
     response.status.code = code.value[0]
 
 
-def _set_trailing(context: Context, prediction: Prediction, started: float) -> None:
-    trailing: list[tuple[str, str]] = []
-    if any(key == _TIMING for key, _ in context.invocation_metadata() or ()):
-        times = {"server": (time.perf_counter() - started) * 1e3, **prediction.times}
-        trailing.append((_TIMING, json.dumps(times)))
-    if prediction.is_stale:
-        trailing.append((STALE_HEADER, "1"))
-    if prediction.staleness_ms is not None:
-        trailing.append((STALENESS_HEADER, str(prediction.staleness_ms)))
-    if trailing:
-        context.set_trailing_metadata(tuple(trailing))
+class _Call:
+    """One call from its begin to its end, which the call log is told about."""
 
+    __slots__ = ("_calls", "_context", "_name", "_started", "status")
 
-async def _abort(context: Context, status: Status) -> NoReturn:
-    code, details = status
-    await context.abort(code, details)
-    raise AssertionError("abort always raises")
+    def __init__(self, name: str, context: Context, calls: CallLog | None) -> None:
+        self._name, self._context, self._calls = name, context, calls
+        self._started = time.perf_counter()
+        self.status = CANCELLED
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._calls is not None:
+            seconds = time.perf_counter() - self._started
+            self._calls.grpc(_SERVICE + self._name, self._context.peer(), self.status, seconds)
+
+    async def fail(self, status: int, answer: Status) -> NoReturn:
+        """End with an error, `status` over REST."""
+        self.status = status
+        code, details = answer
+        await self._context.abort(code, details)
+        raise AssertionError("abort always raises")
+
+    async def pass_on(self, prediction: Prediction) -> None:
+        """Set what goes with a prediction; end with it if it is an error."""
+        if prediction.code != OK:
+            await self.fail(prediction.code, _failure(prediction))
+        self.status = OK
+        trailing: list[tuple[str, str]] = []
+        if any(key == _TIMING for key, _ in self._context.invocation_metadata() or ()):
+            times = {"server": (time.perf_counter() - self._started) * 1e3, **prediction.times}
+            trailing.append((_TIMING, json.dumps(times)))
+        if prediction.is_stale:
+            trailing.append((STALE_HEADER, "1"))
+        if prediction.staleness_ms is not None:
+            trailing.append((STALENESS_HEADER, str(prediction.staleness_ms)))
+        if trailing:
+            self._context.set_trailing_metadata(tuple(trailing))

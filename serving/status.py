@@ -2,7 +2,7 @@ r"""How an error travels to a client of TorchServe: status codes and details, al
 
 TorchServe answers management calls with its exception's HTTP status translated, and details
 `"<message>\n<Java class>"`; clients parse that, so it stays. Its Predictions call answers INTERNAL whatever the
-exception was. What a worker answered travels with the worker's code and the bare sentence. Where TorchServe's
+exception was. What a worker answered travels with the worker's code and its sentence. Where TorchServe's
 answer is UNKNOWN without a word (a version registered twice, the default version removed, a request without a
 model's name) its REST status and text are used.
 """
@@ -93,8 +93,15 @@ def inference_status(error: errors.SatrapError) -> Status:
             return grpc.StatusCode.INTERNAL, f"{error}\nBadRequestException.()"
         case errors.NoWorkerError():
             return grpc.StatusCode.INTERNAL, f"{error}\nInternalServerException.()"
+        case errors.WorkerDiedError():
+            return worker_status(error.http_status, str(error))
         case _:
             return error.grpc_status, str(error)
+
+
+def worker_status(code: int, sentence: str) -> Status:
+    """Code and details of a prediction that failed in its worker: TorchServe names one class, whatever the code."""
+    return status_of_code(code), f"{sentence}\n{_JAVA}.http.InternalServerException"
 
 
 def error_type(error: errors.SatrapError) -> str:

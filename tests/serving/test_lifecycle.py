@@ -17,6 +17,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+FAILED = "\norg.pytorch.serve.http.InternalServerException"
+
 SLEEPER = """
 import os, time
 
@@ -98,14 +100,14 @@ def test_a_killed_worker_fails_what_it_had_and_is_replaced(
     wait_until(counted.exists)
     waiting = client.start_predict("m", b"x")
     os.kill(pid, signal.SIGKILL)
-    assert failure(running.result) == ("INTERNAL", "Worker died.")
+    assert failure(running.result) == ("INTERNAL", "Worker died." + FAILED)
     assert waiting.result().prediction.split()[0] != str(pid).encode(), (
         "what waited is answered by the next one"
     )
     assert counted.read_text() == "run\n", "no request is run twice"
     assert "killed by signal 9" in shared.log()
     for _ in range(2):
-        assert failure(client.predict, "m", b"die") == ("INTERNAL", "Worker died.")
+        assert failure(client.predict, "m", b"die") == ("INTERNAL", "Worker died." + FAILED)
         assert client.predict("m")
 
 
@@ -114,7 +116,7 @@ def test_a_worker_that_does_not_answer_in_time_is_replaced(shared: Any, failure:
     client = shared.client
     client.register("m.mar", response_timeout=1)
     (pid,) = client.worker_pids("m")
-    assert failure(client.predict, "m", b"sleep60") == ("INTERNAL", "Worker died.")
+    assert failure(client.predict, "m", b"sleep60") == ("INTERNAL", "Worker died." + FAILED)
     assert int(client.predict("m").split()[0]) != pid
     assert "did not answer within 1 s" in shared.log()
 
@@ -134,6 +136,9 @@ def test_a_killed_template_is_replaced_and_workers_go_on(serve: Any, store: Any,
     wait_until(lambda: server.client.worker_pids("m") not in (pids, [-1]))
     assert server.client.predict("m")
     assert server.command.stop() == 0
+
+
+FAILED = "\norg.pytorch.serve.http.InternalServerException"
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -240,7 +245,7 @@ def test_unregister_gives_up_after_its_timeout(
     assert code == "FAILED_PRECONDITION"
     assert details.splitlines()[0] == "Timed out while cleaning resources: m"
     assert first.result()
-    assert failure(stuck.result) == ("INTERNAL", "Worker died.")
+    assert failure(stuck.result) == ("INTERNAL", "Worker died." + FAILED)
     assert server.unpacked() == []
     server.client.register("m.mar")
     assert server.client.predict("m")

@@ -31,7 +31,10 @@ def test_predictions_are_internal_as_in_torchserve() -> None:
         grpc.StatusCode.INTERNAL,
         "Parameter model_name is required.\nBadRequestException.()",
     )
-    assert inference_status(errors.WorkerDiedError("m", "1")) == (grpc.StatusCode.INTERNAL, "Worker died.")
+    assert inference_status(errors.WorkerDiedError("m", "1")) == (
+        grpc.StatusCode.INTERNAL,
+        "Worker died.\norg.pytorch.serve.http.InternalServerException",
+    )
 
 
 def test_what_a_client_can_act_on_has_its_own_code() -> None:

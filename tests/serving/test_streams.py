@@ -12,6 +12,8 @@ from satrap.protos import inference_pb2
 
 pytestmark = pytest.mark.slow
 
+FAILED = "\norg.pytorch.serve.http.InternalServerException"
+
 HANDLER = """
 import os, time
 from satrap.serving.prediction import PredictionException
@@ -75,13 +77,13 @@ def test_the_parts_of_an_answer(shared: Any, failure: Any) -> None:
     assert stream("just one") == [b"just one"], "a handler that does not stream gives one answer"
     assert stream("sequence", sequence_id="s-1") == [b"s-1"]
     pids = client.worker_pids("m")
-    assert failure(stream, "code404") == ("NOT_FOUND", "as asked")
+    assert failure(stream, "code404") == ("NOT_FOUND", "as asked" + FAILED)
     assert failure(stream, "x", model="nope")[0] == "INTERNAL"
     assert failure(stream, "x", model="") == (
         "INTERNAL",
         "Parameter model_name is required.\nBadRequestException.()",
     )
-    assert failure(stream, "bad part") == ("UNAVAILABLE", "Unsupported model output data type.")
+    assert failure(stream, "bad part") == ("UNAVAILABLE", "Unsupported model output data type." + FAILED)
     assert "max_response_bytes" in failure(stream, "long part")[1]
     assert "max_response_bytes" in failure(client.predict, "m", b"long sum")[1]
     assert len(stream("long sum")) == 4, "a stream has no limit, its parts have"
@@ -90,7 +92,10 @@ def test_the_parts_of_an_answer(shared: Any, failure: Any) -> None:
     assert next(parts).prediction == b"before"
     with pytest.raises(grpc.RpcError) as caught:
         next(parts)
-    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.INTERNAL, "Worker died.")
+    assert (caught.value.code(), caught.value.details()) == (
+        grpc.StatusCode.INTERNAL,
+        "Worker died." + FAILED,
+    )
     assert client.predict("m", b"again") == b"again"
 
 
@@ -145,14 +150,14 @@ def test_many_predictions_in_one_call(shared: Any, tmp_path: Path, wait_until: A
     statuses = [(a.status.code, a.status.message) for a in answers if a.HasField("status")]
     internal = grpc.StatusCode.INTERNAL.value[0]
     assert statuses == [
-        (grpc.StatusCode.INVALID_ARGUMENT.value[0], "as asked"),
+        (grpc.StatusCode.INVALID_ARGUMENT.value[0], "as asked" + FAILED),
         (internal, "Model not found: nope\norg.pytorch.serve.archive.model.ModelNotFoundException"),
         (
             internal,
             "Model version: 9 does not exist for model: m\n"
             "org.pytorch.serve.archive.model.ModelVersionNotFoundException",
         ),
-        (internal, "Worker died."),
+        (internal, "Worker died." + FAILED),
     ]
     assert list(client.inference.StreamPredictions2(iter(()), timeout=30)) == []
 
