@@ -2,6 +2,7 @@
 
 import functools
 import json
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -10,11 +11,15 @@ import grpc.aio
 from satrap.errors import InvalidInputError, SatrapError
 from satrap.protos import management_pb2 as pb
 from satrap.protos import management_pb2_grpc
+from satrap.serving.metrics.calls import CANCELLED, INTERNAL_ERROR, CallLog
 from satrap.serving.model_service import ModelService
+from satrap.serving.request import OK
 from satrap.serving.status import management_status
 from satrap.serving.version_spec import RegisterParameters
 
 __all__ = ["ManagementApi"]
+
+_SERVICE = "org.pytorch.serve.grpc.management.ManagementAPIsService/"
 
 R = TypeVar("R")
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -26,11 +31,23 @@ def _answers(method: Callable[["ManagementApi", R], Awaitable[str]]) -> Method[R
 
     @functools.wraps(method)
     async def call(self: "ManagementApi", request: R, context: Context) -> pb.ManagementResponse:
+        started = time.perf_counter()
+        status = CANCELLED
         try:
-            return pb.ManagementResponse(msg=await method(self, request))
+            sentence = await method(self, request)
+            status = OK
+            return pb.ManagementResponse(msg=sentence)
         except SatrapError as error:
+            status = error.http_status
             await context.abort(*management_status(error))
             raise AssertionError("abort always raises") from error
+        except Exception:
+            status = INTERNAL_ERROR
+            raise
+        finally:
+            if self._calls is not None:
+                seconds = time.perf_counter() - started
+                self._calls.grpc(_SERVICE + method.__name__, context.peer(), status, seconds)
 
     return call
 
@@ -43,9 +60,9 @@ def _given(value: int) -> int | None:
 class ManagementApi(management_pb2_grpc.ManagementAPIsServiceServicer):
     """Models registered, described, scaled, made default and unregistered."""
 
-    def __init__(self, service: ModelService) -> None:
-        """Manage that service's models."""
-        self._service = service
+    def __init__(self, service: ModelService, calls: CallLog | None = None) -> None:
+        """Manage that service's models; `calls` is told about every call when it has ended."""
+        self._service, self._calls = service, calls
 
     @_answers
     async def RegisterModel(self, request: pb.RegisterModelRequest) -> str:  # noqa: N802 (the RPC's name)

@@ -151,6 +151,7 @@ def _serving(
         "metrics_auto_detect": (("model_metrics_auto_detect",), read.boolean("model_metrics_auto_detect")),
         "system_metrics": (("disable_system_metrics",), not read.boolean("disable_system_metrics")),
         "system_metrics_seconds": (("metric_time_interval",), read.integer("metric_time_interval", 60)),
+        "access_log": ((), True),
         "snapshot_directory": ((), str(snapshot_directory)),
         "tls": (("certificate_file", "private_key_file", "keystore"), _tls(read)),
         "cors": (("cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers"), _cors(read)),

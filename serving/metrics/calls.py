@@ -5,9 +5,14 @@ from collections.abc import Callable
 
 from satrap.serving.rest.asgi import Scope
 
-__all__ = ["CallLog"]
+__all__ = ["CANCELLED", "INTERNAL_ERROR", "CallLog"]
 
 log = logging.getLogger("satrap.serving.access")
+
+CANCELLED = 499
+"""The status of a call whose client went away."""
+INTERNAL_ERROR = 500
+"""The status of a call that ended in an error that nobody foresaw."""
 
 
 class CallLog:

@@ -270,6 +270,7 @@ class ServingConfig(Section):
     metrics_auto_detect: bool = False
     system_metrics: bool = True
     system_metrics_seconds: Positive = 60
+    access_log: bool = False
     token: TokenConfig = TokenConfig()
     tls: TlsConfig = TlsConfig()
     cors: CorsConfig = CorsConfig()
