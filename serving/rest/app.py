@@ -65,7 +65,7 @@ class RestApp:
         try:
             response = await self._answer(request)
         except ClientGoneError:
-            log.debug("%s %s: the client went away", request.method, request.path)
+            log.debug("%s %r: the client went away", request.method, request.path)
             for stream in streams:
                 stream.abort()
             return
@@ -108,5 +108,5 @@ class RestApp:
         except ClientGoneError:
             raise
         except Exception:
-            log.exception("%s %s could not be answered", request.method, request.path)
+            log.exception("%s %r could not be answered", request.method, request.path)
             return error_document(500, "InternalServerException", "Internal server error; the log says more")

@@ -99,7 +99,7 @@ class InferenceRoutes:
                 stream = request.begin_stream(_response(request, part, started))
             stream.write(part.value)
             if stream.unsent > _MAX_UNSENT_BYTES:
-                log.error("%s: the client does not read its stream, which is given up", request.path)
+                log.error("%r: the client does not read its stream, which is given up", request.path)
                 departure.give_up()
 
         with request.departure() as departure:

@@ -36,9 +36,11 @@ def bind(address: Address) -> socket.socket:
     """
     bound: socket.socket | None = None
     try:
-        family, kind, protocol, _, where = socket.getaddrinfo(
+        found = socket.getaddrinfo(
             address.host.strip("[]"), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
+        )
+        # Of a name with both, like localhost, IPv4: that is where TorchServe's clients look.
+        family, kind, protocol, _, where = min(found, key=lambda each: each[0] != socket.AF_INET)
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(where)

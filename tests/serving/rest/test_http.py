@@ -294,7 +294,7 @@ def test_a_client_that_goes_before_its_body_is_whole(talk: Any, caplog: Any) -> 
 
     with caplog.at_level(logging.DEBUG, "satrap.serving"):
         talk([echo], conversation)
-    assert "POST /body: the client went away" in caplog.text
+    assert "POST '/body': the client went away" in caplog.text
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
@@ -391,6 +391,11 @@ def test_an_address_that_is_taken() -> None:
             bind(Address(port=port)).listen()
     with pytest.raises(InvalidInputError, match=r"no\.such\.host\.invalid"):
         bind(Address("no.such.host.invalid"))
+
+
+def test_a_name_is_an_ipv4_address_if_it_has_one() -> None:
+    with bind(Address("localhost")) as bound:
+        assert bound.getsockname()[0] == "127.0.0.1"
 
 
 def test_ipv6() -> None:
