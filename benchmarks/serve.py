@@ -1,8 +1,9 @@
 """How fast satrap serves, beside a tuned TorchServe and beside PERSIA: ratios measured in one run.
 
 Two satrap shards, serving and one worker against TorchServe 0.12 with the same model, the same bytes, one worker,
-batch size 1 and one torch thread; then `satrap middleware` with one shard. What exactly, and how to read it:
-docs/benchmarks.md. TorchServe is installed into build/benchmarks by the first run; it needs Java 17.
+batch size 1 and one torch thread; then `satrap middleware` with one shard; then both servers with the same archives of
+small models. What exactly, and how to read it: docs/benchmarks.md. TorchServe is installed into build/benchmarks by the
+first run; it needs Java 17.
 
 example: .venv/bin/python benchmarks/serve.py --quick --json build/serve.json
 """
@@ -24,6 +25,8 @@ from harness.measure import Plan, WrongAnswerError
 from harness.processes import ChildFailedError
 from harness.report import Target, print_comparison, print_floor, print_lookups
 from harness.script import run_script
+from harness.small_comparison import MEASURES, SmallPlan, compare_small
+from harness.small_report import print_small
 from harness.workload import Shape
 from peers import torchserve
 
@@ -37,6 +40,7 @@ class Settings:
 
     plan: Plan
     lookup_plan: Plan
+    small_plan: SmallPlan
     shape: Shape
     lookup_shape: Shape
     seed: int
@@ -52,7 +56,7 @@ def settings_from(arguments: Sequence[str]) -> Settings:
         description=summary, epilog=example, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = [one.name for one in COMPARISONS]
-    parser.add_argument("--quick", action="store_true", help="about two minutes, for a first impression")
+    parser.add_argument("--quick", action="store_true", help="about five minutes, for a first impression")
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write conditions and every cycle's figures"
     )
@@ -72,7 +76,16 @@ def settings_from(arguments: Sequence[str]) -> Settings:
         help="of the middleware's table (%(default)s)",
     )
     parser.add_argument(
-        "--only", action="append", choices=[*names, "lookups"], help="measure this row only; may be repeated"
+        "--only",
+        action="append",
+        choices=[*names, "lookups", *MEASURES],
+        help="measure this row only; may be repeated",
+    )
+    parser.add_argument(
+        "--replacements",
+        type=int,
+        metavar="N",
+        help="how often a model is replaced under load (100; quick: 5)",
     )
     parser.add_argument("--no-peer", action="store_true", help="leave TorchServe out: no Java, no download")
     given = parser.parse_args(arguments)
@@ -81,11 +94,17 @@ def settings_from(arguments: Sequence[str]) -> Settings:
     return Settings(
         plan=Plan(cycles, seconds, warm_up_seconds=2 * seconds),
         lookup_plan=Plan(cycles, seconds, warm_up_seconds=seconds),
+        small_plan=SmallPlan(
+            Plan(cycles, seconds, warm_up_seconds=2 * seconds),
+            starts=cycles,
+            registrations=2 * cycles,
+            replacements=given.replacements or (5 if given.quick else 100),
+        ),
         shape=Shape(rows=given.rows),
         lookup_shape=Shape(rows=given.lookup_rows),
         seed=given.seed,
         with_peer=not given.no_peer,
-        rows=given.only or [*names, "lookups"],
+        rows=given.only or [*names, "lookups", *MEASURES],
         json=given.json,
     )
 
@@ -122,6 +141,18 @@ def measure(settings: Settings, console: Console) -> dict[str, object]:
             )
             document["lookups"] = dataclasses.asdict(row)
             print_lookups(console, row)
+        measures = [name for name in MEASURES if name in settings.rows]
+        if measures:
+            small = compare_small(
+                root / "small",
+                settings.seed,
+                settings.small_plan,
+                measures,
+                PEER_ENVIRONMENT if settings.with_peer else None,
+                status.update,
+            )
+            document["small"] = dataclasses.asdict(small)
+            print_small(console, small)
     return document
 
 

@@ -16,6 +16,7 @@ from satrap.trainer import write_persia_checkpoint
 
 __all__ = [
     "Files",
+    "archive",
     "archive_with_handler",
     "archive_without_code",
     "write_embeddings",
@@ -119,30 +120,32 @@ def write_handler_files(files: Files, workload: Workload, name: str, table: str)
 def archive_with_handler(store: Path, name: str, model: Path, handler: Path, extra: Sequence[Path]) -> None:
     """Write `store/name.mar` with the real `torch-model-archiver`."""
     extra_files = ",".join(map(str, extra))
-    _archive(
-        [_program("torch-model-archiver")],
-        store,
-        name,
-        model,
-        "--handler",
-        handler,
-        "--extra-files",
-        extra_files,
+    archive(
+        store, name, _VERSION, "--serialized-file", model, "--handler", handler, "--extra-files", extra_files
     )
 
 
 def archive_without_code(store: Path, name: str, model: Path) -> None:
     """Write `store/name.mar` with `satrap archive`, whose default handler takes PERSIA batches."""
-    _archive([_program("satrap"), "archive"], store, name, model)
+    _archive([_program("satrap"), "archive"], store, name, _VERSION, "--serialized-file", model)
+
+
+def archive(store: Path, name: str, version: str, *flags: str | Path) -> None:
+    """Write `store/name.mar` with the real `torch-model-archiver`, given any of its other flags.
+
+    Raises:
+        ChildFailedError: it refused.
+    """
+    _archive([_program("torch-model-archiver")], store, name, version, *flags)
 
 
 def _program(name: str) -> Path:
     return Path(sys.executable).with_name(name)
 
 
-def _archive(command: Sequence[str | Path], store: Path, name: str, model: Path, *flags: str | Path) -> None:
+def _archive(command: Sequence[str | Path], store: Path, name: str, version: str, *flags: str | Path) -> None:
     store.mkdir(exist_ok=True)
-    common = ("--model-name", name, "--version", _VERSION, "--serialized-file", model, "--export-path", store)
+    common = ("--model-name", name, "--version", version, "--export-path", store)
     done = subprocess.run([*command, *common, *flags], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise ChildFailedError(f"{command[0]} failed: {done.stderr}")

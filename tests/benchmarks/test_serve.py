@@ -33,6 +33,23 @@ def test_measures_satrap_alone(tmp_path):
     assert written["lookups"]["cycles"]["satrap middleware"]["4"][0]["calls"] > 0
 
 
+@pytest.mark.slow
+def test_measures_small_models_of_satrap_alone(tmp_path):
+    document = tmp_path / "serve.json"
+    only = [word for name in ("noop", "batching", "register", "replace") for word in ("--only", name)]
+    done = run(
+        *("--no-peer", "--cycles", "1", "--seconds", "0.1", "--replacements", "2", *only, "--json", document)
+    )
+    assert done.returncode == 0, done.stderr
+    written = json.loads(document.read_text())["small"]
+    assert written["noop"]["sides"] == ["satrap", "echo"]
+    assert written["batching"]["cycles"]["satrap"]["16"][0]["calls"] > 0
+    assert len(written["register"]["values"]["satrap"]) == 2
+    assert written["replace"]["satrap"]["calls"] > 0
+    assert written["replace"]["satrap"]["lost"] == []
+    assert "replacing a model under load, satrap: 2 rounds" in done.stdout
+
+
 def test_help_has_an_example():
     done = run("--help")
     assert done.returncode == 0
