@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from satrap.errors import ArchiveError
 from satrap.serving.context import Context
 from satrap.serving.prediction import PredictionException
-from satrap.serving.torch_handler.refusals import RefusingHandler, row_value
+from satrap.serving.torch_handler.refusals import RefusingHandler, per_request, row_value
 
 __all__ = ["FunctionHandler", "handler_factory"]
 
@@ -157,7 +157,7 @@ class FunctionHandler(RefusingHandler):
     def _sample(self, row: Mapping[str, Any]) -> torch.Tensor:
         value = _decoded(row_value(row) if len(row) != 1 else next(iter(row.values())))
         if self.functions.preprocess is not None:
-            value = _per_request(self.functions.preprocess, value)
+            value = per_request(self.functions.preprocess, value)
         elif isinstance(value, Image.Image | str | bytes | bytearray | dict):
             raise PredictionException(
                 f"the input is {_kind(value)}, and the model has no preprocess_function for it: send numbers, as JSON "
@@ -175,7 +175,7 @@ class FunctionHandler(RefusingHandler):
         if self.functions.postprocess is None:
             return _plain(output)
         try:
-            return _plain(_per_request(self.functions.postprocess, output))
+            return _plain(per_request(self.functions.postprocess, output))
         except PredictionException as error:
             return error  # as an element of the list it is this request's answer alone
 
@@ -229,7 +229,7 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
 def _decoded(value: Any) -> Any:
     """What an input is, by its first bytes: JSON, a NumPy file, an image; otherwise text stays text and bytes bytes."""
     if isinstance(value, str):
-        return _json_or(value, value)
+        return _json_or(value, lambda: value)
     if not isinstance(value, bytes | bytearray):
         return value
     if value.startswith(_NUMPY_MAGIC):
@@ -240,35 +240,26 @@ def _decoded(value: Any) -> Any:
                 f"the input is not a NumPy file that can be read: {error}", 400
             ) from error
     if value[:1] and value[0] in _JSON_BEGINS:
-        return _json_or(value, value)
+        return _json_or(value, lambda: _image_or(value))
+    return _image_or(value)
+
+
+def _json_or(text: str | bytes | bytearray, otherwise: Callable[[], Any]) -> Any:
     try:
-        image = Image.open(io.BytesIO(value))
-    except OSError:  # none of Pillow's formats
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return otherwise()
+
+
+def _image_or(value: bytes | bytearray) -> Any:
+    try:
+        return Image.open(io.BytesIO(value)).convert("RGB")
+    except UnidentifiedImageError:  # none of Pillow's formats
         return value
-    try:
-        return image.convert("RGB")
     except MemoryError:
         raise
     except Exception as error:  # every format has its own ways to be wrong
         raise PredictionException(f"the input is not an image that can be read: {error}", 400) from error
-
-
-def _json_or(text: str | bytes | bytearray, otherwise: Any) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return otherwise
-
-
-def _per_request(function: Callable[[Any], Any], value: Any) -> Any:
-    """Call it; what it raises is one request's error, of which the client learns no more than TorchServe's tells."""
-    try:
-        return function(value)
-    except (PredictionException, MemoryError):
-        raise
-    except Exception as error:
-        log.exception("%s failed on a request", getattr(function, "__name__", function))
-        raise PredictionException("Prediction failed", 503) from error
 
 
 def _parts(output: Any, count: int) -> list[Any]:

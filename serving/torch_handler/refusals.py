@@ -1,5 +1,6 @@
 """Handlers that refuse single requests of a batch, so that the others have their answers."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -7,7 +8,9 @@ from satrap.serving.context import Context
 from satrap.serving.prediction import PredictionException
 from satrap.serving.torch_handler.base_handler import BaseHandler
 
-__all__ = ["RefusingHandler", "row_value"]
+__all__ = ["RefusingHandler", "per_request", "row_value"]
+
+log = logging.getLogger(__name__)
 
 Row = TypeVar("Row")
 
@@ -73,3 +76,20 @@ def row_value(row: Any) -> Any:
     raise PredictionException(
         f"the request needs an input 'data' or 'body' that is not empty; it has {names}", 400
     )
+
+
+def per_request(function: Callable[[Any], Any], value: Any) -> Any:
+    """What a handler's function makes of one request's value.
+
+    Raises:
+        PredictionException: the function's own, or `Prediction failed` for whatever else it raises: a client learns no
+            more than from TorchServe, the log has it.
+        MemoryError: the function's.
+    """
+    try:
+        return function(value)
+    except (PredictionException, MemoryError):
+        raise
+    except Exception as error:
+        log.exception("%s failed on a request", getattr(function, "__name__", function))
+        raise PredictionException("Prediction failed", 503) from error

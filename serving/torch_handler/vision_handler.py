@@ -10,7 +10,7 @@ from PIL import Image
 
 from satrap.serving.context import Context
 from satrap.serving.prediction import PredictionException
-from satrap.serving.torch_handler.refusals import RefusingHandler, row_value
+from satrap.serving.torch_handler.refusals import RefusingHandler, per_request, row_value
 from satrap.serving.torch_handler.timing import timed
 
 __all__ = ["VisionHandler"]
@@ -52,7 +52,7 @@ class VisionHandler(RefusingHandler):
             except binascii.Error as error:
                 raise PredictionException(f"the input is text, but not base64: {error}", 400) from error
         if isinstance(value, bytes | bytearray):
-            tensor: torch.Tensor = self.image_processing(_opened(value))  # type: ignore[attr-defined]
+            tensor: torch.Tensor = per_request(self.image_processing, _opened(value))  # type: ignore[attr-defined]
             return tensor
         try:
             return torch.as_tensor(value, dtype=torch.float32)

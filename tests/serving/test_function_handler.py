@@ -172,6 +172,11 @@ def test_inputs_are_decoded_by_what_they_are(tmp_path: Path) -> None:
     ]
     assert seen[2].tolist() == [0, 1, 2]
     assert seen[3:] == [[1, 2], {"a": 1}, text, b"\x01\x02", [3]]
+    bitmap = io.BytesIO()
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(bitmap, "pcx")  # it begins as JSON may: with a new line
+    ask(initialized(tmp_path, preprocess_function=before), {"data": bitmap.getvalue()}, {"data": b"\nbytes"})
+    assert seen[-2].getpixel((0, 0)) == (1, 2, 3)
+    assert seen[-1] == b"\nbytes"
 
 
 @pytest.mark.parametrize(
@@ -184,6 +189,7 @@ def test_inputs_are_decoded_by_what_they_are(tmp_path: Path) -> None:
         ([[1], [1, 2]], "the input cannot become a tensor"),
         (b"\x93NUMPY\x01\x00broken", "not a NumPy file that can be read"),
         (half_an_image(), "not an image that can be read"),
+        (png(size=(20_000, 20_000), mode="1", color=(0,)), "exceeds limit"),
         (json.dumps({"py/object": "os.system"}), "the input is an object, and"),
     ],
 )

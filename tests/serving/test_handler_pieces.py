@@ -158,6 +158,15 @@ def test_a_model_that_is(pt2: Any, arguments: dict[str, Any], monkeypatch: pytes
     assert compiled("model", pt2, "m") == ("model", arguments)
 
 
+@pytest.mark.slow
+def test_a_compiled_model_answers_the_same() -> None:
+    model = torch.nn.Linear(2, 1)
+    data = torch.ones(3, 2)
+    made = compiled(model, "eager", "m")
+    assert made is not model
+    assert torch.equal(made(data), model(data))
+
+
 @pytest.mark.parametrize(
     ("pt2", "reason"), [(3, "pt2 in its config file is 3"), ({"compile": 1}, r"pt2\.compile .* is 1")]
 )

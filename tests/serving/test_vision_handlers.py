@@ -115,6 +115,17 @@ def test_where_all_are_refused_each_has_its_own_reason(tmp_path: Path) -> None:
     assert "it has 'other'" in two.message
 
 
+def test_an_image_that_cannot_be_processed_alone_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    handler = initialized(ImageClassifier(), tmp_path, color_scores)
+    handler.image_processing = lambda image: {2: torch.ones(3, 2, 2)}[image.width]
+    good, bad = ask(handler, {"data": png(size=(2, 2))}, {"data": png(size=(3, 2))})
+    assert len(good) == 3
+    assert (bad.message, bad.error_code) == ("Prediction failed", 503)
+    assert "KeyError: 3" in caplog.text
+
+
 def test_errors_of_the_model_are_the_batchs(tmp_path: Path) -> None:
     def failing(images: torch.Tensor) -> torch.Tensor:
         raise PredictionException("the model is tired", 429)
