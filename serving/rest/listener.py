@@ -47,11 +47,13 @@ def bind(address: Address) -> socket.socket:
     except OSError as error:
         if bound is not None:
             bound.close()
-        raise InvalidInputError(
-            f"cannot listen on {address} (is another server running there?): {error}"
-        ) from error
+        raise _cannot_listen(str(address), error) from error
     bound.setblocking(False)
     return bound
+
+
+def _cannot_listen(where: str, error: OSError) -> InvalidInputError:
+    return InvalidInputError(f"cannot listen on {where} (is another server running there?): {error}")
 
 
 class Listener:
@@ -86,8 +88,17 @@ class Listener:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Accept connections."""
+        """Accept connections.
+
+        Raises:
+            InvalidInputError: another server took the address meanwhile.
+        """
         self._config.load()
+        try:
+            self._socket.listen(_BACKLOG)  # here, because uvloop does not tell when it fails
+        except OSError as error:
+            host, port = self._socket.getsockname()[:2]
+            raise _cannot_listen(str(Address(host, port)), error) from error
         self._server = await asyncio.get_running_loop().create_server(
             lambda: _Protocol(self._config, self._state, {}),
             sock=self._socket,

@@ -75,6 +75,7 @@ def register_parameters(request: RestRequest, body: bytes) -> RegisterParameters
         response_timeout=_positive(given, "response_timeout"),
         startup_timeout=_positive(given, "startup_timeout"),
         synchronous=_boolean(given.get("synchronous"), True),
+        s3_sse_kms=_boolean(given.get("s3_sse_kms"), False),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from satrap.errors import InvalidInputError, OverloadedError
 from satrap.serving.listening import Address
-from satrap.serving.rest.listener import bind
+from satrap.serving.rest.listener import Listener, bind
 from satrap.serving.rest.request import RestRequest
 from satrap.serving.rest.response import RestResponse, document
 
@@ -388,9 +388,24 @@ def test_an_address_that_is_taken() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InvalidInputError, match=f"cannot listen on 127.0.0.1:{port}"):
-            bind(Address(port=port)).listen()
+            bind(Address(port=port))
     with pytest.raises(InvalidInputError, match=r"no\.such\.host\.invalid"):
         bind(Address("no.such.host.invalid"))
+
+
+def test_of_two_that_start_at_once_one_is_told(talk: Any) -> None:
+    async def conversation(site: Any) -> None:
+        listener = Listener(None, second, 0)
+        with pytest.raises(InvalidInputError, match=f"cannot listen on 127.0.0.1:{port}"):
+            await listener.start()
+        await listener.stop()
+
+    with bind(Address()) as first:
+        port = first.getsockname()[1]
+        second = bind(Address(port=port))
+        first.listen()
+        talk([Echo()], conversation)
+        assert second.fileno() == -1  # closed
 
 
 def test_a_name_is_an_ipv4_address_if_it_has_one() -> None:
