@@ -109,6 +109,7 @@ PARAMETERS = RegisterParameters(
     response_timeout=3,
     startup_timeout=5,
     synchronous=False,
+    s3_sse_kms=True,
 )
 
 
