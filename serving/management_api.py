@@ -79,6 +79,7 @@ class ManagementApi(management_pb2_grpc.ManagementAPIsServiceServicer):
                 response_timeout=_given(request.response_timeout),
                 startup_timeout=_given(request.startup_timeout),
                 synchronous=request.synchronous,
+                s3_sse_kms=request.s3_sse_kms,
             )
         )
         return outcome.sentence

@@ -410,6 +410,8 @@ class ModelService:
         if parameters.url is None:
             raise InvalidInputError("Parameter url is required.")
         check_runtime(parameters.runtime)
+        if parameters.s3_sse_kms:
+            log.warning("%s: s3_sse_kms is ignored: downloads are not signed for S3", parameters.url)
         unpacked = await self._archives.obtain(parameters.url)
         try:
             version = await self._prepare(parameters, unpacked, at_startup)

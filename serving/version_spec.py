@@ -19,8 +19,9 @@ DEFAULT_MAX_RETRY_TIMEOUT = 300
 class RegisterParameters:
     """A registration's parameters, None where not given. Delay in ms, timeouts in seconds.
 
-    `fallback_name` names the model if neither the call nor the archive does. `workers` (least and greatest number) wins
-    over everything; it is not of the API, but what a restart had.
+    `s3_sse_kms` has no effect: there is no signing of requests to S3. `fallback_name` names the model if neither the
+    call nor the archive does. `workers` (least and greatest number) wins over everything; it is not of the API, but
+    what a restart had.
     """
 
     url: str | None
@@ -35,6 +36,7 @@ class RegisterParameters:
     response_timeout: int | None = None
     startup_timeout: int | None = None
     synchronous: bool = False
+    s3_sse_kms: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
