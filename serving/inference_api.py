@@ -16,7 +16,7 @@ from satrap.protos import inference_pb2, inference_pb2_grpc
 from satrap.serving.context import SEQUENCE_ID_HEADER
 from satrap.serving.frames import STALE_HEADER, STALENESS_HEADER
 from satrap.serving.in_order import in_order
-from satrap.serving.metrics.calls import CallLog
+from satrap.serving.metrics.calls import CANCELLED, INTERNAL_ERROR, CallLog
 from satrap.serving.model_service import ModelService
 from satrap.serving.request import OK, Prediction
 from satrap.serving.status import Status, inference_status, worker_status
@@ -26,9 +26,6 @@ __all__ = ["InferenceApi"]
 _TIMING = "satrap-timing"
 
 _SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService/"
-
-CANCELLED = 499
-"""nginx's status, and TorchServe's, of a call whose client went away."""
 
 STREAMED_AT_ONCE = 32
 """Messages of one StreamPredictions2 call that are worked on before the first of them is answered."""
@@ -175,6 +172,8 @@ class _Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._calls is not None:
+            if self.status == CANCELLED and kind is not None and issubclass(kind, Exception):
+                self.status = INTERNAL_ERROR
             seconds = time.perf_counter() - self._started
             self._calls.grpc(_SERVICE + self._name, self._context.peer(), self.status, seconds)
 

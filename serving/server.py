@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import gc
 import logging
 import socket
@@ -17,6 +18,7 @@ from satrap.errors import InvalidInputError, UnavailableError
 from satrap.protos import inference_pb2_grpc, management_pb2_grpc
 from satrap.serving.exposure import serving_tls, uvicorn_tls
 from satrap.serving.forks import Template
+from satrap.serving.grpc_server.server import GrpcServer
 from satrap.serving.inference_api import InferenceApi
 from satrap.serving.listening import Address
 from satrap.serving.management_api import ManagementApi
@@ -35,6 +37,9 @@ from satrap.serving.tokens import Api, TokenAuthorization
 __all__ = ["ServingSettings", "run"]
 
 log = logging.getLogger("satrap.serving")
+
+_BACKLOG = 1024
+"""Connections that may wait to be accepted; the kernel's own limit holds as well."""
 
 _MESSAGE_BYTES = 64
 """More than a message has around its prediction: the limit is the prediction's, which workers check."""
@@ -99,14 +104,14 @@ class _Apis:
         self._metrics = metrics
         self._calls = CallLog(metrics.count_call, lines=settings.config.access_log)
         self._tls = serving_tls(settings.config.tls)
-        self._grpc: list[grpc.aio.Server] = []
+        self._grpc: list[grpc.aio.Server | GrpcServer] = []
         self._rest: list[Listener] = []
         self.places: list[tuple[str, Address]] = []
         """Names and addresses for the ready line."""
 
     def add_grpc(self, service: ModelService, tokens: TokenAuthorization | None) -> None:
         listening = self._settings.listening
-        inference = self._server(listening.grpc_inference, "inference", tokens)
+        inference = self._inference_server(listening.grpc_inference, tokens)
         inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(
             InferenceApi(service, self._calls), inference
         )
@@ -144,6 +149,25 @@ class _Apis:
             *(server.stop(self._settings.config.drain_seconds) for server in self._grpc),
             *(listener.stop() for listener in self._rest),
         )
+
+    def _inference_server(
+        self, where: Address, tokens: TokenAuthorization | None
+    ) -> grpc.aio.Server | GrpcServer:
+        """Our own server, where it can do what is asked for: half of a prediction's time is grpc.aio's."""
+        config = self._settings.config
+        if config.grpc_server == "grpcio" or where.tls or where.max_connection_age_ms is not None:
+            return self._server(where, "inference", tokens)
+        listening = bind(where)
+        listening.listen(_BACKLOG)
+        server = GrpcServer(
+            listening,
+            max_receive=config.max_request_bytes,
+            max_send=config.max_response_bytes + _MESSAGE_BYTES,
+            admit=functools.partial(tokens.check, "inference") if tokens is not None else None,
+        )
+        self._grpc.append(server)
+        self.places.append(("inference", dataclasses.replace(where, port=listening.getsockname()[1])))
+        return server
 
     def _server(self, where: Address, api: Api, tokens: TokenAuthorization | None) -> grpc.aio.Server:
         config = self._settings.config

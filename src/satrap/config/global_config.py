@@ -255,6 +255,7 @@ class ServingConfig(Section):
     max_archive_bytes: Positive = 16 * 1024**3
     max_archive_files: Positive = 10_000
     compat: Literal["satrap", "installed"] = "satrap"
+    grpc_server: Literal["lean", "grpcio"] = "lean"
     model_api: bool = True
     allowed_urls: list[Pattern] = Field(default_factory=list)
     decode_input_request: bool = True
