@@ -12,6 +12,7 @@ The keys are new with every start. TorchServe's have 48 random bits, these 192.
 
 import hmac
 import json
+import logging
 import os
 import re
 import secrets
@@ -29,6 +30,8 @@ from satrap.errors import InvalidInputError, InvalidTokenError
 __all__ = ["Api", "Keys", "TokenAuthorization"]
 
 Api = Literal["inference", "management"]
+
+log = logging.getLogger("satrap.serving")
 
 _APIS: Mapping[str, Api] = {"inference": "inference", "management": "management"}
 _KEY_BYTES = 24
@@ -119,6 +122,7 @@ class TokenAuthorization:
             InvalidInputError: it cannot be written.
         """
         self._write(self._keys)
+        log.info("calls need a token: the keys are in %s", self.key_file)
 
     def close(self) -> None:
         """Remove the key file, unless another server has written its own there meanwhile."""

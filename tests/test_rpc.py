@@ -1,5 +1,6 @@
 """Channels, servers and errors, with real sockets."""
 
+import asyncio
 import threading
 from pathlib import Path
 
@@ -128,3 +129,28 @@ def test_other_addresses_need_insecure(host):
 )
 def test_address_of_a_host(host, address):
     assert rpc.address(host, 80) == address
+
+
+def test_a_connection_is_closed_at_its_age_and_calls_have_the_grace_to_end():
+    """Without the two options the call would wait for its answer for ever."""
+
+    async def run() -> grpc.StatusCode:
+        async def never(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            await asyncio.Event().wait()
+
+        server = rpc.aio_server(
+            max_receive=100, max_send=100, max_connection_age_ms=50, max_connection_age_grace_ms=50
+        )
+        handlers = {"Call": grpc.unary_unary_rpc_method_handler(never)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("test.Service", handlers),))
+        port = rpc.listen(server, "127.0.0.1:0")
+        await server.start()
+        try:
+            async with rpc.aio_channel(f"127.0.0.1:{port}") as channel:
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await channel.unary_unary(METHOD)(b"x", timeout=30)
+                return caught.value.code()
+        finally:
+            await server.stop(None)
+
+    assert asyncio.run(run()) is grpc.StatusCode.UNAVAILABLE
