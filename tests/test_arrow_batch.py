@@ -259,7 +259,11 @@ def nested(*samples: list[list[int]]) -> pa.Array:
         ({"f": pa.array([[1, None]], pa.list_(pa.uint64()))}, None, "feature 'f': it has 1 nulls"),
         ({"d": pa.array([1.0, None], pa.float32())}, None, "feature 'd': it has 1 nulls"),
         ({"d": pa.array([[1.0], None], pa.list_(pa.float32(), 1))}, None, "feature 'd': it has 1 nulls"),
-        ({"f": pa.array([[1]], pa.list_(pa.int64()))}, None, "ids are list<uint64> or uint64, not list"),
+        (
+            {"f": pa.array([[1]], pa.list_(pa.int64()))},
+            None,
+            "ids are list<uint64> or uint64, not list<int64>",
+        ),
         ({"f": pa.array([["a"]], pa.list_(pa.string()))}, None, "ids are list<uint64> or uint64, not list"),
         ({"f": nested([[1]])}, None, "ids are list<uint64> or uint64, not list"),
         ({"f": pa.array([1], pa.int64())}, {"satrap.roles": '["id"]'}, "not int64"),
@@ -267,12 +271,12 @@ def nested(*samples: list[list[int]]) -> pa.Array:
         (
             {"d": pa.array(["a"])},
             None,
-            "a dense column is numbers, or a fixed_size_list of numbers, not string",
+            "a dense column is numbers, or a fixed_size_list of numbers, not utf8",
         ),
         ({"d": pa.array(["a"]).dictionary_encode()}, None, "not dictionary"),
         ({"d": pa.array([{"x": 1}])}, None, "not struct"),
         ({"d": pa.nulls(2)}, None, "not null"),
-        ({"d": pa.array([1], pa.decimal128(5))}, None, "not decimal128"),
+        ({"d": pa.array([1], pa.decimal128(5))}, None, "not decimal"),
         ({"d": pa.array([1], pa.timestamp("s"))}, None, "not timestamp"),
         ({"l": pa.array(["a"])}, {"satrap.roles": '["label"]'}, "a label column is numbers"),
         (GOOD, {"satrap.roles": '["id"]'}, "it has 1 roles for 2 columns"),
@@ -348,6 +352,45 @@ def test_big_endian_numbers():
     assert "big-endian" in refused(bytes(data))
 
 
+def shared_columns(count: int, name: bytes) -> bytes:
+    """A stream that ends after its schema: `count` columns of int8, which are one field of the flatbuffer."""
+    fields = 48 + 4 * count
+    field, number = fields + 12, fields + 36
+    name_at = number + 12
+    head = bytearray(name_at)
+    struct.pack_into("<I", head, 0, 16)
+    struct.pack_into("<5H", head, 4, 10, 12, 0, 4, 8)  # a message: its kind, its header
+    struct.pack_into("<iB3xI", head, 16, 12, 1, 12)
+    struct.pack_into("<4H", head, 28, 8, 8, 0, 4)  # a schema: its fields
+    struct.pack_into("<iI", head, 36, 8, 4)
+    struct.pack_into(f"<I{count}I", head, 44, count, *(field - 48 - 4 * i for i in range(count)))
+    struct.pack_into("<6H", head, fields, 12, 16, 4, 0, 8, 12)  # a field: its name, its kind, its type
+    struct.pack_into("<iIB3xI", head, field, 12, name_at - field - 4, 2, number - field - 12)
+    struct.pack_into("<4H", head, number - 8, 8, 12, 4, 8)  # an int: bits, signed
+    struct.pack_into("<iiB3x", head, number, 8, 8, 1)
+    head += struct.pack("<I", len(name)) + name
+    return b"\xff" * 4 + struct.pack("<i", len(head)) + head
+
+
+def test_parts_of_a_schema_that_are_shared_do_not_multiply():
+    assert "it ends before its record batch" in refused(shared_columns(1, b"d"))
+    assert "it ends before its record batch" in refused(shared_columns(10_000, b"d"))
+    assert "more than 10,000 columns" in refused(shared_columns(10_001, b"d"))
+    assert "its schema has longer texts than bytes" in refused(shared_columns(100, b"d" * 10_000))
+
+
+def test_a_name_that_is_not_utf8():
+    data = stream({"abcd": pa.array([1], pa.int8())})
+    assert "the name of a column is not UTF-8" in refused(data.replace(b"abcd", b"\xff\xfe\xfd\xfc"))
+
+
+def test_more_dimensions_than_an_array_has():
+    column = pa.array([1], pa.int8())
+    for _ in range(40):
+        column = pa.FixedSizeListArray.from_arrays(column, 1)
+    assert "feature 'd': a dense column is numbers" in refused(stream({"d": column}))
+
+
 def test_every_cut():
     data = stream(GOOD)
     end = data.rindex(b"\xff\xff\xff\xff\0\0\0\0")
@@ -397,13 +440,13 @@ def test_what_cannot_be_written(batch: Batch, said: str):
         batch.to_arrow()
 
 
-def test_pyarrow_is_imported_at_the_first_arrow_batch_only():
+def test_pyarrow_is_imported_to_write_only():
     code = (
         "import sys, satrap.batch, satrap.middleware, satrap.client\n"
         "from satrap.batch import Batch, decode\n"
-        "decode(Batch().to_bytes())\n"
+        f"decode({Batch(meta=b'm').to_arrow()!r})\n"
         "assert 'pyarrow' not in sys.modules\n"
-        "decode(Batch().to_arrow())\n"
+        "Batch().to_arrow()\n"
         "assert 'pyarrow' in sys.modules\n"
     )
     subprocess.run([sys.executable, "-P", "-c", code], check=True)

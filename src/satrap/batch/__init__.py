@@ -1,7 +1,7 @@
 """Batches of samples: bytes, PERSIA's or Arrow's, and what they say, as numpy arrays.
 
 Which of the two formats some bytes are is told from their first bytes; wherever PERSIA's are taken Arrow's are too.
-Here the decoders' errors become satrap's; nothing above catches a `DecodeError` or one of pyarrow's.
+Here the native decoder's errors become satrap's; nothing above catches a `DecodeError`.
 """
 
 from satrap.batch.arrow import ArrowBatch, is_arrow

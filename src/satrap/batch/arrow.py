@@ -1,7 +1,8 @@
 """Arrow streams as batches: proved consistent, and not copied.
 
-pyarrow reads the schema, once for many batches; the record batch is three lists of numbers and the arrays
-themselves, which are used as they lie.
+The schema is understood once for many batches; the record batch is three lists of numbers and the arrays
+themselves, which are used as they lie. No library of Arrow's takes part: a worker's memory and its first answer do
+without.
 """
 
 import struct

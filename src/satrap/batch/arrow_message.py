@@ -22,6 +22,7 @@ _PREFIX_BYTES = 8
 
 _KINDS = {1: "schema", 2: "dictionary", 3: "record batch", 4: "tensor", 5: "sparse tensor"}
 
+_U8 = struct.Struct("<B")
 _I32 = struct.Struct("<i")
 _U32 = struct.Struct("<I")
 _U16 = struct.Struct("<H")
@@ -57,39 +58,62 @@ class Table:
         """Whether the field is there."""
         return self._place(field) is not None
 
+    def _number(self, field: int, form: struct.Struct) -> int:
+        place = self._place(field)
+        return 0 if place is None else int(form.unpack_from(self._data, place)[0])
+
     def u8(self, field: int) -> int:
         """A byte."""
-        place = self._place(field)
-        return 0 if place is None else int(struct.unpack_from("<B", self._data, place)[0])
+        return self._number(field, _U8)
 
     def u16(self, field: int) -> int:
-        """16 bits."""
-        place = self._place(field)
-        return 0 if place is None else int(_U16.unpack_from(self._data, place)[0])
+        """16 bits, unsigned."""
+        return self._number(field, _U16)
+
+    def i32(self, field: int) -> int:
+        """32 bits, signed."""
+        return self._number(field, _I32)
 
     def i64(self, field: int) -> int:
-        """64 bits."""
-        place = self._place(field)
-        return 0 if place is None else int(_I64.unpack_from(self._data, place)[0])
+        """64 bits, signed."""
+        return self._number(field, _I64)
 
     def table(self, field: int) -> "Table | None":
         """Another table."""
         place = self._place(field)
         return None if place is None else Table(self._data, place + _U32.unpack_from(self._data, place)[0])
 
+    def tables(self, field: int) -> "list[Table]":
+        """A vector of tables."""
+        start, count = self._vector(field, 4)
+        places = range(start, start + 4 * count, 4)
+        return [Table(self._data, at + _U32.unpack_from(self._data, at)[0]) for at in places]
+
+    def count(self, field: int) -> int:
+        """How many tables a vector has."""
+        return self._vector(field, 4)[1]
+
+    def text(self, field: int) -> bytes:
+        """A string or a vector of bytes."""
+        start, count = self._vector(field, 1)
+        return self._data[start : start + count]
+
     def pairs(self, field: int) -> list[list[int]]:
         """A vector of structs of two 64-bit numbers."""
+        start, count = self._vector(field, 16)
+        pairs: list[list[int]] = np.frombuffer(self._data, "<i8", 2 * count, start).reshape(-1, 2).tolist()
+        return pairs
+
+    def _vector(self, field: int, item: int) -> tuple[int, int]:
+        """Where a vector's items begin, and how many there are."""
         place = self._place(field)
         if place is None:
-            return []
+            return 0, 0
         place += _U32.unpack_from(self._data, place)[0]
         count = _U32.unpack_from(self._data, place)[0]
-        if place + 4 + 16 * count > len(self._data):
+        if place + 4 + item * count > len(self._data):
             raise struct.error("a vector beyond the buffer")
-        pairs: list[list[int]] = (
-            np.frombuffer(self._data, "<i8", 2 * count, place + 4).reshape(-1, 2).tolist()
-        )
-        return pairs
+        return place + 4, count
 
 
 class Message(NamedTuple):
