@@ -1,6 +1,8 @@
-"""Tokens over gRPC: every kind of call, with a real server."""
+"""Tokens over gRPC: every kind of call, with both servers that serve it."""
 
 import asyncio
+import functools
+import socket
 from pathlib import Path
 
 import grpc
@@ -10,6 +12,7 @@ import pytest
 from satrap import rpc
 from satrap.protos import inference_pb2 as pb
 from satrap.protos import inference_pb2_grpc
+from satrap.serving.grpc_server.server import GrpcServer
 from satrap.serving.token_interceptor import TokenInterceptor
 from satrap.serving.tokens import TokenAuthorization
 
@@ -26,25 +29,37 @@ class Answers(inference_pb2_grpc.InferenceAPIsServiceServicer):
             yield pb.PredictionResponse(prediction=b"one")
 
 
-def served(tmp_path: Path, body):
-    """Run `body(stub, channel, header of the inference key)` against a server that asks for tokens."""
+def of_grpcio(tokens: TokenAuthorization) -> tuple[grpc.aio.Server, int]:
+    server = rpc.aio_server(
+        max_receive=1000, max_send=1000, interceptors=[TokenInterceptor(tokens, "inference")]
+    )
+    return server, rpc.listen(server, "127.0.0.1:0")
 
-    async def run():
+
+def our_own(tokens: TokenAuthorization) -> tuple[GrpcServer, int]:
+    listening = socket.create_server(("127.0.0.1", 0))
+    admit = functools.partial(tokens.check, "inference")
+    server = GrpcServer(listening, max_receive=1000, max_send=1000, admit=admit)
+    return server, listening.getsockname()[1]
+
+
+@pytest.fixture(params=[of_grpcio, our_own])
+def served(tmp_path: Path, request):
+    """served(body) runs `body(stub, channel, header of the inference key)` against a server that asks for tokens."""
+
+    async def run(body) -> None:
         tokens = TokenAuthorization(tmp_path / "key_file.json")
-        server = rpc.aio_server(
-            max_receive=1000, max_send=1000, interceptors=[TokenInterceptor(tokens, "inference")]
-        )
+        server, port = request.param(tokens)
         inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(Answers(), server)
-        port = rpc.listen(server, "127.0.0.1:0")
         await server.start()
         try:
             async with rpc.aio_channel(f"127.0.0.1:{port}") as channel:
                 stub = inference_pb2_grpc.InferenceAPIsServiceStub(channel)
                 await asyncio.wait_for(body(stub, channel, f"Bearer {tokens.keys.inference}"), 30)
         finally:
-            await server.stop(None)
+            await server.stop(0)
 
-    asyncio.run(run())
+    return lambda body: asyncio.run(run(body))
 
 
 async def never():
@@ -69,7 +84,7 @@ def is_refused(caught) -> bool:
         (("authorization-bin", b"Bearer x"),),
     ],
 )
-def test_every_kind_of_call_is_refused_without_the_key(tmp_path: Path, metadata):
+def test_every_kind_of_call_is_refused_without_the_key(served, metadata):
     async def body(stub, channel, header):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Ping(pb.PredictionsRequest(), metadata=metadata)
@@ -81,10 +96,10 @@ def test_every_kind_of_call_is_refused_without_the_key(tmp_path: Path, metadata)
             await stub.StreamPredictions2(never(), metadata=metadata).read()
         assert is_refused(caught)
 
-    served(tmp_path, body)
+    served(body)
 
 
-def test_strangers_do_not_learn_which_methods_there_are(tmp_path: Path):
+def test_strangers_do_not_learn_which_methods_there_are(served):
     async def body(stub, channel, header):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await channel.unary_unary("/some.Service/Method")(b"")
@@ -93,10 +108,10 @@ def test_strangers_do_not_learn_which_methods_there_are(tmp_path: Path):
             await channel.unary_unary("/some.Service/Method")(b"", metadata=(("authorization", header),))
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
-    served(tmp_path, body)
+    served(body)
 
 
-def test_with_the_key_calls_pass(tmp_path: Path):
+def test_with_the_key_calls_pass(served):
     async def body(stub, channel, header):
         metadata = (("authorization", header),)
         assert (await stub.Ping(pb.PredictionsRequest(), metadata=metadata)).health == "fine"
@@ -110,4 +125,4 @@ def test_with_the_key_calls_pass(tmp_path: Path):
         answers = [answer.prediction async for answer in stub.StreamPredictions2(one(), metadata=metadata)]
         assert answers == [b"one"]
 
-    served(tmp_path, body)
+    served(body)
