@@ -391,6 +391,14 @@ def test_more_dimensions_than_an_array_has():
     assert "feature 'd': a dense column is numbers" in refused(stream({"d": column}))
 
 
+@pytest.mark.parametrize("sizes", [[2**31 - 1] * 4, [2**31 - 1, 0, 2**31 - 1, 2**31 - 1]])
+def test_samples_larger_than_any_array(sizes: list[int]):
+    kind = pa.float32()
+    for size in sizes:
+        kind = pa.list_(kind, size)
+    assert "feature 'd': no array has samples of the shape" in refused(stream({"d": pa.array([], kind)}))
+
+
 def test_every_cut():
     data = stream(GOOD)
     end = data.rindex(b"\xff\xff\xff\xff\0\0\0\0")

@@ -8,6 +8,7 @@ Clients send the same schema again and again, so those seen last are remembered.
 """
 
 import functools
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import numpy as np
 
 from satrap.batch.arrow_message import Table
 from satrap.batch.arrow_schema import ArrowFacts, Role
+from satrap.batch.parts import MAX_SAMPLES
 from satrap.errors import BatchDecodeError
 
 __all__ = ["MAX_COLUMNS", "Column", "Layout", "layout_of"]
@@ -27,6 +29,7 @@ _MAX_TEXT_SHARE = 16
 """All names and values together may be so many times as long as the flatbuffer that they are in."""
 
 _MAX_DIMENSIONS = 32
+_ADDRESSES = 2**63
 
 _REMEMBERED = 64
 _REMEMBERED_BYTES = 64 * 1024
@@ -158,7 +161,12 @@ def _tensor(name: str, role: Role, field: Table) -> Column | None:
         shape.append(size.i32(0) if size is not None else 0)
         items = None if _is_dictionary(items) or shape[-1] < 0 else _only_child(items)
     dtype = None if items is None else _number(items)
-    return None if dtype is None else Column(name, role, dtype, tuple(shape))
+    if dtype is None:
+        return None
+    # As numpy counts, for which an axis of no items does not make the others free.
+    if math.prod(max(size, 1) for size in shape) * dtype.itemsize * MAX_SAMPLES >= _ADDRESSES:
+        raise BatchDecodeError(f"no array has samples of the shape {shape}", feature=name)
+    return Column(name, role, dtype, tuple(shape))
 
 
 def _only_child(field: Table) -> Table | None:
