@@ -1,12 +1,12 @@
 """The calls that the real TorchServe was asked, answered as it did but for the differences that are meant to be."""
 
 import json
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from torchserve_calls.call import Scenario, name_calls
 from torchserve_calls.differences import differences, page_with_table, read_deliberate, sort_out
@@ -15,6 +15,8 @@ from torchserve_calls.ready_line import addresses
 from torchserve_calls.recordings import FOLDER, read_recording
 from torchserve_calls.scenarios import SCENARIOS
 from torchserve_calls.send import Addresses, Sender, run_scenario
+
+from satrap.protos import management_pb2, management_pb2_grpc
 
 Start = Callable[[Scenario], Addresses]
 
@@ -68,18 +70,22 @@ def start(satrap_module: Any, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 def _empty(where: Addresses) -> None:
-    management = f"http://{where.rest['management']}/models"
-    for model in {one["modelName"] for one in _get(management)["models"]}:
-        (default,) = (one["modelVersion"] for one in _get(f"{management}/{model}"))
-        versions = {one["modelVersion"] for one in _get(f"{management}/{model}/all")}
-        for version in [*(versions - {default}), default]:  # the default can only be the last
-            request = urllib.request.Request(f"{management}/{model}/{version}", method="DELETE")
-            urllib.request.urlopen(request).close()
+    """Unregister everything; over gRPC, because REST cannot name a model with a slash in its name."""
+    with grpc.insecure_channel(where.grpc_management) as channel:
+        management = management_pb2_grpc.ManagementAPIsServiceStub(channel)
+        listed = json.loads(management.ListModels(management_pb2.ListModelsRequest(limit=100)).msg)
+        for model in (one["modelName"] for one in listed["models"]):
+            default, *_ = _versions(management, model, "")
+            others = set(_versions(management, model, "all")) - {default}
+            for version in [*others, default]:  # the default can only be the last
+                management.UnregisterModel(
+                    management_pb2.UnregisterModelRequest(model_name=model, model_version=version)
+                )
 
 
-def _get(url: str) -> Any:
-    with urllib.request.urlopen(url) as answer:
-        return json.load(answer)
+def _versions(management: Any, model: str, version: str) -> list[str]:
+    request = management_pb2.DescribeModelRequest(model_name=model, model_version=version)
+    return [one["modelVersion"] for one in json.loads(management.DescribeModel(request).msg)]
 
 
 @pytest.mark.slow

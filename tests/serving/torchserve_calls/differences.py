@@ -155,7 +155,7 @@ def _deliberate(entry: Mapping[str, Any]) -> Deliberate:
 
 def _places(entry: Mapping[str, Any]) -> list[Place]:
     return [
-        Place(scenario, _texts(entry["calls"]), _texts(entry["parts"]), entry.get("ours", ""))
+        Place(scenario, _texts(entry["calls"]), _texts(entry["parts"]), str(entry.get("ours", "")))
         for scenario in _texts(entry["scenario"])
     ]
 

@@ -196,7 +196,10 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 
 
 def _script(module: nn.Module, path: Path) -> Path:
-    torch.jit.script(_set(module).eval()).save(str(path))  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings(
+        action="ignore", category=DeprecationWarning
+    ):  # TorchScript is what archives hold
+        torch.jit.script(_set(module).eval()).save(str(path))  # type: ignore[no-untyped-call]
     return path
 
 

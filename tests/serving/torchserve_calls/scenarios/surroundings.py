@@ -39,7 +39,6 @@ def _paths() -> list[Step]:
         manage("GET", "/workflows"),
         manage("POST", "/workflows?url=x.war"),
         manage("GET", "/token?type=inference", note="tokens are off"),
-        metrics("/metrics", "POST"),
         metrics("/ping"),
         metrics("/"),
         metrics("/", "OPTIONS"),
@@ -109,6 +108,7 @@ METRICS = Scenario(
         metrics("/metrics?name[]=nothing"),
         metrics("/metrics?name%5B%5D=Requests5XX"),
         metrics("/metrics?name="),
+        metrics("/metrics", "POST"),
     ],
     settings={"metrics_mode": "prometheus", "model_metrics_auto_detect": "true"},
 )
