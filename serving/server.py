@@ -174,7 +174,7 @@ class _Apis:
         server = rpc.aio_server(
             max_receive=config.max_request_bytes,
             max_send=config.max_response_bytes + _MESSAGE_BYTES,
-            interceptors=[TokenInterceptor(tokens, api)] if tokens is not None else [],
+            interceptors=[TokenInterceptor(tokens, api, self._calls)] if tokens is not None else [],
             max_connection_age_ms=where.max_connection_age_ms,
             max_connection_age_grace_ms=where.max_connection_age_grace_ms,
         )

@@ -7,6 +7,7 @@ import grpc
 import grpc.aio
 
 from satrap.errors import InvalidTokenError
+from satrap.serving.metrics.calls import CallLog
 from satrap.serving.tokens import Api, TokenAuthorization
 
 __all__ = ["TokenInterceptor"]
@@ -26,10 +27,11 @@ else:
 class TokenInterceptor(Interceptor):
     """Refuses calls whose metadata lacks `authorization: Bearer KEY` with the key of this API."""
 
-    def __init__(self, tokens: TokenAuthorization, api: Api) -> None:
-        """Ask for that API's key."""
+    def __init__(self, tokens: TokenAuthorization, api: Api, calls: CallLog | None = None) -> None:
+        """Ask for that API's key; `calls` is told about every call that is refused."""
         self._tokens = tokens
         self._api: Api = api
+        self._calls = calls
 
     async def intercept_service(
         self,
@@ -44,14 +46,20 @@ class TokenInterceptor(Interceptor):
         try:
             self._tokens.check(self._api, header if isinstance(header, str) else None)
         except InvalidTokenError as error:
-            return _refusal(handler, error)
+            refused = self._refused(handler_call_details.method, error)
+            return _refusal(handler, refused)
         return handler
 
+    def _refused(self, method: str, error: InvalidTokenError) -> Callable[[object, Context], Awaitable[None]]:
+        async def refuse(_: object, context: Context) -> None:
+            if self._calls is not None:
+                self._calls.grpc(method.removeprefix("/"), context.peer(), error.http_status, 0.0)
+            await context.abort(error.grpc_status, str(error))
 
-def _refusal(handler: Handler | None, error: InvalidTokenError) -> Handler:
-    async def refuse(_: object, context: Context) -> None:
-        await context.abort(error.grpc_status, str(error))
+        return refuse
 
+
+def _refusal(handler: Handler | None, refuse: Callable[[object, Context], Awaitable[None]]) -> Handler:
     # Of the same kind: a stream is refused at once, whether or not the client ever sends something. No handler, no such
     # method: that is not for strangers to know.
     if handler is None or not (handler.request_streaming or handler.response_streaming):

@@ -13,6 +13,7 @@ from satrap import rpc
 from satrap.protos import inference_pb2 as pb
 from satrap.protos import inference_pb2_grpc
 from satrap.serving.grpc_server.server import GrpcServer
+from satrap.serving.metrics.calls import CallLog
 from satrap.serving.token_interceptor import TokenInterceptor
 from satrap.serving.tokens import TokenAuthorization
 
@@ -126,3 +127,29 @@ def test_with_the_key_calls_pass(served):
         assert answers == [b"one"]
 
     served(body)
+
+
+def test_refused_calls_are_counted(tmp_path: Path):
+    counted: list[int] = []
+
+    async def run() -> None:
+        tokens = TokenAuthorization(tmp_path / "key_file.json")
+        calls = CallLog(counted.append, lines=False)
+        interceptors = [TokenInterceptor(tokens, "inference", calls)]
+        server = rpc.aio_server(max_receive=1000, max_send=1000, interceptors=interceptors)
+        inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(Answers(), server)
+        port = rpc.listen(server, "127.0.0.1:0")
+        await server.start()
+        async with rpc.aio_channel(f"127.0.0.1:{port}") as channel:
+            stub = inference_pb2_grpc.InferenceAPIsServiceStub(channel)
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.Ping(pb.PredictionsRequest())
+            with pytest.raises(grpc.aio.AioRpcError):
+                await stub.StreamPredictions(pb.PredictionsRequest()).read()
+            await stub.Ping(
+                pb.PredictionsRequest(), metadata=(("authorization", f"Bearer {tokens.keys.inference}"),)
+            )
+        await server.stop(None)
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert counted == [400, 400], "what is let through the API itself counts"
