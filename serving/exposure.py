@@ -66,7 +66,14 @@ def check_exposure(config: ServingConfig, listening: Listening, *, insecure: boo
     tls = serving_tls(config.tls)
     if tls is not None:
         tls.check()
+    by_place: dict[tuple[str, int], tuple[str, Address]] = {}
     for name, address in addresses(listening):
+        other, there = by_place.setdefault((address.host, address.port), (name, address))
+        if address.port and there.tls != address.tls:
+            raise InvalidInputError(
+                f"the {other} and {name} APIs share {address}, and only one of them is to be served by TLS: write "
+                "https for both, or give each a port of its own"
+            )
         if address.tls and tls is None:
             raise InvalidInputError(
                 f"the {name} API on {address} is to be served by TLS, and there is no certificate: name certificate "

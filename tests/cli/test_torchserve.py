@@ -169,6 +169,13 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder):
     assert (stopped.returncode, stopped.stdout) == (0, "TorchServe has stopped.\n")
     assert not (folder / "key_file.json").exists()
     assert not (folder / "tmp" / ".model_server.pid").exists()
+    with (folder / "log").open("w") as log:
+        again = command("--start", "--model-store", "store", stderr=log)
+    try:
+        assert again.stdout.splitlines()[0].endswith(": 1 model"), "what its last snapshot says"
+        assert "-shutdown.cfg: unknown keys, ignored: foo" in (folder / "log").read_text()
+    finally:
+        assert command("--stop").returncode == 0
 
 
 @pytest.mark.slow

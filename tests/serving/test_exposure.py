@@ -93,6 +93,20 @@ def test_tls_without_a_certificate_is_refused_on_loopback_too():
         )
 
 
+def test_apis_that_share_an_address_are_both_served_by_tls_or_neither(files):
+    shared = {"rest_inference": Address(port=1), "rest_management": Address(port=1, tls=True)}
+    with pytest.raises(
+        InvalidInputError, match=r"REST inference and REST management APIs share 127\.0\.0\.1:1"
+    ):
+        check_exposure(
+            configured(files), dataclasses.replace(Listening(), **shared), insecure=False, remedy=""
+        )
+    both = dataclasses.replace(Listening(), **dict.fromkeys(shared, Address(port=1, tls=True)))
+    check_exposure(configured(files), both, insecure=False, remedy="")
+    apart = {name: dataclasses.replace(address, port=0) for name, address in shared.items()}
+    check_exposure(configured(files), dataclasses.replace(Listening(), **apart), insecure=False, remedy="")
+
+
 @pytest.mark.parametrize(
     ("certificate", "key", "authority", "words"),
     [
