@@ -15,15 +15,28 @@ constexpr std::size_t kMinFeatureBytes = 4 + 4 + 4 + 4 + 2;
 constexpr std::size_t kMinRecordBytes = 8 + 4;
 constexpr std::size_t kMapEntryBytes = 8 + 8;
 constexpr std::size_t kTimeBytes = 8 + 4;
+constexpr std::size_t kMaxDimensions = 32;
 
 bool read_flag(ByteReader& reader, const char* what) { return reader.read_u8(what) != 0; }
 
 // ---- tensors ----------------------------------------------------------------------------------------------
 
-std::size_t checked_items(const ByteReader& reader, std::span<const std::uint64_t> shape, std::size_t at) {
+// NumPy refuses what is too large or has too many dimensions for any array, and an axis without items does
+// not make the others free; so it is refused here, where a reason can be given.
+std::size_t checked_items(const ByteReader& reader, std::span<const std::uint64_t> shape,
+                          std::size_t item_size, std::size_t at) {
+  if (shape.size() > kMaxDimensions) {
+    reader.fail(std::to_string(shape.size()) + " dimensions; a tensor has " + std::to_string(kMaxDimensions) +
+                    " at most",
+                at);
+  }
   std::uint64_t items = 1;
+  std::int64_t bytes = static_cast<std::int64_t>(item_size);
   for (const std::uint64_t extent : shape) {
-    if (__builtin_mul_overflow(items, extent, &items)) reader.fail("the shape is beyond 2^64 items", at);
+    items *= extent;
+    if (__builtin_mul_overflow(bytes, std::max<std::uint64_t>(extent, 1), &bytes)) {
+      reader.fail("the shape is larger than any array", at);
+    }
   }
   return items;
 }
@@ -68,7 +81,7 @@ TensorView read_tensor(ByteReader& reader, const char* section, std::size_t posi
   tensor.shape.resize(reader.read_count("the dimension count", 8));
   for (std::uint64_t& extent : tensor.shape) extent = reader.read_u64("the shape");
   if (tensor.shape.empty()) reader.fail("a scalar has no samples", shape_at);
-  if (const std::size_t items = checked_items(reader, tensor.shape, shape_at); items != count) {
+  if (const std::size_t items = checked_items(reader, tensor.shape, size, shape_at); items != count) {
     reader.fail(
         "the shape makes " + std::to_string(items) + " items, but " + std::to_string(count) + " are there",
         at);

@@ -42,8 +42,17 @@ class TestTensors:
     def test_count_and_shape_disagree(self):
         self.refused("the shape makes 8 items, but 6", shape=(2, 4))
 
-    def test_shape_overflows(self):
-        self.refused("beyond 2\\^64", shape=(2**33, 2**33))
+    @pytest.mark.parametrize(
+        "shape", [(2**33, 2**33), (0, 2**31, 2**31), (3, 0, 2**62), (2**63, 0), (0, 2**64 - 1)]
+    )
+    def test_shapes_larger_than_any_array(self, shape):
+        self.refused("larger than any array", shape=shape)
+
+    def test_too_many_dimensions(self):
+        self.refused("33 dimensions; a tensor has 32 at most", np.zeros((1,) * 33, np.float32))
+        most = np.zeros((1,) * 32, np.float32)
+        ((_, array),) = decode_persia_batch(twin.batch(dense=[twin.tensor(most)])).non_id_features()
+        assert array.shape == most.shape
 
     def test_scalar(self):
         self.refused("a scalar", np.float32(1.0)[()].reshape(()), strides=())
