@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from satrap.config.global_config import ModelConfig, ServingConfig, TokenConfig
 from satrap.errors import ConfigError
@@ -269,3 +271,33 @@ def test_every_key_is_known(translated):
     text = "".join(f"{key}={values.get(key, '{}' if key == 'models' else '1')}\n" for key in KEYS)
     (warning,) = translated(text).warnings
     assert "metrics_mode" in warning
+
+
+LINES = st.lists(
+    st.one_of(
+        st.text(st.characters(codec="iso-8859-1"), max_size=30),
+        st.tuples(
+            st.sampled_from(sorted(KEYS)),
+            st.sampled_from(["=", ":", " ", "=\\\n  "]),
+            st.one_of(
+                st.text(st.characters(codec="iso-8859-1"), max_size=20),
+                st.sampled_from(
+                    ["0", "-1", "9" * 30, "true", "{}", '{"a": {"b": null}}', "http://[::1", "\\ud800"]
+                ),
+            ),
+        ).map("".join),
+    ),
+    max_size=6,
+).map("\n".join)
+
+
+@given(LINES)
+def test_whatever_a_file_says_it_is_read_or_refused(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("fuzz") / "config.properties"
+    path.write_bytes(text.encode("iso-8859-1"))
+    try:
+        found = translate(read_properties(path, {}), ServingConfig(), {}, MACHINE, Path("logs/config"))
+    except ConfigError as error:
+        assert error.path == path
+    else:
+        assert ServingConfig.model_validate(found.config.model_dump()) == found.config
