@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from satrap.serving.frames import SEQUENCE_ID_HEADER
 from satrap.serving.handler_metrics import HandlerMetrics
 
 __all__ = ["Context", "RequestProcessor"]
@@ -10,7 +11,6 @@ __all__ = ["Context", "RequestProcessor"]
 SERVER_NAME = "MMS"
 """What TorchServe calls itself here; some handlers compare it."""
 
-SEQUENCE_ID_HEADER = "ts_request_sequence_id"
 SEQUENCE_START_HEADER = "ts_request_sequence_start"
 SEQUENCE_END_HEADER = "ts_request_sequence_end"
 

@@ -13,8 +13,7 @@ from google.protobuf import empty_pb2
 
 from satrap.errors import SatrapError
 from satrap.protos import inference_pb2, inference_pb2_grpc
-from satrap.serving.context import SEQUENCE_ID_HEADER
-from satrap.serving.frames import STALE_HEADER, STALENESS_HEADER
+from satrap.serving.frames import SEQUENCE_ID_HEADER, STALE_HEADER, STALENESS_HEADER
 from satrap.serving.in_order import in_order
 from satrap.serving.metrics.calls import CANCELLED, INTERNAL_ERROR, CallLog
 from satrap.serving.model_service import ModelService

@@ -153,6 +153,7 @@ def test_put_first_moves_rather_than_repeats() -> None:
     assert path == [str(SHIMS), "/a", "/b"]
 
 
-def test_shims_are_plain_packages() -> None:
+def test_shims_are_plain_packages_and_modules() -> None:
     assert not (SHIMS / "__init__.py").exists()
-    assert {path.name for path in SHIMS.iterdir() if path.name != "__pycache__"} == {"persia", "ts"}
+    names = {path.name for path in SHIMS.iterdir() if path.name != "__pycache__"}
+    assert names == {"base_handler.py", "persia", "ts"}
