@@ -104,9 +104,8 @@ def _serving(
 ) -> ServingConfig:
     """The section `serving`: from the file, otherwise from `base` if that says it, otherwise TorchServe's default."""
     read = properties
-    theirs: Mapping[
-        str, tuple[tuple[str, ...], object]
-    ] = {  # by our key: their keys that decide it, and the value
+    # By our key: their keys that decide it, and the value.
+    theirs: Mapping[str, tuple[tuple[str, ...], object]] = {
         "default_workers_per_model": (
             ("default_workers_per_model",),
             read.integer("default_workers_per_model", 0, least=0),
