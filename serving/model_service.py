@@ -6,19 +6,14 @@ belongs to the frontend's event loop. A change that was begun is carried through
 
 import asyncio
 import contextlib
-import dataclasses
-import itertools
 import json
 import logging
-import uuid
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from satrap.config.global_config import ModelConfig
 from satrap.errors import (
-    ArchiveError,
     InvalidInputError,
     ModelApiDisabledError,
     ModelVersionNotFoundError,
@@ -26,20 +21,16 @@ from satrap.errors import (
     NoDescriptionError,
     NoWorkerError,
     UnregisterTimeoutError,
+    VersionRegisteredError,
     WorkerStartError,
 )
-from satrap.serving.archive.archives import Archives
-from satrap.serving.archive.unpacking import Unpacked
 from satrap.serving.description import describe_version, state_of
-from satrap.serving.devices import choose_devices
-from satrap.serving.environment.environments import Environments
 from satrap.serving.forks import Template
 from satrap.serving.frames import Bytes
 from satrap.serving.metrics.definitions import Definition
 from satrap.serving.metrics.live import LiveVersion
 from satrap.serving.observer import Ignore, Observer
 from satrap.serving.outcome import Outcome, OutcomeState
-from satrap.serving.processors import available_gpus
 from satrap.serving.registry import Registry
 from satrap.serving.request import OK, Prediction, Protocol
 from satrap.serving.roster import WorkerState
@@ -49,27 +40,18 @@ from satrap.serving.snapshot import Snapshot, SnapshotKind
 from satrap.serving.snapshot_files import SnapshotFiles
 from satrap.serving.sparse_gate import ShardProgress, everywhere
 from satrap.serving.version import Version
-from satrap.serving.version_spec import RegisterParameters, VersionSpec, check_runtime, resolve
-from satrap.serving.worker.assignment import Assignment
+from satrap.serving.version_builder import VersionBuilder
+from satrap.serving.version_spec import RegisterParameters
 
 __all__ = ["ModelService"]
 
 log = logging.getLogger("satrap.serving")
-
-FIRST_WORKER_NUMBER = 9000
-"""TorchServe names its workers by ports from 9000 on; so do we, without the ports."""
 
 MAX_LISTED = 100
 
 _ACCEPTED = Outcome("Processing worker updates...", OutcomeState.ACCEPTED)
 
 T = TypeVar("T")
-
-
-def _request_ids() -> Iterator[str]:
-    """Ids in UUID's form: random for this server, then a count. A tenth of the cost of random ones."""
-    server = str(uuid.uuid4())[:24]
-    return (f"{server}{number:012x}" for number in itertools.count())
 
 
 def _snapshot_folder(settings: ServingSettings) -> Path | None:
@@ -93,16 +75,10 @@ class ModelService:
         Raises:
             ConfigError: one of `serving.allowed_urls` is no regular expression.
         """
-        self._settings, self._template = settings, template
-        self._observer = observer or Ignore()
-        self._metrics = metrics
-        self._config = settings.config
-        self._archives = Archives(template, settings.model_store, self._config)
-        self.store = self._archives.store
-        self._environments = Environments(template, self._config)
+        self._template, self._config = template, settings.config
+        self._builder = VersionBuilder(settings, template, observer or Ignore(), metrics)
+        self.store = self._builder.store
         self._registry: Registry[Version] = Registry()
-        self._numbers = itertools.count(FIRST_WORKER_NUMBER)
-        self._request_ids = _request_ids()
         self._shards = ShardWatch(settings.shard_addresses, self._shards_said, settings.shard_tls)
         self.snapshots = SnapshotFiles(
             _snapshot_folder(settings), settings.properties, is_written=settings.write_snapshots
@@ -117,7 +93,7 @@ class ModelService:
         Raises:
             UnavailableError: the template cannot be used.
         """
-        await self._archives.open()
+        await self._builder.open()
         await self._template.start()
 
     async def started(self) -> None:
@@ -402,23 +378,17 @@ class ModelService:
         self._is_started = False
         await self._shards.close()
         await asyncio.gather(*(version.close() for version in {*self._registry, *self._draining}))
-        await self._archives.close()
+        await self._builder.close()
 
     # ---- changes ----
 
     async def _register(self, parameters: RegisterParameters, at_startup: bool) -> Outcome:
-        if parameters.url is None:
-            raise InvalidInputError("Parameter url is required.")
-        check_runtime(parameters.runtime)
-        if parameters.s3_sse_kms:
-            log.warning("%s: s3_sse_kms is ignored: downloads are not signed for S3", parameters.url)
-        unpacked = await self._archives.obtain(parameters.url)
+        version = await self._builder.build(parameters, self._version_ready, at_startup=at_startup)
+        spec = version.spec
         try:
-            version = await self._prepare(parameters, unpacked, at_startup)
-            spec = version.spec
             self._registry.add(spec.model, spec.version, version, waits_for=spec.sparse_sequence or 0)
-        except BaseException:
-            await self._archives.discard(unpacked.directory, unpacked.downloaded)
+        except VersionRegisteredError:
+            await self._builder.remove(version)
             raise
         if spec.sparse_sequence:
             log.info(
@@ -459,70 +429,10 @@ class ModelService:
         return Outcome(f'Model "{version.spec.model}" unregistered')
 
     async def _remove(self, version: Version) -> None:
+        self._draining.add(version)
         await version.close()
-        await self._archives.discard(version.spec.directory, version.spec.downloaded)
+        await self._builder.remove(version)
         self._draining.discard(version)
-
-    async def _prepare(self, parameters: RegisterParameters, unpacked: Unpacked, at_startup: bool) -> Version:
-        name = parameters.model_name or unpacked.manifest.model_name or parameters.fallback_name
-        spec = resolve(
-            parameters,
-            unpacked.manifest,
-            unpacked.options,
-            self._config,
-            self._model_config(name),
-            unpacked.directory,
-            loaded_at_startup=at_startup,
-        )
-        self._check_shards(spec)
-        spec = dataclasses.replace(
-            spec,
-            downloaded=unpacked.downloaded,
-            devices=choose_devices(
-                f"{spec.model} {spec.version}",
-                unpacked.options.device_type,
-                spec.device_ids,
-                available_gpus() if self._config.gpus is None else min(available_gpus(), self._config.gpus),
-            ),
-            environment=await self._environments.find(spec),
-        )
-        return Version(
-            spec,
-            self._assignment(spec),
-            self._template,
-            self._numbers,
-            self._request_ids,
-            self._version_ready,
-            self._observer,
-        )
-
-    def _assignment(self, spec: VersionSpec) -> Assignment:
-        return Assignment(
-            model=spec.model,
-            version=spec.version,
-            directory=str(spec.directory),
-            handler=spec.handler,
-            manifest=spec.manifest.raw,
-            batch_size=spec.batching.batch_size,
-            threads=self._config.threads_per_worker,
-            max_response_bytes=self._config.max_response_bytes,
-            ours_first=self._config.compat == "satrap",
-            decode_inputs=self._config.decode_input_request,
-            limit_max_image_pixels=self._config.limit_max_image_pixels,
-            environment=self._settings.worker_environment(),
-            warmup=spec.warmup,
-            packages=str(spec.environment.packages) if spec.environment else "",
-            python=str(spec.environment.python) if spec.environment and spec.environment.is_fresh else "",
-            metrics=[(one.type, one.name, one.unit, list(one.dimensions)) for one in self._metrics],
-        )
-
-    def _check_shards(self, spec: VersionSpec) -> None:
-        if spec.sparse_sequence and not self._shards:
-            raise ArchiveError(
-                spec.url,
-                f"it needs sequence {spec.sparse_sequence} of its embeddings, and this server knows no embedding "
-                "servers: give --shards, or infer_config.servers in the global config",
-            )
 
     def _shards_said(self, progress: Sequence[ShardProgress]) -> bool:
         """Let versions answer whose sequence is everywhere; returns whether others still wait."""
@@ -544,7 +454,7 @@ class ModelService:
 
     def _version_ready(self, version: Version) -> None:
         spec = version.spec
-        if self._model_config(spec.model).default_version != "newest":
+        if self._builder.model_config(spec.model).default_version != "newest":
             return
         with self._default_changing(spec.model):
             changed = self._registry.became_ready(spec.model, spec.version, version)
@@ -562,9 +472,6 @@ class ModelService:
             count = before.hand_over(after)
             if count:
                 log.info("model %r: %d waiting requests go to the new default %s", model, count, after.name)
-
-    def _model_config(self, model: str) -> ModelConfig:
-        return self._settings.models_config.get(model) or ModelConfig()
 
     async def _save(self, kind: SnapshotKind = "snapshot") -> None:
         """Write down what is registered, once that is complete."""

@@ -11,6 +11,7 @@ import javaproperties
 import pytest
 
 from satrap.errors import ConfigError
+from satrap.serving.settings import ServingSettings
 from satrap.serving.snapshot import Snapshot, VersionState, file_name, parse_snapshot, render_snapshot
 from satrap.serving.snapshot_files import KEPT, SnapshotFiles
 from satrap.serving.startup import register_startup_models
@@ -190,10 +191,11 @@ class Handler:
 @pytest.mark.slow
 class TestRestored:
     @pytest.fixture
-    def start(self, in_process: Any, open_service: Any) -> Any:
+    def start(self, in_process: Any, open_service: Any, store: Any) -> Any:
         def run(settings: dict[str, Any] | None = None, /, **config: Any) -> Any:
             service = open_service(settings, **config)
-            in_process.run(register_startup_models(service._settings, service))
+            given = {"model_store": store.directory, **(settings or {})}
+            in_process.run(register_startup_models(ServingSettings(**given), service))
             return service
 
         return run
