@@ -1,6 +1,7 @@
 """gRPC's own framing over HTTP/2: messages with their lengths, timeouts, statuses. No I/O."""
 
 import base64
+import re
 import struct
 import zlib
 from collections.abc import Iterable
@@ -150,7 +151,9 @@ RESPONSE_HEADERS = STATUS_200 + header_block(
 )
 
 _OK_BLOCK = header_block([(b"grpc-status", b"0")])
-_MAX_DETAILS = 8_000
+_MAX_DETAILS = 6_000
+"""Clients refuse trailers over 8 kB."""
+_UNFINISHED_ESCAPE = re.compile(rb"%[0-9A-F]?\Z")
 
 
 def status_block(
@@ -161,9 +164,8 @@ def status_block(
         return _OK_BLOCK
     headers = [(b"grpc-status", str(status.value[0]).encode())]
     if details:
-        headers.append(
-            (b"grpc-message", quote(details[:_MAX_DETAILS], safe=_PRINTABLE, errors="replace").encode())
-        )
+        message = quote(details[:_MAX_DETAILS], safe=_PRINTABLE, errors="replace").encode()
+        headers.append((b"grpc-message", _UNFINISHED_ESCAPE.sub(b"", message[:_MAX_DETAILS])))
     headers += [(name.encode(), _bytes(value)) for name, value in metadata]
     return header_block(headers)
 

@@ -56,6 +56,11 @@ def answer(i, asked, context):
 """
 
 
+@pytest.fixture(scope="module", params=["lean", "grpcio"])
+def shared_sections(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {"serving": {"grpc_server": request.param}}
+
+
 def asked(value: str, model: str = "m", **fields: str) -> inference_pb2.PredictionsRequest:
     return inference_pb2.PredictionsRequest(model_name=model, input={"data": value.encode()}, **fields)
 
