@@ -37,6 +37,7 @@ _JAVA_CLASSES: dict[type[errors.SatrapError], str] = {
     errors.MethodNotAllowedError: f"{_JAVA}.http.MethodNotAllowedException",
     errors.InvalidTokenError: f"{_JAVA}.http.InvalidKeyException",
     errors.VersionRegisteredError: f"{_JAVA}.http.ConflictStatusException",
+    errors.ArchiveExistsError: f"{_JAVA}.http.ConflictStatusException",
     errors.DefaultVersionError: f"{_JAVA}.http.InvalidModelVersionException",
     errors.WorkerStartError: f"{_JAVA}.http.InternalServerException",
     errors.UnregisterTimeoutError: f"{_JAVA}.http.RequestTimeoutException",

@@ -19,6 +19,11 @@ def test_management_details_carry_the_java_class() -> None:
     code, details = management_status(errors.VersionRegisteredError("m", "1.0"))
     assert code is grpc.StatusCode.ABORTED
     assert details.splitlines()[0] == "Model version 1.0 is already registered for model m"
+    code, details = management_status(errors.ArchiveExistsError("a.mar"))
+    assert (code.name, details) == (
+        "ABORTED",
+        "Model file already exists a.mar\norg.pytorch.serve.http.ConflictStatusException",
+    )
     code, details = management_status(errors.DefaultVersionError("m"))
     assert code is grpc.StatusCode.PERMISSION_DENIED
     assert details.splitlines()[0] == "Cannot remove default version for model m"
