@@ -164,6 +164,7 @@ class _Apis:
             max_receive=config.max_request_bytes,
             max_send=config.max_response_bytes + _MESSAGE_BYTES,
             admit=functools.partial(tokens.check, "inference") if tokens is not None else None,
+            on_refused=lambda method, peer, error: self._calls.grpc(method, peer, error.http_status, 0.0),
         )
         self._grpc.append(server)
         self.places.append(("inference", dataclasses.replace(where, port=listening.getsockname()[1])))

@@ -61,13 +61,15 @@ class GrpcServer:
         max_receive: int,
         max_send: int,
         admit: Callable[[str | None], None] | None = None,
+        on_refused: Callable[[str, str, SatrapError], None] | None = None,
     ) -> None:
         """Take a socket that listens; nobody is answered before `start`. Limits of one message are in bytes.
 
         `admit` sees the metadata `authorization` of every call before anything else of it is looked at, and raises a
-        `SatrapError` to refuse it.
+        `SatrapError` to refuse it; `on_refused` is then told the method, the peer and the error.
         """
-        self.max_receive, self.max_send, self.admit = max_receive, max_send, admit
+        self.max_receive, self.max_send = max_receive, max_send
+        self.admit, self.on_refused = admit, on_refused
         self._methods: dict[bytes, Handler] = {}
         self._socket = listening
         self._server: asyncio.Server | None = None
@@ -337,6 +339,9 @@ class _Connection(asyncio.BufferedProtocol):
             try:
                 self._server.admit(None if header is None else header.decode("latin-1"))
             except SatrapError as error:
+                if self._server.on_refused is not None:
+                    path = fields.get(b":path", b"").decode("latin-1").removeprefix("/")
+                    self._server.on_refused(path, self._peer, error)
                 self._refuse(stream, error.grpc_status, str(error))
                 return
         handler = self._server.method(fields.get(b":path", b""))

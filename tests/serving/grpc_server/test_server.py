@@ -48,6 +48,7 @@ class Service(inference_pb2_grpc.InferenceAPIsServiceServicer):
         self.begun = threading.Semaphore(0)
         self.cancelled = threading.Semaphore(0)
         self.go_on = asyncio.Event()
+        self.refused: list[tuple[str, str, str]] = []
 
     async def Ping(self, request: empty_pb2.Empty, context: Any) -> Any:
         return inference_pb2.TorchServeHealthResponse(health=context.peer())
@@ -147,7 +148,15 @@ def running(kind: str) -> Iterator[Running]:
         service = Service()
         if kind == "lean":
             listening = socket.create_server(("127.0.0.1", 0))
-            server: Any = GrpcServer(listening, max_receive=LIMIT, max_send=LIMIT, admit=admit)
+            server: Any = GrpcServer(
+                listening,
+                max_receive=LIMIT,
+                max_send=LIMIT,
+                admit=admit,
+                on_refused=lambda method, peer, error: service.refused.append(
+                    (method, peer[:15], str(error))
+                ),
+            )
             port = listening.getsockname()[1]
         else:
             server = rpc.aio_server(max_receive=LIMIT, max_send=LIMIT)
@@ -376,6 +385,10 @@ def test_a_token_is_asked_for_before_anything_else(lean: Running) -> None:
     parts = lean.stub.StreamPredictions(asked("parts", b"1"), metadata=metadata, timeout=20)
     assert lean.failure(next, parts) == refused
     assert lean.predict("echo", b"x") == b"x"
+    assert lean.service.refused == [
+        (method, "ipv4:127.0.0.1:", refused[1])
+        for method in (RPC[1:] + "Predictions", "no/Method", RPC[1:] + "StreamPredictions")
+    ]
 
 
 # ---- clients that are not gRPC's ----
