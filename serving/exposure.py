@@ -14,7 +14,7 @@ from satrap.rpc import is_loopback
 from satrap.serving.listening import Address, Listening
 from satrap.tls import Tls
 
-__all__ = ["asks_for_tokens", "check_exposure", "serving_tls", "uvicorn_tls"]
+__all__ = ["addresses", "asks_for_tokens", "check_exposure", "serving_tls", "uvicorn_tls"]
 
 
 def serving_tls(config: TlsConfig) -> Tls | None:

@@ -74,6 +74,12 @@ def translate(
     Raises:
         ConfigError: a value that cannot be used, with its file and line.
     """
+    if envelope := properties.text("service_envelope"):
+        raise properties.error(
+            "service_envelope",
+            f"request envelopes ({envelope}) are not served: what clients send would be misunderstood. Remove the line "
+            "if the handlers take it as it is",
+        )
     warnings: list[str] = []
     config = _serving(properties, base, machine, snapshot_directory, warnings.append)
     models = model_settings(properties, base_models, warnings.append)

@@ -52,6 +52,7 @@ KEYS: Mapping[str, str] = {
     "cors_allowed_methods": "serving.cors.allowed_methods",
     "cors_allowed_headers": "serving.cors.allowed_headers",
     "enable_envvars_config": "keys may come from the environment",
+    "service_envelope": "refused: request envelopes are not served",
     "satrap_insecure": "--insecure",
 }
 """Keys that count, and what they are in global_config.yaml or on the command line; all but the last TorchServe's."""
@@ -67,7 +68,7 @@ NO_EFFECT: Mapping[str, str] = {
     ),
     "workflow_store": "there are no workflows",
     **dict.fromkeys(("plugins_path", "cpp_log_config"), "there are no plugins and no C++ workers"),
-    **dict.fromkeys(("service_envelope", "default_service_handler"), "handlers come from the archives"),
+    "default_service_handler": "handlers come from the archives",
     "ts_open_inference_protocol": "KServe's gRPC protocol is not served",
     **dict.fromkeys(
         ("ts_header_key_sequence_id", "ts_header_key_sequence_start", "ts_header_key_sequence_end"),

@@ -6,6 +6,7 @@ import pytest
 
 from satrap.cli.serving_settings import ServingFlags, serving_settings
 from satrap.errors import ConfigError, InvalidInputError
+from satrap.serving.exposure import addresses as addresses_of
 from satrap.serving.listening import Address, Listening
 
 
@@ -97,6 +98,24 @@ def test_what_opens_more_than_satrap_does_needs_one_line(file, tmp_path: Path):
         ServingFlags(), file(text + "satrap_insecure=true\ndisable_token_authorization=true\n")
     )
     assert not more.token_authorization
+
+
+def test_what_containers_are_usually_given_starts_with_one_more_line(file):
+    """Every address open to all, as in an image: the keys are right, and it is said once that this is meant."""
+    addresses = "".join(
+        f"{api}_address=http://0.0.0.0:{port}\n"
+        for api, port in (("inference", 8080), ("management", 8081), ("metrics", 8082))
+    )
+    text = (
+        addresses + "grpc_inference_address=0.0.0.0\ngrpc_management_address=0.0.0.0\njob_queue_size=1000\n"
+    )
+    with pytest.raises(InvalidInputError, match="write satrap_insecure=true into"):
+        serving_settings(ServingFlags(), file(text))
+    settings = serving_settings(ServingFlags(), file(text + "satrap_insecure=true\n"))
+    assert {str(address) for _, address in addresses_of(settings.listening)} == {
+        f"0.0.0.0:{port}" for port in (7070, 7071, 8080, 8081, 8082)
+    }
+    assert settings.config.job_queue_size == 1000
 
 
 def test_a_snapshot_is_registered_unless_something_else_is_asked_for(file):

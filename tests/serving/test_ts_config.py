@@ -147,6 +147,7 @@ def test_the_certificate(translated):
         ("blacklist_env_vars=[", "blacklist_env_vars", "no regular expression"),
         ("keystore=k.p12", "keystore", "openssl pkcs12 -in k.p12"),
         ("certificate_file=c.pem", "certificate_file", "go together"),
+        ("service_envelope=kserve", "service_envelope", "request envelopes (kserve) are not served"),
         ("private_key_file=c.pem", "private_key_file", "go together"),
         ("models=[", "models", "is no JSON"),
         ("models=[]", "models", "no JSON object"),
@@ -262,6 +263,7 @@ def test_every_key_is_known(translated):
     values = {
         "inference_address": "http://127.0.0.1:1",
         "keystore": "",
+        "service_envelope": "",
         "certificate_file": "",
         "private_key_file": "",
     }
