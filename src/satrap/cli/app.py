@@ -74,7 +74,8 @@ def _root(
     logging.basicConfig(
         stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    for chatty in ("aiobotocore", "botocore"):  # they say with every client where they found its credentials
+    # They say with every client where they found its credentials, or every request.
+    for chatty in ("aiobotocore", "botocore", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
