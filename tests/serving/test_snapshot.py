@@ -1,6 +1,7 @@
 """What is registered survives a restart, in TorchServe's own format."""
 
 import asyncio
+import contextlib
 import json
 import re
 from datetime import UTC, datetime
@@ -9,6 +10,8 @@ from typing import Any
 
 import javaproperties
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from satrap.errors import ConfigError
 from satrap.serving.settings import ServingSettings
@@ -116,6 +119,30 @@ def test_what_may_be_missing() -> None:
 def test_a_document_that_is_none(document: str, reason: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(reason)):
         parse_snapshot(document, "x.cfg")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["models", "m", "1", "marName", "minWorkers", "maxWorkers", "batchSize", "handler"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@given(JSON)
+def test_any_document_is_read_or_refused(document: Any) -> None:
+    with contextlib.suppress(ConfigError):
+        for versions in parse_snapshot(json.dumps(document), "x").models.values():
+            for state in versions:
+                assert state.archive and 0 <= state.min_workers <= state.max_workers
 
 
 class TestFiles:

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from satrap.errors import ArchiveError, WorkerStartError
 from satrap.serving.archive.warmup import Warmup, WarmupError, read_warmup
@@ -97,6 +99,31 @@ def test_a_file_that_cannot_be_used(tmp_path: Path, document: object, reason: st
     (tmp_path / "secret").touch()
     with pytest.raises(WarmupError, match=reason):
         read_warmup(tmp_path / "archive", written(tmp_path / "archive", document))
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    ["requests", "repeat", "a", "json", "text", "file", "base64", "content_type"]
+                ),
+                inner,
+                max_size=3,
+            )
+        ),
+        max_leaves=10,
+    )
+)
+def test_any_document_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, document: object) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        warmup = read_warmup(folder, written(folder, document))
+    except WarmupError:
+        return
+    assert 1 <= len(warmup.requests) <= 1000 and 1 <= warmup.repeat <= 1000
 
 
 @pytest.mark.slow
