@@ -64,6 +64,15 @@ def test_all_children_are_announced_once_and_stopped_at_the_end(running):
 
 
 @pytest.mark.slow
+def test_a_terminals_interrupt_does_not_reach_the_children(running):
+    """They would be told to stop twice, by it and by the supervisor, and end at once without a drain."""
+    only = child("a", READY)
+    _, lines, _ = running(only)
+    lines.get(timeout=20)
+    assert os.getpgid(only.process.pid) == only.process.pid != os.getpgrp()
+
+
+@pytest.mark.slow
 def test_a_killed_child_is_started_again(running):
     (only,) = children = [child("a", READY)]
     _, lines, _ = running(*children)

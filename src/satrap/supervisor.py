@@ -109,8 +109,15 @@ class Supervisor:
         child.ready_line = None
         child.restart_at = None
         child.started_at = time.monotonic()
+        # In a process group of its own: Ctrl-C in a terminal reaches us alone, and a child is told to stop once. Told
+        # twice it would end at once, without finishing what it has accepted.
         child.process = subprocess.Popen(
-            child.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            child.command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            process_group=0,
         )
         self._selector.register(_stdout(child), selectors.EVENT_READ, child)
 
