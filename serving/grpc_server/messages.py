@@ -24,6 +24,11 @@ _UNITS = {ord("H"): 3600.0, ord("M"): 60.0, ord("S"): 1.0, ord("m"): 1e-3, ord("
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 
+_AT_ONCE_BYTES = 256 * 1024
+"""Memory for a message of that size is taken when its length is known; for a larger one as it arrives, so that nobody
+makes us take much by saying how much will come."""
+
+
 class MessageError(Exception):
     """What the client sent is no message for us; `status` and the text are its answer."""
 
@@ -41,7 +46,7 @@ class MessageParser:
         self._max_bytes, self._encoding = max_bytes, encoding
         self._prefix = bytearray()
         self._message: bytearray | None = None
-        self._filled = 0
+        self._length = self._filled = 0
         self._compressed = False
 
     @property
@@ -69,11 +74,14 @@ class MessageParser:
                 self._begin(flag, length)
             message = self._message
             assert message is not None
-            end = min(position + len(message) - self._filled, len(data))
-            message[self._filled : self._filled + end - position] = data[position:end]
-            self._filled += end - position
+            end = min(position + self._length - self._filled, len(data))
+            filled = self._filled + end - position
+            if filled > len(message):
+                message += bytes(min(2 * filled, self._length) - len(message))
+            message[self._filled : filled] = data[position:end]
+            self._filled = filled
             position = end
-            if self._filled < len(message):
+            if filled < self._length:
                 return messages
             messages.append(self._inflated(message) if self._compressed else message)
             self._message = None
@@ -87,7 +95,8 @@ class MessageParser:
                 grpc.StatusCode.UNIMPLEMENTED, f"the message encoding {encoding!r} is not known here"
             )
         self._check(length)
-        self._message, self._filled, self._compressed = bytearray(length), 0, bool(flag)
+        self._message = bytearray(min(length, _AT_ONCE_BYTES))
+        self._length, self._filled, self._compressed = length, 0, bool(flag)
 
     def _check(self, length: int) -> None:
         if length > self._max_bytes:

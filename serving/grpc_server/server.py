@@ -83,6 +83,11 @@ class GrpcServer:
         """Serve these methods of `service`."""
         self._methods.update({f"/{service}/{name}".encode(): handler for name, handler in handlers.items()})
 
+    def parse_by(self, path: str, parse: Callable[[Bytes], object]) -> None:
+        """Parse the requests of `/service/method` by this function; it may keep what it is given."""
+        handler = self._methods[path.encode()]
+        self._methods[path.encode()] = cast(Handler, cast(Any, handler)._replace(request_deserializer=parse))
+
     def method(self, path: bytes) -> Handler | None:
         """The method of that path."""
         return self._methods.get(path)
@@ -193,8 +198,8 @@ class _Call:
     def __init__(self, handler: Handler, context: CallContext, parser: MessageParser) -> None:
         self.handler, self.context, self.parser = handler, context, parser
         self.begun = time.monotonic()
-        self.messages: list[bytearray] = []
-        self.requests: asyncio.Queue[bytearray | None] | None = None  # of a request that streams
+        self.messages: list[bytes] = []
+        self.requests: asyncio.Queue[bytes | None] | None = None  # of a request that streams
         self.queued, self.held = 0, False  # bytes in it, and whether the client was told to wait
         self.room = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -372,6 +377,9 @@ class _Connection(asyncio.BufferedProtocol):
             return
         if call.requests is None:
             call.messages += messages
+            if len(call.messages) > 1:  # now, because there is no end to how many a client may send
+                self._drop(stream, call)
+                self._refuse(stream, grpc.StatusCode.INTERNAL, "the request is not one whole message")
         else:
             for message in messages:
                 call.queued += len(message) + _MESSAGE_COST

@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+import tracemalloc
 import zlib
 from urllib.parse import unquote
 
@@ -41,6 +42,21 @@ def test_a_message_is_memory_of_its_own() -> None:
     (message,) = MessageParser(LIMIT).feed(memoryview(buffer))
     buffer[:] = bytes(len(buffer))
     assert message == b"first"
+
+
+def test_a_large_message_takes_memory_as_it_arrives() -> None:
+    parser = MessageParser(10**9)
+    message = bytes(range(256)) * 10_000
+    stream = memoryview(framed(message))
+    tracemalloc.start()
+    try:
+        assert parser.feed(memoryview(struct.pack(">BI", 0, 10**9))) == []
+        assert tracemalloc.get_traced_memory()[0] < 10**6
+    finally:
+        tracemalloc.stop()
+    parser = MessageParser(10**9)
+    parts = [stream[start : start + 99_999] for start in range(0, len(stream), 99_999)]
+    assert [bytes(whole) for part in parts for whole in parser.feed(part)] == [message]
 
 
 def test_half_a_message_is_not_between() -> None:

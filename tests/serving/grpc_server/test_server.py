@@ -438,6 +438,13 @@ def test_two_messages_or_none_are_no_unary_request(lean: Running) -> None:
         assert b"one whole message" in talk(lean.port, data, b"message")
 
 
+def test_a_second_message_is_refused_before_there_are_more(lean: Running) -> None:
+    """Nobody says that a client will ever end its request, and what it sends would be kept."""
+    two = framed(asked("echo").SerializeToString()) * 2
+    data = settings_and(frame(1, 4, 1, request_headers()), frame(0, 0, 1, two))
+    assert b"one whole message" in talk(lean.port, data, b"message")
+
+
 def test_what_speaks_no_http2_is_disconnected(lean: Running) -> None:
     answer = talk(lean.port, b"GET /ping HTTP/1.1\r\nHost: here\r\n\r\n", b"never")
     assert b"this is not HTTP/2" in answer
