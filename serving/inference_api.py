@@ -17,14 +17,15 @@ from satrap.serving.frames import SEQUENCE_ID_HEADER, STALE_HEADER, STALENESS_HE
 from satrap.serving.in_order import in_order
 from satrap.serving.metrics.calls import CANCELLED, INTERNAL_ERROR, CallLog
 from satrap.serving.model_service import ModelService
+from satrap.serving.prediction_message import PredictionMessage
 from satrap.serving.request import OK, Prediction
 from satrap.serving.status import Status, inference_status, worker_status
 
-__all__ = ["InferenceApi"]
+__all__ = ["SERVICE", "InferenceApi"]
 
 _TIMING = "satrap-timing"
 
-_SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService/"
+SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService/"
 
 STREAMED_AT_ONCE = 32
 """Messages of one StreamPredictions2 call that are worked on before the first of them is answered."""
@@ -33,6 +34,10 @@ if TYPE_CHECKING:  # generic in the stubs only
     Context = grpc.aio.ServicerContext[Any, Any]
 else:
     Context = grpc.aio.ServicerContext
+
+
+PredictionsRequest = inference_pb2.PredictionsRequest | PredictionMessage
+"""As protobuf parses it, or without its copies."""
 
 
 class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
@@ -55,7 +60,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         return inference_pb2.TorchServeHealthResponse(health=f'{{\n  "status": "{health}"\n}}')
 
     async def Predictions(  # noqa: N802
-        self, request: inference_pb2.PredictionsRequest, context: Context
+        self, request: PredictionsRequest, context: Context
     ) -> inference_pb2.PredictionResponse:
         """One prediction; of a handler that streams, all parts in one.
 
@@ -79,7 +84,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
             return inference_pb2.PredictionResponse(prediction=prediction.value)
 
     async def StreamPredictions(  # noqa: N802
-        self, request: inference_pb2.PredictionsRequest, context: Context
+        self, request: PredictionsRequest, context: Context
     ) -> AsyncIterator[inference_pb2.PredictionResponse]:
         """One request, and an answer for every part that its handler sends; one, if it does not stream."""
         with _Call("StreamPredictions", context, self._calls) as call:
@@ -99,14 +104,14 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
                 await call.fail(error.http_status, inference_status(error))
 
     async def StreamPredictions2(  # noqa: N802
-        self, request_iterator: AsyncIterator[inference_pb2.PredictionsRequest], context: Context
+        self, request_iterator: AsyncIterator[PredictionsRequest], context: Context
     ) -> AsyncIterator[inference_pb2.PredictionResponse]:
         """A prediction for every message, in their order, each with the message's `sequence_id`.
 
         A message that fails is answered by its `status`, and the next ones are not touched by it.
         """
 
-        async def answer(request: inference_pb2.PredictionsRequest) -> inference_pb2.PredictionResponse:
+        async def answer(request: PredictionsRequest) -> inference_pb2.PredictionResponse:
             return await self._answer_in_stream(request, context.time_remaining())
 
         with _Call("StreamPredictions2", context, self._calls) as call:
@@ -117,11 +122,11 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
             call.status = OK
 
     async def _answer_in_stream(
-        self, request: inference_pb2.PredictionsRequest, patience: float | None
+        self, request: PredictionsRequest, patience: float | None
     ) -> inference_pb2.PredictionResponse:
         response = inference_pb2.PredictionResponse()
         if request.HasField("sequence_id"):
-            response.sequence_id = request.sequence_id
+            response.sequence_id = request.sequence_id or ""
         try:
             prediction = await self._service.predict(
                 request.model_name,
@@ -140,9 +145,9 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         return response
 
 
-def _headers(request: inference_pb2.PredictionsRequest) -> Mapping[str, str] | None:
+def _headers(request: PredictionsRequest) -> Mapping[str, str] | None:
     """TorchServe passes nothing else of a call on to its handler."""
-    return {SEQUENCE_ID_HEADER: request.sequence_id} if request.HasField("sequence_id") else None
+    return {SEQUENCE_ID_HEADER: request.sequence_id or ""} if request.HasField("sequence_id") else None
 
 
 def _failure(prediction: Prediction) -> Status:
@@ -174,7 +179,7 @@ class _Call:
             if self.status == CANCELLED and kind is not None and issubclass(kind, Exception):
                 self.status = INTERNAL_ERROR
             seconds = time.perf_counter() - self._started
-            self._calls.grpc(_SERVICE + self._name, self._context.peer(), self.status, seconds)
+            self._calls.grpc(SERVICE + self._name, self._context.peer(), self.status, seconds)
 
     async def fail(self, status: int, answer: Status) -> NoReturn:
         """End with an error, `status` over REST."""

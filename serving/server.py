@@ -19,13 +19,14 @@ from satrap.protos import inference_pb2_grpc, management_pb2_grpc
 from satrap.serving.exposure import serving_tls, uvicorn_tls
 from satrap.serving.forks import Template
 from satrap.serving.grpc_server.server import GrpcServer
-from satrap.serving.inference_api import InferenceApi
+from satrap.serving.inference_api import SERVICE, InferenceApi
 from satrap.serving.listening import Address
 from satrap.serving.management_api import ManagementApi
 from satrap.serving.metrics.calls import CallLog
 from satrap.serving.metrics.current import definitions_of, keep_current
 from satrap.serving.metrics.server_metrics import ServerMetrics
 from satrap.serving.model_service import ModelService
+from satrap.serving.prediction_message import parse_request
 from satrap.serving.request_ids import request_ids
 from satrap.serving.rest.apis import rest_apis
 from satrap.serving.rest.listener import Listener, bind
@@ -115,6 +116,9 @@ class _Apis:
         inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(
             InferenceApi(service, self._calls), inference
         )
+        if isinstance(inference, GrpcServer):
+            for method in ("Predictions", "StreamPredictions", "StreamPredictions2"):
+                inference.parse_by(f"/{SERVICE}{method}", parse_request)
         management = self._server(listening.grpc_management, "management", tokens)
         management_pb2_grpc.add_ManagementAPIsServiceServicer_to_server(
             ManagementApi(service, self._calls), management

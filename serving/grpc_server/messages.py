@@ -24,11 +24,6 @@ _UNITS = {ord("H"): 3600.0, ord("M"): 60.0, ord("S"): 1.0, ord("m"): 1e-3, ord("
 _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 
-_AT_ONCE_BYTES = 256 * 1024
-"""Memory for a message of that size is taken when its length is known; for a larger one as it arrives, so that nobody
-makes us take much by saying how much will come."""
-
-
 class MessageError(Exception):
     """What the client sent is no message for us; `status` and the text are its answer."""
 
@@ -46,7 +41,7 @@ class MessageParser:
         self._max_bytes, self._encoding = max_bytes, encoding
         self._prefix = bytearray()
         self._message: bytearray | None = None
-        self._length = self._filled = 0
+        self._missing = 0  # bytes of it
         self._compressed = False
 
     @property
@@ -54,13 +49,15 @@ class MessageParser:
         """No message has been begun that is not whole yet."""
         return self._message is None and not self._prefix
 
-    def feed(self, data: memoryview) -> list[bytearray]:
+    def feed(self, data: memoryview) -> list[bytes | bytearray]:
         """Take what arrived; return the messages that it completes.
+
+        A message takes memory as it arrives, however much was announced.
 
         Raises:
             MessageError: feed nothing more.
         """
-        messages: list[bytearray] = []
+        messages: list[bytes | bytearray] = []
         position = 0
         while True:
             if self._message is None:
@@ -72,17 +69,18 @@ class MessageParser:
                 flag, length = _PREFIX.unpack(self._prefix)
                 self._prefix.clear()
                 self._begin(flag, length)
-            message = self._message
-            assert message is not None
-            end = min(position + self._length - self._filled, len(data))
-            filled = self._filled + end - position
-            if filled > len(message):
-                message += bytes(min(2 * filled, self._length) - len(message))
-            message[self._filled : filled] = data[position:end]
-            self._filled = filled
-            position = end
-            if filled < self._length:
+            assert self._message is not None
+            end = position + self._missing
+            if end > len(data):
+                self._missing -= len(data) - position
+                self._message += data[position:]
                 return messages
+            if self._message:
+                self._message += data[position:end]
+                message: bytes | bytearray = self._message
+            else:
+                message = bytes(data[position:end])
+            position = end
             messages.append(self._inflated(message) if self._compressed else message)
             self._message = None
 
@@ -95,8 +93,8 @@ class MessageParser:
                 grpc.StatusCode.UNIMPLEMENTED, f"the message encoding {encoding!r} is not known here"
             )
         self._check(length)
-        self._message = bytearray(min(length, _AT_ONCE_BYTES))
-        self._length, self._filled, self._compressed = length, 0, bool(flag)
+        self._message = bytearray()
+        self._missing, self._compressed = length, bool(flag)
 
     def _check(self, length: int) -> None:
         if length > self._max_bytes:
@@ -105,7 +103,7 @@ class MessageParser:
                 f"SERVER: Received message larger than max ({length} vs. {self._max_bytes})",
             )
 
-    def _inflated(self, message: bytearray) -> bytearray:
+    def _inflated(self, message: bytes | bytearray) -> bytes:
         inflater = zlib.decompressobj(_WINDOW_BITS[self._encoding])
         try:
             inflated = inflater.decompress(message, self._max_bytes + 1)
@@ -116,7 +114,7 @@ class MessageParser:
         self._check(len(inflated))
         if not inflater.eof:
             raise MessageError(grpc.StatusCode.INTERNAL, "a compressed message ends too early")
-        return bytearray(inflated)
+        return inflated
 
 
 def framed(message: bytes) -> bytes:

@@ -83,7 +83,7 @@ class GrpcServer:
         """Serve these methods of `service`."""
         self._methods.update({f"/{service}/{name}".encode(): handler for name, handler in handlers.items()})
 
-    def parse_by(self, path: str, parse: Callable[[Bytes], object]) -> None:
+    def parse_by(self, path: str, parse: Callable[[bytes | bytearray], object]) -> None:
         """Parse the requests of `/service/method` by this function; it may keep what it is given."""
         handler = self._methods[path.encode()]
         self._methods[path.encode()] = cast(Handler, cast(Any, handler)._replace(request_deserializer=parse))
@@ -198,8 +198,8 @@ class _Call:
     def __init__(self, handler: Handler, context: CallContext, parser: MessageParser) -> None:
         self.handler, self.context, self.parser = handler, context, parser
         self.begun = time.monotonic()
-        self.messages: list[bytes] = []
-        self.requests: asyncio.Queue[bytes | None] | None = None  # of a request that streams
+        self.messages: list[bytes | bytearray] = []
+        self.requests: asyncio.Queue[bytes | bytearray | None] | None = None  # of a request that streams
         self.queued, self.held = 0, False  # bytes in it, and whether the client was told to wait
         self.room = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
@@ -522,11 +522,9 @@ def _trailers_only(
     return STATUS_200 + content_type + status_block(status, details, metadata)
 
 
-def _parsed(handler: Handler, message: bytearray) -> object:
+def _parsed(handler: Handler, message: bytes | bytearray) -> object:
     try:
-        return (
-            handler.request_deserializer(bytes(message)) if handler.request_deserializer else bytes(message)
-        )
+        return handler.request_deserializer(message) if handler.request_deserializer else message
     except Exception:
         log.debug("a request cannot be parsed", exc_info=True)
         raise MessageError(grpc.StatusCode.INTERNAL, "Exception deserializing request!") from None
