@@ -95,7 +95,7 @@ def settings_from(arguments: Sequence[str]) -> Settings:
         plan=Plan(cycles, seconds, warm_up_seconds=2 * seconds),
         lookup_plan=Plan(cycles, seconds, warm_up_seconds=seconds),
         small_plan=SmallPlan(
-            Plan(cycles, seconds, warm_up_seconds=2 * seconds),
+            Plan(cycles, seconds, warm_up_seconds=10 * seconds),  # TorchServe's JIT needs half a minute
             starts=cycles,
             registrations=2 * cycles,
             replacements=given.replacements or (5 if given.quick else 100),
