@@ -1,5 +1,6 @@
 """How one version is served: what the call, the archive, the configuration and the defaults say, in this order."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,10 +96,13 @@ def resolve(
 
     Raises:
         ArchiveError: neither the call nor the archive names the model, or its handler.
+        InvalidInputError: the model's name or version is no text.
     """
     name = parameters.model_name or manifest.model_name or parameters.fallback_name
     if not name:
         raise ArchiveError(parameters.url or "", "Model name is not defined.")
+    _check_name("name", name)
+    _check_name("version", manifest.version)
     handler = parameters.handler or manifest.handler
     if not handler:
         raise ArchiveError(parameters.url or "", "Model handler is not defined.")
@@ -158,6 +162,15 @@ def resolve(
         device_ids=tuple(options.device_ids),
         loaded_at_startup=loaded_at_startup,
     )
+
+
+_NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters would forge lines of the log; half a surrogate pair fits into no list and no metric."""
+
+
+def _check_name(what: str, name: str) -> None:
+    if _NO_NAME.search(name):
+        raise InvalidInputError(f"{name!r} cannot be a model's {what}: it holds a character that is no text")
 
 
 def _first(*values: int | None) -> int:

@@ -7,6 +7,7 @@ import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 
 import python_multipart.exceptions
 from python_multipart.multipart import MultipartParser
@@ -72,10 +73,20 @@ def _boundary(content_type: str) -> str:
 
 
 def _parameters(value: str) -> Mapping[str, str]:
-    """The parameters of a header like `form-data; name="a"`, by name in lower case."""
+    """The parameters of a header like `form-data; name="a"`, by name in lower case.
+
+    Raises:
+        InvalidInputError: they are written as RFC 2231 says (`name*=utf-8''a`), and wrongly.
+    """
     message = Message()
     message["content-type"] = value
-    return {name.lower(): text for name, text in message.get_params([], unquote=True)[1:]}
+    try:
+        return {
+            name.lower(): collapse_rfc2231_value(text)
+            for name, text in message.get_params([], unquote=True)[1:]
+        }
+    except ValueError as error:
+        raise InvalidInputError(f"the form's header {value!r} cannot be read: {error}") from error
 
 
 class _Parts:

@@ -25,7 +25,7 @@ _KEEP_ALIVE_SECONDS = 300
 gets an error, and TorchServe closes none."""
 
 _MAX_HEAD_BYTES = 64 * 1024
-"""Request line and headers together. The parser itself has no limit."""
+"""Request line and headers together, and what comes between parts of a body and after it. The parser has no limit."""
 
 
 def bind(address: Address) -> socket.socket:
@@ -124,30 +124,43 @@ class Listener:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, which also keeps the headers' names as they were sent, and refuses heads without an end."""
+    """uvicorn's, which also keeps the headers' names as they were sent, and refuses heads and trailers without end."""
 
     _in_head = False
-    _head_bytes = 0
+    _is_whole = True
+    _fruitless_bytes = 0
 
     def data_received(self, data: bytes) -> None:
+        self._fruitless_bytes += len(data)
         super().data_received(data)
-        if self._in_head:
-            self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
-                self.send_400_response("")
+        if self._is_whole:
+            self._fruitless_bytes = 0
+        elif self._fruitless_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response("")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+        self._in_head, self._is_whole = True, False
         self._as_sent: list[tuple[bytes, bytes]] = []
         cast(Scope, self.scope)[HEADERS_AS_SENT] = self._as_sent
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
-        self._as_sent.append((name, value))
+        if (
+            self._in_head
+        ):  # what comes after the body is nobody's, least of all a header that was checked before
+            super().on_header(name, value)
+            self._as_sent.append((name, value))
+
+    def on_body(self, body: bytes) -> None:
+        self._fruitless_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_whole = True
+        super().on_message_complete()
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
+        self._in_head, self._fruitless_bytes = False, 0
         super().on_headers_complete()
         cycle = self.cycle
         cast(Scope, self.scope)[IS_KEPT] = lambda: cycle.keep_alive

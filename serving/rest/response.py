@@ -42,8 +42,9 @@ class RestResponse:
 
 
 def json_text(content: Any) -> str:
-    """As TorchServe prints its documents: two spaces, and a line's end."""
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    """As TorchServe prints its documents: two spaces, and a line's end. What no text may hold stays escaped."""
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def document(content: Any, status: int = http.HTTPStatus.OK) -> RestResponse:

@@ -19,10 +19,11 @@ def resolved(
     model: ModelConfig | None = None,
     *,
     at_startup: bool = False,
+    manifest: Manifest = MANIFEST,
 ) -> VersionSpec:
     return resolve(
         parameters or RegisterParameters(url="m.mar"),
-        MANIFEST,
+        manifest,
         options or ArchiveOptions(),
         serving or ServingConfig(),
         model or ModelConfig(),
@@ -38,6 +39,21 @@ def test_the_defaults_are_torchserves() -> None:
     assert (spec.batching.batch_size, spec.batching.max_delay, spec.batching.capacity) == (1, 0.1, 100)
     assert (spec.response_timeout, spec.startup_timeout, spec.max_retry_timeout) == (120, 120, 300)
     assert resolved(at_startup=True).min_workers == 1
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\0", "\u2028", "\x85", "half \ud800"])
+def test_names_that_are_no_text(name: str) -> None:
+    """They would forge lines of the log, and no list of models and no metric could be sent any more."""
+    with pytest.raises(InvalidInputError, match="cannot be a model's name"):
+        resolved(RegisterParameters(url="m.mar", model_name=name))
+    manifest = Manifest("named", name, "handler.py", "python", "", "", {})
+    with pytest.raises(InvalidInputError, match="cannot be a model's version"):
+        resolved(manifest=manifest)
+
+
+def test_names_of_any_alphabet() -> None:
+    for name in ("größe ☃", "a/b", "模型", "🐍"):
+        assert resolved(RegisterParameters(url="m.mar", model_name=name)).model == name
 
 
 def test_who_wins() -> None:

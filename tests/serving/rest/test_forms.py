@@ -33,6 +33,8 @@ FIELD = 'Content-Disposition: form-data; name="a"'
             b"--" + b"b" * 300 + b"--\r\n",
             "not a multipart form",
         ),
+        ("multipart/form-data; boundary*=idna''%ff", b"x", "cannot be read"),
+        (f"multipart/form-data; boundary*{'9' * 5000}*=a", b"x", "cannot be read"),
         (MULTIPART, b"no form at all", "not a multipart form"),
         (MULTIPART, part(FIELD), "last boundary is missing"),
         (MULTIPART, part(FIELD)[:-4] + b"--XX", "last boundary is missing"),
@@ -47,6 +49,13 @@ FIELD = 'Content-Disposition: form-data; name="a"'
 def test_what_is_no_form(content_type: str, body: bytes, reason: str) -> None:
     with pytest.raises(InvalidInputError, match=reason):
         parsed(body, content_type)
+
+
+def test_names_that_are_not_ascii() -> None:
+    field = "Content-Disposition: form-data; name*=utf-8''%C3%A4; filename*=utf-8''%E2%98%83"
+    assert parsed(part(field) + b"--XX--\r\n").values == {"ä": b"content"}
+    content_type = "multipart/form-data; boundary*0*=utf-8''X; boundary*1=X"
+    assert parsed(part(FIELD) + b"--XX--\r\n", content_type).values == {"a": b"content"}
 
 
 def test_fields_and_files() -> None:

@@ -1,6 +1,8 @@
 """HTTP itself: heads, bodies, connections, limits, and clients that go away."""
 
 import asyncio
+import contextlib
+import json
 import logging
 import socket
 from typing import Any
@@ -32,6 +34,9 @@ class Echo:
             case ["", "headers"]:
                 names = [name.decode() for name, _ in request.headers_as_sent]
                 return document(names)
+            case ["", "headers", "after", "body"]:
+                await request.body(LIMIT)
+                return document([name.decode() for name, _ in request.headers_as_sent])
             case ["", "full"]:
                 raise OverloadedError("m", 100)
             case ["", "bug"]:
@@ -189,6 +194,33 @@ def test_chunks(talk: Any) -> None:
         assert (await connection.ask("PUT", "/body", body, chunked)).body == b"abcde"
         assert (await connection.ask("PUT", "/body", b"0\r\n\r\n", chunked)).body == b""
         await connection.close()
+
+    talk([Echo()], conversation)
+
+
+def test_what_follows_a_body_is_no_header(talk: Any) -> None:
+    """Whoever checks headers, we or a proxy before us, has seen all of them."""
+
+    async def conversation(site: Any) -> None:
+        body = b"3\r\nabc\r\n0\r\nAuthorization: Bearer late\r\n\r\n"
+        chunked = [("Transfer-Encoding", "chunked")]
+        reply = await site.ask("POST", "/headers/after/body", body, chunked)
+        assert reply.document == ["Transfer-Encoding", "Host"]
+
+    talk([Echo()], conversation)
+
+
+@pytest.mark.parametrize("start", [b"0\r\nX: ", b"0\r\n", b"3;x="])
+def test_chunks_that_never_come_to_an_end(talk: Any, start: bytes) -> None:
+    async def conversation(site: Any) -> None:
+        connection = await site.connect()
+        more = b"a: b\r\n" if start.endswith(b"\n") else b"endless"
+        await connection.send("POST", "/body", start, [("Transfer-Encoding", "chunked")])
+        with contextlib.suppress(OSError):  # refused before all is sent
+            for _ in range(100):
+                connection.writer.write(more * 1000)
+                await connection.writer.drain()
+        assert (await connection.reply()).error[0] == 400
 
     talk([Echo()], conversation)
 
@@ -419,3 +451,7 @@ def test_ipv6() -> None:
     for host in ("::1", "[::1]"):
         with bind(Address(host)) as bound:
             assert bound.family == socket.AF_INET6
+
+
+def test_what_is_no_text_is_escaped() -> None:
+    assert json.loads(document({"half \ud800": "a pair"}).body) == {"half \ud800": "a pair"}
