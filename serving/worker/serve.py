@@ -59,7 +59,7 @@ def run(connection: socket.socket) -> None:
         observations = context.metrics.take()
         answered = {
             "answers": [_head_of(a, context.request_processor[i]) for i, a in enumerate(answers)],
-            "times": {"handler": seconds * 1e3, **_times(observations)},
+            "times": {**_times(observations), "handler": seconds * 1e3},
             "stale": _stale_places(context, marks),
             "staleness_ms": marks.staleness_ms,
         }
