@@ -308,9 +308,13 @@ def open_service(in_process: InProcess, store: Store, tmp_path: Path, monkeypatc
     working.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(working))
 
-    def start(settings: dict[str, Any] | None = None, /, **config: Any) -> ModelService:
+    def start(
+        settings: dict[str, Any] | None = None, /, *, observer: Any = None, **config: Any
+    ) -> ModelService:
         given = {"model_store": store.directory, **(settings or {})}
-        service = ModelService(ServingSettings(config=ServingConfig(**config), **given), in_process.template)
+        service = ModelService(
+            ServingSettings(config=ServingConfig(**config), **given), in_process.template, observer
+        )
         in_process.run(service.open())
         services.append(service)
         return service
