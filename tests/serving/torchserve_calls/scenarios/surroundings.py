@@ -50,9 +50,6 @@ def _paths() -> list[Step]:
         "/models/noop/invoke",
         "/noop/predict",
         "/v1/models/noop:predict",
-    )
-    routes = (
-        *routes,
         "/v2/models/noop/infer",
         "/explanations/noop",
         "/wfpredict/noop",
