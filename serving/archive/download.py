@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import stat
+import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _MAX_REDIRECTS = 5
 _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
 """A server that sends nothing for so long has given up."""
+_TOTAL_SECONDS = 3600.0
+"""No registration waits longer for a server that sends little at a time."""
 
 
 class DownloadFailure(Exception):  # noqa: N818 (it says why, and becomes a DownloadError in the frontend)
@@ -51,7 +54,7 @@ def run(connection: socket.socket) -> None:
     answer: dict[str, object]
     try:
         answer = {
-            "bytes": download(source, Path(head["partial"]), Path(head["target"]), _hung_up(connection))
+            "bytes": download(source, Path(head["partial"]), Path(head["target"]), _interruption(connection))
         }
     except DownloadFailure as error:
         answer = {"reason": str(error)}
@@ -64,13 +67,22 @@ def run(connection: socket.socket) -> None:
             connection.sendall(buffer)
 
 
-def _hung_up(connection: socket.socket) -> Callable[[], bool]:
-    """The frontend sends nothing more: what can be read then is its end."""
-    return lambda: bool(select.select([connection], [], [], 0)[0])
+def _interruption(connection: socket.socket) -> Callable[[], str]:
+    """Says why to stop, or nothing."""
+    deadline = time.monotonic() + _TOTAL_SECONDS
+
+    def ask() -> str:
+        if select.select([connection], [], [], 0)[0]:  # the frontend sends nothing more: that is its end
+            return "nobody waits for it any more"
+        return f"it takes longer than {_TOTAL_SECONDS:g} s" if time.monotonic() > deadline else ""
+
+    return ask
 
 
-def download(source: Source, partial: Path, target: Path, hung_up: Callable[[], bool]) -> int:
+def download(source: Source, partial: Path, target: Path, interruption: Callable[[], str]) -> int:
     """Fetch the archive to `target`, by way of `partial`, which must not exist; return its size in bytes.
+
+    `interruption` is asked now and then, and says why to stop, or nothing.
 
     Raises:
         DownloadFailure: it cannot be had.
@@ -79,9 +91,9 @@ def download(source: Source, partial: Path, target: Path, hung_up: Callable[[], 
     """
     with partial.open("xb") as file:
         if urlsplit(source.url).scheme.lower() == "file":
-            size = _copy(source, file, hung_up)
+            size = _copy(source, file, interruption)
         else:
-            size = _fetch(source, file, hung_up)
+            size = _fetch(source, file, interruption)
     _name(partial, target)
     return size
 
@@ -98,7 +110,7 @@ def _name(partial: Path, target: Path) -> None:
         partial.replace(target)
 
 
-def _copy(source: Source, file: BinaryIO, hung_up: Callable[[], bool]) -> int:
+def _copy(source: Source, file: BinaryIO, interruption: Callable[[], str]) -> int:
     path = local_path(source.url)
     if path is None:
         raise DownloadFailure("a file:// URL names a file of this host by its absolute path")
@@ -107,12 +119,12 @@ def _copy(source: Source, file: BinaryIO, hung_up: Callable[[], bool]) -> int:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as original:  # noqa: PTH123 (a descriptor)
             if not stat.S_ISREG(os.fstat(original.fileno()).st_mode):
                 raise DownloadFailure(f"{path} is not a file")
-            return _write(iter(lambda: original.read(_CHUNK), b""), file, source.max_bytes, hung_up)
+            return _write(iter(lambda: original.read(_CHUNK), b""), file, source.max_bytes, interruption)
     except OSError as error:
         raise DownloadFailure(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _fetch(source: Source, file: BinaryIO, hung_up: Callable[[], bool]) -> int:
+def _fetch(source: Source, file: BinaryIO, interruption: Callable[[], str]) -> int:
     import httpx  # here, so that no worker carries it
 
     timeout = httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
@@ -126,7 +138,7 @@ def _fetch(source: Source, file: BinaryIO, hung_up: Callable[[], bool]) -> int:
                         url = _checked(str(response.next_request.url), source)
                         continue
                     _check(response.status_code, response.reason_phrase, response.headers, source)
-                    return _write(response.iter_raw(_CHUNK), file, source.max_bytes, hung_up)
+                    return _write(response.iter_raw(_CHUNK), file, source.max_bytes, interruption)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DownloadFailure(
             f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
@@ -150,14 +162,14 @@ def _check(status: int, phrase: str, headers: Mapping[str, str], source: Source)
         raise DownloadFailure(_too_large(source.max_bytes))
 
 
-def _write(chunks: Iterable[bytes], file: BinaryIO, max_bytes: int, hung_up: Callable[[], bool]) -> int:
+def _write(chunks: Iterable[bytes], file: BinaryIO, max_bytes: int, interruption: Callable[[], str]) -> int:
     size = 0
     for chunk in chunks:
         size += len(chunk)
         if size > max_bytes:
             raise DownloadFailure(_too_large(max_bytes))
-        if hung_up():
-            raise DownloadFailure("nobody waits for it any more")
+        if reason := interruption():
+            raise DownloadFailure(reason)
         file.write(chunk)
     return size
 

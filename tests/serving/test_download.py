@@ -81,11 +81,11 @@ def fetch(tmp_path: Path) -> Any:
     (tmp_path / "store").mkdir()
     target = tmp_path / "store" / "a.mar"
 
-    def run(url: str, *allowed: str, max_bytes: int = 1000, hung_up: bool = False) -> bytes:
+    def run(url: str, *allowed: str, max_bytes: int = 1000, interruption: str = "") -> bytes:
         source = Source(url, AllowedUrls(allowed or [".*"]), max_bytes)
         partial = target.with_name(".a.mar.part")
         try:
-            size = download(source, partial, target, lambda: hung_up)
+            size = download(source, partial, target, lambda: interruption)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -173,16 +173,14 @@ def test_a_server_that_is_not_there(remote: Remote, fetch: Any) -> None:
 
 def test_nobody_waits_any_more(remote: Remote, fetch: Any) -> None:
     with pytest.raises(DownloadFailure, match="nobody waits"):
-        fetch(remote.send("/a.mar", b"archive"), hung_up=True)
+        fetch(remote.send("/a.mar", b"archive"), interruption="nobody waits")
 
 
 def test_a_name_that_is_taken_meanwhile(remote: Remote, tmp_path: Path) -> None:
     target = tmp_path / "a.mar"
     target.write_text("another's")
     with pytest.raises(FileExistsError):
-        download(
-            Source(remote.send("/a.mar", b"x"), AllowedUrls([".*"]), 9), tmp_path / "p", target, lambda: False
-        )
+        download(Source(remote.send("/a.mar", b"x"), AllowedUrls([".*"]), 9), tmp_path / "p", target, str)
     assert target.read_text() == "another's"
 
 
@@ -194,10 +192,10 @@ def test_a_file_system_without_hard_links(
 
     monkeypatch.setattr(os, "link", refuse)
     source, target = Source(remote.send("/a.mar", b"x"), AllowedUrls([".*"]), 9), tmp_path / "a.mar"
-    download(source, tmp_path / "p", target, lambda: False)
+    download(source, tmp_path / "p", target, str)
     assert list(tmp_path.iterdir()) == [target] and target.read_bytes() == b"x"
     with pytest.raises(FileExistsError):
-        download(source, tmp_path / "p", target, lambda: False)
+        download(source, tmp_path / "p", target, str)
 
 
 class TestFiles:
@@ -291,11 +289,11 @@ class TestRegistered:
             request.end_headers()
             request.wfile.write(b"x" * 50)
             begun.set()
-            go_on.wait()
+            go_on.wait(60)
 
         async def end_meanwhile() -> None:
             registering = asyncio.ensure_future(service.register(self.parameters(remote.url + "/a.mar")))
-            await asyncio.to_thread(begun.wait)
+            assert await asyncio.to_thread(begun.wait, 20)
             await service.close()
             await asyncio.wait([registering])
             assert registering.cancelled()
