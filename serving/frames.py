@@ -135,7 +135,7 @@ def _parse_prefix(buffer: Bytes, start: int = 0) -> tuple[Kind, int, int]:
 def _parse_head(text: bytes | bytearray) -> dict[str, Any]:
     try:
         head, end = _FROM_JSON(text.decode("ascii"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise FrameError(f"a frame's head is not JSON: {error}") from None
     if not isinstance(head, dict) or end != len(text):
         raise FrameError("a frame's head is not an object")

@@ -41,7 +41,7 @@ from satrap.serving.snapshot_files import SnapshotFiles
 from satrap.serving.sparse_gate import ShardProgress, everywhere
 from satrap.serving.version import Version
 from satrap.serving.version_builder import VersionBuilder
-from satrap.serving.version_spec import RegisterParameters
+from satrap.serving.version_spec import RegisterParameters, check_workers
 
 __all__ = ["ModelService"]
 
@@ -247,7 +247,7 @@ class ModelService:
         changed the version meanwhile.
 
         Raises:
-            InvalidInputError: `maximum` is less than `minimum`, or one is negative.
+            InvalidInputError: `maximum` is less than `minimum`, or one is negative, or there are too many.
             ModelNotFoundError, ModelVersionNotFoundError: nothing was done.
             WorkerStartError: synchronous only.
         """
@@ -256,6 +256,7 @@ class ModelService:
             raise InvalidInputError("max_worker cannot be less than min_worker.")
         if minimum < 0:
             raise InvalidInputError("min_worker cannot be less than 0.")
+        check_workers(minimum)
         scaled = self._registry.get(model, version)
         scaled.scale(minimum, maximum)
         await self._save()

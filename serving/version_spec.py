@@ -10,10 +10,11 @@ from satrap.serving.archive.manifest import RUNTIMES, ArchiveOptions, Manifest
 from satrap.serving.batching import BatchPolicy
 from satrap.serving.environment.value import Environment
 
-__all__ = ["RegisterParameters", "VersionSpec", "resolve"]
+__all__ = ["MAX_WORKERS", "RegisterParameters", "VersionSpec", "check_workers", "resolve"]
 
 DEFAULT_MAX_BATCH_DELAY_MS = 100
 DEFAULT_MAX_RETRY_TIMEOUT = 300
+MAX_WORKERS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,16 @@ def check_runtime(runtime: str | None) -> None:
         raise InvalidInputError(f"Invalid RuntimeType value: {runtime}")
 
 
+def check_workers(number: int) -> None:
+    """Refuse so many workers that no machine has them: the frontend would do nothing else any more than start them.
+
+    Raises:
+        InvalidInputError: which number, and what is allowed.
+    """
+    if number > MAX_WORKERS:
+        raise InvalidInputError(f"{number} workers are too many: a version may have at most {MAX_WORKERS}")
+
+
 def resolve(
     parameters: RegisterParameters,
     manifest: Manifest,
@@ -96,7 +107,7 @@ def resolve(
 
     Raises:
         ArchiveError: neither the call nor the archive names the model, or its handler.
-        InvalidInputError: the model's name or version is no text.
+        InvalidInputError: the model's name or version is no text, or it is to have too many workers.
     """
     name = parameters.model_name or manifest.model_name or parameters.fallback_name
     if not name:
@@ -115,6 +126,7 @@ def resolve(
         # As in TorchServe: by default RegisterModel starts none, and a model that is named at the start has some.
         serving.default_workers_per_model or (serving.startup_workers_per_model if loaded_at_startup else 0),
     )
+    check_workers(minimum)
     delay_ms = _first(
         parameters.max_batch_delay,
         options.max_batch_delay_ms,

@@ -1,6 +1,7 @@
 """An archive's `MAR-INF/MANIFEST.json` and its config file: what the server takes from them."""
 
 import json
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ RUNTIMES = ("python", "python3")
 DEVICE_TYPES = ("cpu", "gpu", "neuron")
 DEFAULT_RUNTIME = "python"
 DEFAULT_VERSION = "1.0"
+
+_GREATEST = 2**31 - 1
 
 
 class ManifestError(Exception):
@@ -123,7 +126,7 @@ class ArchiveOptions:
         """
         try:
             document = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise ManifestError(f"config file {name} is not YAML: {error}") from None
         if document is None:
             return cls()
@@ -135,9 +138,9 @@ class ArchiveOptions:
             value = document.get(key)
             if value is None:
                 continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _GREATEST:
                 raise ManifestError(
-                    f"config file {name}: {key} is {value!r}, not a whole number from {least}"
+                    f"config file {name}: {key} is {_shown(value)}, not a whole number from {least} to {_GREATEST}"
                 )
             values[field] = value
         return cls(
@@ -150,12 +153,20 @@ class ArchiveOptions:
         )
 
 
+def _shown(value: object) -> str:
+    """A value for a sentence: a short YAML file can say a value that is longer than any memory."""
+    try:
+        return reprlib.repr(value)[:200]
+    except ValueError:  # an integer of thousands of digits
+        return "a number"
+
+
 def _device_type(value: object, name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str) or value.lower() not in DEVICE_TYPES:
         raise ManifestError(
-            f"config file {name}: deviceType is {value!r}, not one of {', '.join(DEVICE_TYPES)}"
+            f"config file {name}: deviceType is {_shown(value)}, not one of {', '.join(DEVICE_TYPES)}"
         )
     return value.lower()
 
@@ -166,7 +177,9 @@ def _device_ids(value: object, name: str) -> tuple[int, ...]:
     if not isinstance(value, list) or not all(
         isinstance(entry, int) and not isinstance(entry, bool) and entry >= 0 for entry in value
     ):
-        raise ManifestError(f"config file {name}: deviceIds is {value!r}, not a list of whole numbers from 0")
+        raise ManifestError(
+            f"config file {name}: deviceIds is {_shown(value)}, not a list of whole numbers from 0"
+        )
     return tuple(value)
 
 
@@ -186,23 +199,24 @@ def _own_section(section: object, name: str) -> tuple[int | None, str]:
         return None, ""
     if not isinstance(section, dict):
         raise ManifestError(
-            f"config file {name}: satrap is {section!r}, not a mapping like {{sparse_sequence: 12}}"
+            f"config file {name}: satrap is {_shown(section)}, not a mapping like {{sparse_sequence: 12}}"
         )
     unknown = [key for key in section if key not in ("sparse_sequence", "warmup")]
     if unknown:
         raise ManifestError(
-            f"config file {name}: satrap.{unknown[0]} is unknown; it may have sparse_sequence and warmup"
+            f"config file {name}: satrap.{str(unknown[0])[:80]} is unknown; it may have sparse_sequence and warmup"
         )
     sequence = section.get("sparse_sequence")
     if sequence is not None and (
         not isinstance(sequence, int) or isinstance(sequence, bool) or not 1 <= sequence < _SEQUENCES
     ):
         raise ManifestError(
-            f"config file {name}: satrap.sparse_sequence is {sequence!r}, not a whole number from 1 to {_SEQUENCES - 1}"
+            f"config file {name}: satrap.sparse_sequence is {_shown(sequence)}, "
+            f"not a whole number from 1 to {_SEQUENCES - 1}"
         )
     warmup = section.get("warmup")
     if warmup is not None and (not isinstance(warmup, str) or not warmup):
-        raise ManifestError(f"config file {name}: satrap.warmup is {warmup!r}, not a file's name")
+        raise ManifestError(f"config file {name}: satrap.warmup is {_shown(warmup)}, not a file's name")
     return sequence, warmup or ""
 
 

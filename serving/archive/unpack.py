@@ -7,10 +7,13 @@ directory and removes it when unpacking fails.
 """
 
 import gzip
+import lzma
 import os
+import resource
 import shutil
 import socket
 import stat
+import struct
 import tarfile
 import tempfile
 import zipfile
@@ -26,6 +29,12 @@ from satrap.serving.frames import Kind, encode, receive_head
 __all__ = ["Limits", "UnpackError", "run", "unpack"]
 
 _CHUNK = 1024**2
+_MAX_DEPTH = 64
+"""Folders within folders. More are no archive's, and what walks through them, or removes them, runs out of stack."""
+_MAX_DOCUMENT_BYTES = 4 * 1024**2
+"""Of the manifest, which the frontend keeps, and of the config file, which takes seconds to read."""
+_MEMORY_BYTES = 1024**3
+"""So much may unpacking take: a tar file's headers and a config file are read whole, and say themselves how much."""
 
 
 class UnpackError(Exception):
@@ -47,6 +56,7 @@ def run(connection: socket.socket) -> None:
         return
     head = received[1]
     limits = Limits(head["max_bytes"], head["max_files"])
+    _limit_memory()
     try:
         manifest, options = unpack(Path(head["archive"]), Path(head["target"]), limits)
         answer: dict[str, object] = {"manifest": manifest.raw, "config": asdict(options)}
@@ -54,8 +64,19 @@ def run(connection: socket.socket) -> None:
         answer = {"reason": str(error)}
     except OSError as error:
         answer = {"reason": f"it cannot be unpacked: {error}"}
+    except MemoryError:
+        answer = {"reason": f"unpacking it takes more than {_MEMORY_BYTES} bytes of memory"}
     for buffer in encode(Kind.UNPACKED, answer):
         connection.sendall(buffer)
+
+
+def _limit_memory() -> None:
+    """Let this process have so much more than it has from the template."""
+    status = Path("/proc/self/status").read_text()
+    data = int(status.partition("VmData:")[2].split()[0]) * 1024
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = data + _MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard < 0 else min(limit, hard), hard))
 
 
 def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, ArchiveOptions]:
@@ -76,7 +97,7 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
     else:
         raise UnpackError("it is neither a zip file, nor a gzipped tar file, nor a directory")
     manifest_file = target / MANIFEST_NAME
-    manifest = Manifest.parse(manifest_file.read_bytes()) if manifest_file.is_file() else Manifest.missing()
+    manifest = Manifest.parse(_document(manifest_file)) if manifest_file.is_file() else Manifest.missing()
     for key in ("serializedFile", "modelFile", "configFile"):
         name = manifest.raw.get("model", {}).get(key)
         if name and not (target / _inside(str(name))).is_file():
@@ -84,7 +105,7 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
     if not manifest.config_file:
         return manifest, ArchiveOptions()
     config_file = target / manifest.config_file
-    options = ArchiveOptions.parse(config_file.read_bytes(), manifest.config_file)
+    options = ArchiveOptions.parse(_document(config_file), manifest.config_file)
     if options.extra_files:
         _unpack_extra_files(options.extra_files, target, budget)
     if options.warmup:
@@ -93,6 +114,12 @@ def unpack(archive: Path, target: Path, limits: Limits) -> tuple[Manifest, Archi
         except WarmupError as error:
             raise UnpackError(f"its warm-up file {options.warmup!r}: {error}") from error
     return manifest, options
+
+
+def _document(file: Path) -> bytes:
+    if file.stat().st_size > _MAX_DOCUMENT_BYTES:
+        raise UnpackError(f"{file.name} is larger than {_MAX_DOCUMENT_BYTES} bytes")
+    return file.read_bytes()
 
 
 def _unpack_extra_files(name: str, target: Path, budget: "_Budget") -> None:
@@ -131,7 +158,7 @@ def _move(path: Path, place: Path, target: Path) -> None:
 def _is_tar(archive: Path) -> bool:
     try:
         return tarfile.is_tarfile(archive)
-    except (EOFError, zlib.error) as error:
+    except (EOFError, zlib.error, lzma.LZMAError, ValueError) as error:
         raise UnpackError(f"it is not a sound tar file: {error}") from error
 
 
@@ -139,7 +166,7 @@ def _inside(name: str) -> PurePosixPath:
     """The relative path of an entry.
 
     Raises:
-        UnpackError: it would lie outside of the target.
+        UnpackError: it would lie outside of the target, or in too many folders.
     """
     path = PurePosixPath(name.replace("\\", "/"))
     if (
@@ -149,6 +176,8 @@ def _inside(name: str) -> PurePosixPath:
         or "\0" in name
     ):
         raise UnpackError(f"entry {name!r} would be written outside of the archive's directory")
+    if len(path.parts) > _MAX_DEPTH:
+        raise UnpackError(f"entry {name[:80]!r}... lies in more than {_MAX_DEPTH} folders")
     return path
 
 
@@ -159,6 +188,8 @@ class _Budget:
         self._limits, self._bytes, self._files = limits, 0, 0
 
     def spend(self, size: int) -> None:
+        if size < 0:
+            raise UnpackError(f"an entry of it says that it has {size} bytes")
         self._bytes += size
         self._files += 1
         if self._files > self._limits.max_files:
@@ -186,7 +217,15 @@ def _unpack_zip(archive: Path, target: Path, budget: _Budget) -> None:
                 # zipfile gives at most `file_size` bytes, so the budget above holds for what is written.
                 with opened.open(entry) as source, (target / path).open("xb") as copy:
                     shutil.copyfileobj(source, copy, _CHUNK)
-    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, ValueError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        struct.error,
+        NotImplementedError,
+        EOFError,
+        ValueError,
+    ) as error:
         raise UnpackError(f"it is not a sound zip file: {error}") from error
     except FileExistsError as error:
         raise UnpackError(f"it holds {Path(error.filename).name!r} twice") from None
@@ -208,7 +247,7 @@ def _unpack_tar(archive: Path, target: Path, budget: _Budget, *, is_stripped: bo
                         shutil.copyfileobj(source, copy, _CHUNK)
                 else:
                     raise UnpackError(f"entry {entry.name!r} is a link or a device, not a file")
-    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, ValueError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, ValueError) as error:
         raise UnpackError(f"it is not a sound tar file: {error}") from error
     except FileExistsError as error:
         raise UnpackError(f"it holds {Path(error.filename).name!r} twice") from None
