@@ -3,8 +3,7 @@
 import dataclasses
 import itertools
 import logging
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 from satrap.config.global_config import ModelConfig
 from satrap.errors import ArchiveError, InvalidInputError
@@ -16,6 +15,7 @@ from satrap.serving.forks import Template
 from satrap.serving.metrics.definitions import Definition
 from satrap.serving.observer import Observer
 from satrap.serving.processors import available_gpus
+from satrap.serving.request_ids import request_ids
 from satrap.serving.settings import ServingSettings
 from satrap.serving.version import Version
 from satrap.serving.version_spec import RegisterParameters, VersionSpec, check_runtime, resolve
@@ -27,12 +27,6 @@ log = logging.getLogger("satrap.serving")
 
 FIRST_WORKER_NUMBER = 9000
 """TorchServe names its workers by ports from 9000 on; so do we, without the ports."""
-
-
-def _request_ids() -> Iterator[str]:
-    """Ids in UUID's form: random for this server, then a count. A tenth of the cost of random ones."""
-    server = str(uuid.uuid4())[:24]
-    return (f"{server}{number:012x}" for number in itertools.count())
 
 
 class VersionBuilder:
@@ -52,7 +46,7 @@ class VersionBuilder:
         self.store = self._archives.store
         self._environments = Environments(template, self._config)
         self._numbers = itertools.count(FIRST_WORKER_NUMBER)
-        self._request_ids = _request_ids()
+        self._request_ids = request_ids()
 
     async def open(self) -> None:
         """Make the working directory."""
