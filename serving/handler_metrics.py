@@ -4,45 +4,23 @@ import enum
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
+
+from satrap.serving.observation import PHASE, UNITS, MetricType, Observation
 
 __all__ = [
-    "PHASE",
-    "UNITS",
     "HandlerMetric",
     "HandlerMetrics",
-    "MetricType",
     "MetricTypes",
     "MetricsCacheKeyError",
     "MetricsCacheTypeError",
     "MetricsCacheValueError",
-    "Observation",
 ]
 
 log = logging.getLogger(__name__)
 
-MetricType = Literal["counter", "gauge", "histogram"]
-
 MAX_OBSERVATIONS = 10_000
 """Observations kept between two calls of `take`; more are counted in `dropped`, not kept."""
-
-UNITS: Mapping[str | None, str] = {
-    "ms": "Milliseconds",
-    "s": "Seconds",
-    "percent": "Percent",
-    "count": "Count",
-    "MB": "Megabytes",
-    "GB": "Gigabytes",
-    "kB": "Kilobytes",
-    "B": "Bytes",
-    "": "unit",
-    None: "unit",
-}
-"""What TorchServe calls the units that handlers give; any other text is a unit of that name."""
-
-PHASE = "satrap_handler_phase_seconds"
-"""The name of observations by `add_phase`; their one dimension is the phase."""
 
 _MODEL_NAME, _LEVEL = "ModelName", "Level"
 
@@ -73,29 +51,6 @@ class MetricsCacheTypeError(TypeError):
 
 class MetricsCacheValueError(ValueError):
     """A unit that the kind of metric does not have."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """One value of one metric.
-
-    Attributes:
-        name: the metric's.
-        value: in `unit`.
-        unit: as the handler gave it, see `UNITS`.
-        type: what becomes of several values.
-        dimensions: (name, value) pairs.
-        request: the index in the batch; None: of no single request.
-        is_exact: these are all dimensions; otherwise the model's name and `Level` belong to them.
-    """
-
-    name: str
-    value: float
-    unit: str
-    type: MetricType
-    dimensions: tuple[tuple[str, str], ...] = ()
-    request: int | None = None
-    is_exact: bool = False
 
 
 class HandlerMetric:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from satrap.errors import SatrapError
-from satrap.serving.handler_metrics import Observation
+from satrap.serving.observation import Observation
 from satrap.serving.request import Prediction, Request
 
 __all__ = ["Ignore", "Observer"]

@@ -24,7 +24,7 @@ from satrap.serving.batching import BatchQueue, Ticket
 from satrap.serving.devices import device_of
 from satrap.serving.forks import Template
 from satrap.serving.frames import Bytes
-from satrap.serving.handler_metrics import Observation
+from satrap.serving.observation import Observation
 from satrap.serving.observer import Observer
 from satrap.serving.request import Prediction, Protocol, Request
 from satrap.serving.roster import Roster, Start, Stop, WorkerState

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 from satrap.serving.forks import Child, Template
 from satrap.serving.frames import Bytes, Frame, FrameError, FrameParser, Kind, encode
-from satrap.serving.handler_metrics import Observation
+from satrap.serving.observation import Observation
 from satrap.serving.output import OutputLog
 from satrap.serving.request import NO_HEADERS, OK, Prediction, Request
 from satrap.serving.worker.assignment import Assignment

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import yaml
 
 from satrap.errors import ConfigError
-from satrap.serving.handler_metrics import MetricType
+from satrap.serving.observation import MetricType
 
 __all__ = ["Definition", "Definitions", "read_definitions"]
 

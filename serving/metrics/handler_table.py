@@ -8,9 +8,9 @@ import logging
 import math
 import re
 
-from satrap.serving.handler_metrics import UNITS, Observation
 from satrap.serving.metrics.definitions import Definition, Definitions
 from satrap.serving.metrics.families import Distribution, Family, Labels, Number, Registry
+from satrap.serving.observation import UNITS, Observation
 
 __all__ = ["MAX_FAMILIES", "MAX_VALUES", "HandlerTable", "help_text", "label_name", "metric_name"]
 

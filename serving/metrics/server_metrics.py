@@ -15,13 +15,13 @@ from satrap.errors import (
     WorkerDiedError,
     WorkerStartError,
 )
-from satrap.serving.handler_metrics import PHASE, UNITS, Observation
 from satrap.serving.metrics.definitions import Definition, Definitions
 from satrap.serving.metrics.families import Distribution, Family, Labels, Number, Registry
 from satrap.serving.metrics.handler_table import HandlerTable, help_text, metric_name
 from satrap.serving.metrics.lines import MetricLines
 from satrap.serving.metrics.live import LiveVersion
 from satrap.serving.metrics.text import text
+from satrap.serving.observation import PHASE, UNITS, Observation
 from satrap.serving.request import OK, Prediction, Request
 from satrap.serving.roster import WorkerState
 

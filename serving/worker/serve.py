@@ -15,7 +15,7 @@ from satrap.middleware import Marks, hear
 from satrap.serving.archive.warmup import WarmupError, read_warmup
 from satrap.serving.context import Context, RequestProcessor
 from satrap.serving.frames import STALE_HEADER, Bytes, Kind, encode, read_into, receive_head
-from satrap.serving.handler_metrics import PHASE, Observation
+from satrap.serving.observation import PHASE, Observation
 from satrap.serving.prediction import PredictionException
 from satrap.serving.worker import surroundings
 from satrap.serving.worker.assignment import Assignment

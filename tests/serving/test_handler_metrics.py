@@ -14,8 +14,8 @@ from satrap.serving.handler_metrics import (
     MetricsCacheTypeError,
     MetricsCacheValueError,
     MetricTypes,
-    Observation,
 )
+from satrap.serving.observation import Observation
 
 
 def dimension(name: str, value: str) -> Any:

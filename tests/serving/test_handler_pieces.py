@@ -10,7 +10,7 @@ import torch
 from satrap.errors import ArchiveError
 from satrap.serving.context import Context, RequestProcessor
 from satrap.serving.handler_classes import import_class, list_classes_from_module
-from satrap.serving.handler_metrics import PHASE
+from satrap.serving.observation import PHASE
 from satrap.serving.prediction import PredictionException
 from satrap.serving.torch_handler.base_handler import BaseHandler
 from satrap.serving.torch_handler.compilation import PT2Backend, check_valid_pt2_backend, compiled

@@ -10,7 +10,6 @@ from typing import Any
 import yaml
 
 from satrap.serving.handler_metrics import (
-    UNITS,
     HandlerMetric,
     HandlerMetrics,
     MetricsCacheKeyError,
@@ -18,6 +17,7 @@ from satrap.serving.handler_metrics import (
     MetricsCacheValueError,
     MetricTypes,
 )
+from satrap.serving.observation import UNITS
 
 __all__ = ["Dimension", "FileMetrics", "Metric", "MetricEncoder", "StoredMetrics", "Units"]
 

@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from satrap.serving.handler_metrics import Observation
 from satrap.serving.metrics import handler_table
 from satrap.serving.metrics.definitions import Definition, Definitions
 from satrap.serving.metrics.families import Registry
 from satrap.serving.metrics.handler_table import HandlerTable, label_name, metric_name
 from satrap.serving.metrics.text import text
+from satrap.serving.observation import Observation
 
 
 def table(definitions: Definitions = Definitions()) -> tuple[HandlerTable, Registry]:  # noqa: B008
