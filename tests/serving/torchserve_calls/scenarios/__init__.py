@@ -5,7 +5,14 @@ from torchserve_calls.scenarios.answers_of_handlers import ANSWERS, CRASHES, STR
 from torchserve_calls.scenarios.examples import EXAMPLES
 from torchserve_calls.scenarios.life_of_a_model import LISTS, MODEL_API_OFF, REGISTRATION, SCALING, VERSIONS
 from torchserve_calls.scenarios.requests_to_handlers import DECODING_OFF, REQUESTS
-from torchserve_calls.scenarios.surroundings import METRICS, PATHS, STARTUP, TOKENS, URLS
+from torchserve_calls.scenarios.surroundings import (
+    METRICS,
+    OTHER_SETTINGS,
+    PATHS,
+    STARTUP,
+    TOKENS,
+    URLS,
+)
 
 __all__ = ["SCENARIOS"]
 
@@ -27,4 +34,5 @@ SCENARIOS: tuple[Scenario, ...] = (
     PATHS,
     METRICS,
     TOKENS,
+    OTHER_SETTINGS,
 )

@@ -5,7 +5,7 @@ import json
 from torchserve_calls.call import Ready, Rpc, Scenario, Step
 from torchserve_calls.scenarios.spelling import do, infer, manage, metrics, predict, rpc
 
-__all__ = ["METRICS", "PATHS", "STARTUP", "TOKENS", "URLS"]
+__all__ = ["METRICS", "OTHER_SETTINGS", "PATHS", "STARTUP", "TOKENS", "URLS"]
 
 
 def _paths() -> list[Step]:
@@ -244,5 +244,44 @@ STARTUP = Scenario(
         "default_response_timeout": "33",
         "job_queue_size": "7",
         "models": json.dumps(_AT_START),
+    },
+)
+
+_ORIGIN = [("Origin", "http://example.org")]
+
+OTHER_SETTINGS = Scenario(
+    "other_settings",
+    [
+        manage("POST", "/models?url=behaviours.mar&initial_workers=1", headers=_ORIGIN, note="origin"),
+        manage("GET", "/models/behaviours"),
+        infer("GET", "/ping", headers=_ORIGIN, note="origin"),
+        infer("GET", "/ping"),
+        infer("GET", "/nowhere", headers=_ORIGIN, note="origin"),
+        do("text", *_ORIGIN),
+        infer(
+            "OPTIONS",
+            "/predictions/behaviours",
+            headers=[*_ORIGIN, ("Access-Control-Request-Method", "POST")],
+            note="preflight",
+        ),
+        do("echo", body=b"x" * 1_900, note="small enough"),
+        do("echo", body=b"x" * 2_100, note="too large"),
+        predict("behaviours", "", "too large", data=b"x" * 2_100),
+        do("large-answer"),
+        Ready("behaviours", 1),
+        predict("behaviours", do=b"text"),
+        do("raise"),
+        metrics("/metrics"),
+    ],
+    settings={
+        "cors_allowed_origin": "http://example.org",
+        "cors_allowed_methods": "GET, POST, PUT, OPTIONS",
+        "cors_allowed_headers": "X-Custom-Header",
+        "metrics_mode": "legacy",
+        "max_request_size": "2000",
+        "max_response_size": "100000",
+        "job_queue_size": "3",
+        "default_response_timeout": "33",
+        "default_startup_timeout": "44",
     },
 )
