@@ -224,7 +224,7 @@ def test_deadlines(either: Running) -> None:
     seconds = float(either.predict("remaining"))
     assert 10 < seconds < 21
     assert either.stub.Predictions(asked("remaining")).prediction == b"None"
-    assert either.failure(either.stub.Predictions, asked("wait"), timeout=0.2)[0] == "DEADLINE_EXCEEDED"
+    assert either.failure(either.stub.Predictions, asked("wait"), timeout=1)[0] == "DEADLINE_EXCEEDED"
     assert either.service.begun.acquire(timeout=20)
     assert either.service.cancelled.acquire(timeout=20), "the method is told"
 
@@ -263,7 +263,7 @@ def test_a_stream_that_nobody_wants_any_more(either: Running) -> None:
     assert next(parts).prediction == b"0"
     parts.cancel()
     assert either.service.cancelled.acquire(timeout=20)
-    late = either.stub.StreamPredictions(asked("wait", b"3"), timeout=0.3)
+    late = either.stub.StreamPredictions(asked("wait", b"3"), timeout=1)
     assert next(late).prediction == b"0"
     assert either.failure(next, late)[0] == "DEADLINE_EXCEEDED"
     assert either.service.cancelled.acquire(timeout=20)
@@ -452,7 +452,7 @@ def test_what_speaks_no_http2_is_disconnected(lean: Running) -> None:
 
 
 def test_clients_that_say_nothing(lean: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_KEEPALIVE_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "_KEEPALIVE_SECONDS", 0.5)
     assert talk(lean.port, PREFACE[:10], b"never")[:9] == frame(4, 0, 0)[:2] + b"\x18" + frame(4, 0, 0)[3:], (
         "settings, and then the end"
     )
@@ -464,7 +464,7 @@ def test_clients_that_say_nothing(lean: Running, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_request_that_never_ends(lean: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_KEEPALIVE_SECONDS", 0.2)
+    monkeypatch.setattr(server_module, "_KEEPALIVE_SECONDS", 0.5)
     monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
     begun = settings_and(frame(1, 4, 1, request_headers()), frame(0, 0, 1, b"\x00\x00"))
     assert b"did not come to its end" in talk(lean.port, begun, b"end")
