@@ -147,9 +147,9 @@ class CallContext:
 
     __slots__ = ("_deadline", "_headers", "_peer", "sent_trailing")
 
-    def __init__(self, headers: Sequence[Header], peer: str) -> None:
+    def __init__(self, headers: Sequence[Header], timeout: bytes | None, peer: str) -> None:
+        """`timeout` is the header of that name; the deadline counts from now."""
         self._headers, self._peer = headers, peer
-        timeout = next((value for name, value in headers if name == b"grpc-timeout"), None)
         seconds = parse_timeout(timeout) if timeout is not None else None
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self.sent_trailing: Sequence[tuple[str, str | bytes]] = ()
@@ -355,7 +355,9 @@ class _Connection(asyncio.BufferedProtocol):
             return
         encoding = fields.get(b"grpc-encoding", b"identity")
         call = _Call(
-            handler, CallContext(headers, self._peer), MessageParser(self._server.max_receive, encoding)
+            handler,
+            CallContext(headers, fields.get(b"grpc-timeout"), self._peer),
+            MessageParser(self._server.max_receive, encoding),
         )
         self._calls[stream] = call
         if handler.request_streaming:
