@@ -1,6 +1,7 @@
 """One question to a child process of its own: forked from the template, asked once, gone when it has answered.
 
-What reads untrusted bytes or waits for strangers (unpacking, downloading) is done so, and never in the frontend.
+What reads untrusted bytes or waits for strangers (unpacking, downloading, installing) is done so, never in the
+frontend.
 """
 
 import asyncio
@@ -19,10 +20,13 @@ class ErrandError(Exception):
     """The child ended, or spoke nonsense, before it answered; how, in words that follow "its process"."""
 
 
-async def run_errand(template: Template, role: str, kind: Kind, head: dict[str, object], name: str) -> Frame:
+async def run_errand(
+    template: Template, role: str, kind: Kind, head: dict[str, object], name: str, *, is_killed: bool = True
+) -> Frame:
     """Ask a child in that role, and return its answer; `name` stands before what it prints.
 
-    If the caller is cancelled the child is killed.
+    If the caller is cancelled the child is killed; one with processes of its own ends by itself when its connection is
+    closed, and is not (`is_killed`).
 
     Raises:
         ErrandError: there is no answer.
@@ -42,5 +46,6 @@ async def run_errand(template: Template, role: str, kind: Kind, head: dict[str, 
         raise ErrandError(f"failed: {error}") from error
     finally:
         writer.close()
-        child.kill()  # it has answered, or nobody waits for it any more
+        if is_killed:
+            child.kill()  # it has answered, or nobody waits for it any more
         os.close(child.pidfd)

@@ -1,6 +1,5 @@
 """The frontend's side: asks a child process for the environment of an archive."""
 
-import asyncio
 import logging
 import os
 from pathlib import Path
@@ -8,16 +7,14 @@ from pathlib import Path
 from satrap.config.global_config import ServingConfig
 from satrap.errors import RequirementsError
 from satrap.serving.environment.value import Environment
+from satrap.serving.errand import ErrandError, run_errand
 from satrap.serving.forks import Template
-from satrap.serving.frames import Frame, FrameError, FrameParser, Kind, encode
-from satrap.serving.output import OutputLog
+from satrap.serving.frames import Frame, Kind
 from satrap.serving.version_spec import VersionSpec
 
 __all__ = ["Environments", "default_cache"]
 
 log = logging.getLogger("satrap.serving")
-
-_CHUNK = 64 * 1024
 
 
 def default_cache() -> Path:
@@ -93,20 +90,9 @@ class Environments:
         return Path(configured) if configured else default_cache()
 
     async def _ask(self, spec: VersionSpec, head: dict[str, object]) -> Frame:
-        child = await self._template.fork("environment")
-        OutputLog(child.output, f"installing packages of {spec.model}")
-        reader, writer = await asyncio.open_unix_connection(sock=child.connection)
+        name = f"installing packages of {spec.model}"
         try:
-            writer.writelines(encode(Kind.INSTALL, head))
-            parser = FrameParser()
-            while data := await reader.read(_CHUNK):
-                if frames := parser.feed(data):
-                    return frames[0]
-            raise RequirementsError(spec.url, spec.model, f"the installing process {await child.ended}")
-        except FrameError as error:
-            raise RequirementsError(
-                spec.url, spec.model, f"the installing process failed: {error}"
-            ) from error
-        finally:
-            writer.close()  # by which a child that is not ready yet ends, its installer first
-            os.close(child.pidfd)
+            # Not killed: when we hang up it ends its installer, then itself.
+            return await run_errand(self._template, "environment", Kind.INSTALL, head, name, is_killed=False)
+        except ErrandError as error:
+            raise RequirementsError(spec.url, spec.model, f"the installing process {error}") from error
