@@ -18,15 +18,30 @@ from satrap.config.global_config import (
     TlsConfig,
     TokenConfig,
 )
-from satrap.serving.listening import Address, Listening
+from satrap.serving.listening import Listening
 from satrap.serving.ts_keys import ITS_OWN, KEYS, NO_EFFECT
+from satrap.serving.ts_listening import listening
 from satrap.serving.ts_models import model_settings
 from satrap.serving.ts_properties import Properties
 
 __all__ = ["Machine", "TsConfig", "translate"]
 
-_ADDRESS = re.compile(r"(https?)://(\[[^\]]+\]|[^:^/\[\]]+)(?::([0-9]+))?", re.IGNORECASE)
 _MODES = ("prometheus", "legacy", "log")
+
+_Theirs = dict[str, tuple[tuple[str, ...], object]]
+"""By our key: their keys that decide it, and the value."""
+
+_NUMBERS = (
+    ("default_workers_per_model", "default_workers_per_model", 0, 0),
+    ("job_queue_size", "job_queue_size", 100, 1),
+    ("default_response_timeout_seconds", "default_response_timeout", 120, 1),
+    ("default_startup_timeout_seconds", "default_startup_timeout", 120, 1),
+    ("unregister_model_timeout_seconds", "unregister_model_timeout", 120, 1),
+    ("max_request_bytes", "max_request_size", 6_553_500, 1),
+    ("max_response_bytes", "max_response_size", 6_553_500, 1),
+    ("system_metrics_seconds", "metric_time_interval", 60, 1),
+)
+"""Our key, theirs, TorchServe's default, and the least that it takes."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ def translate(
     return TsConfig(
         config=config,
         models=models,
-        listening=_listening(properties),
+        listening=listening(properties),
         insecure=properties.boolean("satrap_insecure"),
         model_store=Path(store) if (store := properties.text("model_store")) else None,
         startup_models=_startup_models(properties),
@@ -109,29 +124,31 @@ def _serving(
     warn: Callable[[str], None],
 ) -> ServingConfig:
     """The section `serving`: from the file, otherwise from `base` if that says it, otherwise TorchServe's default."""
+    theirs = {**_numbers(properties), **_rules(properties, machine), **_reports(properties, warn)}
+    theirs["snapshot_directory"] = (), str(snapshot_directory)
+    decided = {
+        field: value
+        for field, (keys, value) in theirs.items()
+        if field not in base.model_fields_set or any(key in properties.values for key in keys)
+    }
+    return base.model_copy(update={**decided, "token": _token(properties, base.token)})
+
+
+def _numbers(properties: Properties) -> _Theirs:
+    """Whole numbers, in the units of their keys: workers, requests, seconds and bytes."""
+    return {
+        ours: ((key,), properties.integer(key, default, least=least))
+        for ours, key, default, least in _NUMBERS
+    }
+
+
+def _rules(properties: Properties, machine: Machine) -> _Theirs:
+    """What is allowed, and what requests and workers get."""
     read = properties
-    # By our key: their keys that decide it, and the value.
-    theirs: Mapping[str, tuple[tuple[str, ...], object]] = {
-        "default_workers_per_model": (
-            ("default_workers_per_model",),
-            read.integer("default_workers_per_model", 0, least=0),
-        ),
+    gpus = read.integer("number_of_gpu", 0, least=0) if "number_of_gpu" in read.values else None
+    return {
         "startup_workers_per_model": (("debug", "number_of_gpu"), _startup_workers(read, machine)),
-        "job_queue_size": (("job_queue_size",), read.integer("job_queue_size", 100)),
-        "default_response_timeout_seconds": (
-            ("default_response_timeout",),
-            read.integer("default_response_timeout", 120),
-        ),
-        "default_startup_timeout_seconds": (
-            ("default_startup_timeout",),
-            read.integer("default_startup_timeout", 120),
-        ),
-        "unregister_model_timeout_seconds": (
-            ("unregister_model_timeout",),
-            read.integer("unregister_model_timeout", 120),
-        ),
-        "max_request_bytes": (("max_request_size",), read.integer("max_request_size", 6_553_500)),
-        "max_response_bytes": (("max_response_size",), read.integer("max_response_size", 6_553_500)),
+        "gpus": (("number_of_gpu",), gpus),
         "model_api": (("enable_model_api",), read.boolean("enable_model_api")),
         "allowed_urls": (("allowed_urls",), _patterns(read, "allowed_urls", separator=",")),
         "decode_input_request": (
@@ -142,31 +159,26 @@ def _serving(
             ("limit_max_image_pixels",),
             read.boolean("limit_max_image_pixels", default=True),
         ),
-        "gpus": (
-            ("number_of_gpu",),
-            read.integer("number_of_gpu", 0, least=0) if "number_of_gpu" in read.values else None,
-        ),
         "install_requirements": (("install_py_dep_per_model",), read.boolean("install_py_dep_per_model")),
         "hidden_environment": (
             ("blacklist_env_vars",),
             _patterns(read, "blacklist_env_vars", separator=None),
         ),
+        "tls": (("certificate_file", "private_key_file", "keystore"), _tls(read)),
+        "cors": (("cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers"), _cors(read)),
+    }
+
+
+def _reports(properties: Properties, warn: Callable[[str], None]) -> _Theirs:
+    """Metrics and logs."""
+    read = properties
+    return {
         "metrics_mode": (("metrics_mode",), _metrics_mode(read, warn)),
         "metrics_config": (("metrics_config",), read.text("metrics_config")),
         "metrics_auto_detect": (("model_metrics_auto_detect",), read.boolean("model_metrics_auto_detect")),
         "system_metrics": (("disable_system_metrics",), not read.boolean("disable_system_metrics")),
-        "system_metrics_seconds": (("metric_time_interval",), read.integer("metric_time_interval", 60)),
         "access_log": ((), True),
-        "snapshot_directory": ((), str(snapshot_directory)),
-        "tls": (("certificate_file", "private_key_file", "keystore"), _tls(read)),
-        "cors": (("cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers"), _cors(read)),
     }
-    decided = {
-        field: value
-        for field, (keys, value) in theirs.items()
-        if field not in base.model_fields_set or any(key in read.values for key in keys)
-    }
-    return base.model_copy(update={**decided, "token": _token(read, base.token)})
 
 
 def _cors(properties: Properties) -> CorsConfig:
@@ -224,55 +236,6 @@ def _tls(properties: Properties) -> TlsConfig:
         given = "certificate_file" if certificate else "private_key_file"
         raise properties.error(given, "certificate_file and private_key_file go together: name both, or none")
     return TlsConfig(certificate=certificate, private_key=key)
-
-
-def _listening(properties: Properties) -> Listening:
-    grpc_tls = properties.boolean("enable_grpc_ssl")
-
-    def grpc(api: str, port: int) -> Address:
-        return Address(
-            properties.text(f"grpc_{api}_address", "127.0.0.1").strip("[]"),
-            properties.integer(f"grpc_{api}_port", port, least=0, most=65_535),
-            grpc_tls,
-            max_connection_age_ms=_age(properties, f"grpc_{api}_max_connection_age_ms"),
-            max_connection_age_grace_ms=_age(properties, f"grpc_{api}_max_connection_age_grace_ms"),
-        )
-
-    metrics = properties.boolean("enable_metrics_api", default=True)
-    return Listening(
-        grpc_inference=grpc("inference", 7070),
-        grpc_management=grpc("management", 7071),
-        rest_inference=_address(properties, "inference_address", "http://127.0.0.1:8080", (80, 443)),
-        rest_management=_address(properties, "management_address", "http://127.0.0.1:8081", (8081, 8444)),
-        metrics=_address(properties, "metrics_address", "http://127.0.0.1:8082", (8082, 8445))
-        if metrics
-        else None,
-    )
-
-
-def _age(properties: Properties, key: str) -> int | None:
-    """Milliseconds; None: no limit. What gRPC's library cannot count (24 days) is none either."""
-    if key not in properties.values:
-        return None
-    age = properties.integer(key, 0, most=2**63 - 1)
-    return age if age < 2**31 - 1 else None
-
-
-def _address(properties: Properties, key: str, default: str, ports: tuple[int, int]) -> Address:
-    """`http://host:port` or `https://host:port`; `ports` are those of either without one."""
-    text = properties.text(key, default)
-    if text.lower().startswith("unix:"):
-        raise properties.error(
-            key, f"{text}: REST is served on a host and a port only; write http://127.0.0.1:PORT"
-        )
-    found = _ADDRESS.fullmatch(text)
-    if found is None:
-        raise properties.error(key, f"{text!r} is no address like http://127.0.0.1:8080")
-    tls = found[1].lower() == "https"
-    port = int(found[3]) if found[3] is not None else ports[tls]
-    if port > 65_535:
-        raise properties.error(key, f"{text}: ports end at 65535")
-    return Address(found[2].strip("[]"), port, tls)
 
 
 def _startup_models(properties: Properties) -> str | None:
