@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from satrap.config.global_config import ModelConfig, ServingConfig
+from satrap.config.global_config import ModelConfig, ServingConfig, VersionConfig
 from satrap.errors import ArchiveError, InvalidInputError
 from satrap.serving.archive.manifest import RUNTIMES, ArchiveOptions, Manifest
 from satrap.serving.batching import BatchPolicy
@@ -14,7 +14,11 @@ __all__ = ["MAX_WORKERS", "RegisterParameters", "VersionSpec", "check_workers", 
 
 DEFAULT_MAX_BATCH_DELAY_MS = 100
 DEFAULT_MAX_RETRY_TIMEOUT = 300
+
 MAX_WORKERS = 1000
+
+_NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+"""Control characters would forge lines of the log; half a surrogate pair fits into no list and no metric."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,21 +122,8 @@ def resolve(
     if not handler:
         raise ArchiveError(parameters.url or "", "Model handler is not defined.")
     configured = model_config.of(manifest.version)
-    minimum = _first(
-        parameters.workers and parameters.workers[0],
-        options.min_workers or None,  # 0 says nothing, as in TorchServe
-        parameters.initial_workers,
-        configured.workers,
-        # As in TorchServe: by default RegisterModel starts none, and a model that is named at the start has some.
-        serving.default_workers_per_model or (serving.startup_workers_per_model if loaded_at_startup else 0),
-    )
+    minimum, maximum = _workers(parameters, options, configured, serving, loaded_at_startup=loaded_at_startup)
     check_workers(minimum)
-    delay_ms = _first(
-        parameters.max_batch_delay,
-        options.max_batch_delay_ms,
-        configured.max_batch_delay_ms,
-        DEFAULT_MAX_BATCH_DELAY_MS,
-    )
     return VersionSpec(
         model=name,
         version=manifest.version,
@@ -141,21 +132,9 @@ def resolve(
         runtime=parameters.runtime or manifest.runtime,
         manifest=manifest,
         directory=directory,
-        batching=BatchPolicy(
-            batch_size=_first(parameters.batch_size, options.batch_size, configured.batch_size, 1),
-            max_delay=delay_ms / 1000,
-            capacity=_first(options.job_queue_size, serving.job_queue_size),
-        ),
+        batching=_batching(parameters, options, configured, serving),
         min_workers=minimum,
-        max_workers=max(
-            minimum,
-            _first(
-                parameters.workers and parameters.workers[1],
-                options.max_workers,
-                configured.max_workers,
-                minimum,
-            ),
-        ),
+        max_workers=maximum,
         response_timeout=_first(
             parameters.response_timeout,
             options.response_timeout,
@@ -176,8 +155,45 @@ def resolve(
     )
 
 
-_NO_NAME = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-"""Control characters would forge lines of the log; half a surrogate pair fits into no list and no metric."""
+def _workers(
+    parameters: RegisterParameters,
+    options: ArchiveOptions,
+    configured: VersionConfig,
+    serving: ServingConfig,
+    *,
+    loaded_at_startup: bool,
+) -> tuple[int, int]:
+    """The least and the greatest number of workers."""
+    if parameters.workers is not None:
+        minimum, maximum = parameters.workers
+        return minimum, max(minimum, maximum)
+    minimum = _first(
+        options.min_workers or None,  # 0 says nothing, as in TorchServe
+        parameters.initial_workers,
+        configured.workers,
+        # As in TorchServe: by default RegisterModel starts none, and a model that is named at the start has some.
+        serving.default_workers_per_model or (serving.startup_workers_per_model if loaded_at_startup else 0),
+    )
+    return minimum, max(minimum, _first(options.max_workers, configured.max_workers, minimum))
+
+
+def _batching(
+    parameters: RegisterParameters,
+    options: ArchiveOptions,
+    configured: VersionConfig,
+    serving: ServingConfig,
+) -> BatchPolicy:
+    delay_ms = _first(
+        parameters.max_batch_delay,
+        options.max_batch_delay_ms,
+        configured.max_batch_delay_ms,
+        DEFAULT_MAX_BATCH_DELAY_MS,
+    )
+    return BatchPolicy(
+        batch_size=_first(parameters.batch_size, options.batch_size, configured.batch_size, 1),
+        max_delay=delay_ms / 1000,
+        capacity=_first(options.job_queue_size, serving.job_queue_size),
+    )
 
 
 def _check_name(what: str, name: str) -> None:
