@@ -51,6 +51,9 @@ else:
     Handler = grpc.RpcMethodHandler
 
 
+Metadata = tuple[tuple[str, str | bytes], ...]
+
+
 class GrpcServer:
     """One port. Add services, `start`, `stop`; belongs to one event loop."""
 
@@ -127,6 +130,14 @@ class GrpcServer:
         self._changed.set()
 
 
+def _metadata(headers: Sequence[Header]) -> Metadata:
+    return tuple(
+        (name.decode("latin-1"), _metadata_value(name, value))
+        for name, value in headers
+        if not name.startswith(b":")
+    )
+
+
 def _metadata_value(name: bytes, value: bytes) -> str | bytes:
     if not name.endswith(b"-bin"):
         return value.decode("latin-1")
@@ -145,11 +156,11 @@ class _Abort(Exception):  # noqa: N818 (control flow)
 class CallContext:
     """What a method is told about its call: those of `grpc.aio.ServicerContext` that satrap's methods use."""
 
-    __slots__ = ("_deadline", "_headers", "_peer", "sent_trailing")
+    __slots__ = ("_deadline", "_metadata", "_peer", "sent_trailing")
 
-    def __init__(self, headers: Sequence[Header], timeout: bytes | None, peer: str) -> None:
+    def __init__(self, metadata: Metadata, timeout: bytes | None, peer: str) -> None:
         """`timeout` is the header of that name; the deadline counts from now."""
-        self._headers, self._peer = headers, peer
+        self._metadata, self._peer = metadata, peer
         seconds = parse_timeout(timeout) if timeout is not None else None
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self.sent_trailing: Sequence[tuple[str, str | bytes]] = ()
@@ -158,13 +169,9 @@ class CallContext:
         """Seconds until the client's deadline, not less than 0; None without one."""
         return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
 
-    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+    def invocation_metadata(self) -> Metadata:
         """The call's metadata, without the pseudo-headers; the values of names in `-bin` are bytes."""
-        return tuple(
-            (name.decode("latin-1"), _metadata_value(name, value))
-            for name, value in self._headers
-            if not name.startswith(b":")
-        )
+        return self._metadata
 
     def set_trailing_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
         """What goes with the status."""
@@ -213,6 +220,9 @@ class _Connection(asyncio.BufferedProtocol):
         self._http2 = Connection(self)
         self._buffer = memoryview(bytearray(_READ_BYTES))
         self._calls: dict[int, _Call] = {}
+        self._headers: Sequence[Header] = ()  # of the stream that was opened last, and what they say
+        self._fields: dict[bytes, bytes] = {}
+        self._metadata: Metadata = ()
         self._transport: asyncio.Transport | None = None
         self._peer = ""
         self._timer: asyncio.TimerHandle | None = None
@@ -333,7 +343,11 @@ class _Connection(asyncio.BufferedProtocol):
 
     def opened(self, stream: int, headers: Sequence[Header], *, ended: bool) -> None:
         """Part of `Streams`."""
-        fields = dict(headers)
+        if (
+            headers is not self._headers
+        ):  # the same object comes again with every request that has the same ones
+            self._headers, self._fields, self._metadata = headers, dict(headers), _metadata(headers)
+        fields = self._fields
         if fields.get(b":method") != b"POST" or not fields.get(b"content-type", b"").startswith(
             b"application/grpc"
         ):
@@ -356,7 +370,7 @@ class _Connection(asyncio.BufferedProtocol):
         encoding = fields.get(b"grpc-encoding", b"identity")
         call = _Call(
             handler,
-            CallContext(headers, fields.get(b"grpc-timeout"), self._peer),
+            CallContext(self._metadata, fields.get(b"grpc-timeout"), self._peer),
             MessageParser(self._server.max_receive, encoding),
         )
         self._calls[stream] = call
