@@ -7,15 +7,12 @@ from typing import Any
 from satrap.serving.listening import Address
 from satrap.serving.model_service import ModelService
 from satrap.serving.rest.app import Answered, RestApp, Routes
+from satrap.serving.rest.description_routes import DescriptionRoutes
 from satrap.serving.rest.inference import InferenceRoutes
+from satrap.serving.rest.inference_description import describe_inference
 from satrap.serving.rest.management import ManagementRoutes
-from satrap.serving.rest.metrics_route import MetricsRoutes, Render
-from satrap.serving.rest.openapi import (
-    DescriptionRoutes,
-    describe_inference,
-    describe_management,
-    describe_metrics,
-)
+from satrap.serving.rest.management_description import describe_management
+from satrap.serving.rest.metrics_route import MetricsRoutes, Render, describe_metrics
 from satrap.serving.rest.token_routes import TokenRoutes
 from satrap.serving.settings import ServingSettings
 from satrap.serving.tokens import Api, TokenAuthorization

@@ -18,7 +18,7 @@ from satrap.serving.model_service import ModelService
 from satrap.serving.request import OK, Prediction
 from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.forms import Inputs, is_form, parse_form
-from satrap.serving.rest.openapi import describe_predictions_of
+from satrap.serving.rest.inference_description import describe_predictions_of
 from satrap.serving.rest.prediction_path import Ping, Predict, Unsupported, parse_path
 from satrap.serving.rest.request import RestRequest
 from satrap.serving.rest.response import RestResponse, document, error_document

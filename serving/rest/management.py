@@ -3,7 +3,7 @@
 from satrap.errors import MethodNotAllowedError, UnsupportedError
 from satrap.serving.model_service import ModelService
 from satrap.serving.outcome import Outcome
-from satrap.serving.rest.openapi import describe_management_of
+from satrap.serving.rest.management_description import describe_management_of
 from satrap.serving.rest.parameters import boolean, number, register_parameters, warn_about_misspelled
 from satrap.serving.rest.request import RestRequest
 from satrap.serving.rest.response import RestResponse, document

@@ -1,16 +1,18 @@
-"""`GET /metrics`: Prometheus' text."""
+"""`GET /metrics`: Prometheus' text, and how OpenAPI describes it."""
 
 from collections.abc import Callable, Sequence
 
+from satrap.serving.rest.openapi import Json, operation
 from satrap.serving.rest.request import RestRequest
 from satrap.serving.rest.response import RestResponse
 
-__all__ = ["MetricsRoutes", "Render"]
+__all__ = ["MetricsRoutes", "Render", "describe_metrics"]
 
 Render = Callable[[Sequence[str]], bytes]
 """The registry as text; names, if there are any, say which metrics are wanted."""
 
-_TEXT = ((b"content-type", b"text/plain; version=0.0.4; charset=utf-8"),)
+_MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_TEXT = ((b"content-type", _MEDIA_TYPE.encode()),)
 
 
 class MetricsRoutes:
@@ -27,3 +29,25 @@ class MetricsRoutes:
                 return RestResponse(200, self._render(request.parameters.get("name[]", ())), _TEXT)
             case _:
                 return None
+
+
+def describe_metrics() -> Json:
+    """The path of the metrics."""
+    wanted = {"type": "array", "items": {"type": "string"}}
+    return {
+        "/metrics": {
+            "get": operation(
+                "metrics",
+                "Prometheus' text.",
+                parameters=[
+                    {
+                        "in": "query",
+                        "name": "name[]",
+                        "description": "Only metrics of these names.",
+                        "schema": wanted,
+                    }
+                ],
+                content={_MEDIA_TYPE: {"schema": {"type": "string"}}},
+            )
+        }
+    }
