@@ -64,6 +64,12 @@ def test_an_open_loop_says_what_it_could_not_send() -> None:
     assert list(errors) == ["not sent: as many requests are under way as --clients allows"]
 
 
+def test_an_open_loop_lasts_though_nothing_is_due() -> None:
+    load = Load(clients=1, seconds=0.1, rate=0.001, warmup=0.05)
+    result = measured(Slow(0.0), load)
+    assert not result.answers and result.seconds >= load.seconds
+
+
 def test_errors_are_counted() -> None:
     result = measured(Slow(0.001, fails=2), Load(clients=1, seconds=0.1, warmup=0.0))
     report = summarize(result.answers, result.seconds, 0.0)

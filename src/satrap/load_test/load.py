@@ -69,60 +69,76 @@ def measure(target: Target, load: Load, on_progress: Progress) -> Report:
 
 async def run(target: Target, load: Load, on_progress: Progress) -> Measurement:
     """Load the server and time its answers."""
-    answers: list[Answer] = []
-    began = time.perf_counter()
-    total = load.warmup + load.seconds
-
-    async def ask(due: float | None) -> None:
-        sent = time.perf_counter() - began
-        error = await target.send(load.timeout)
-        answered = time.perf_counter() - began
-        answers.append(Answer(sent if due is None else due, sent, answered, error))
-
-    async def client() -> None:
-        while time.perf_counter() - began < total:
-            await ask(None)
-
-    async def closed() -> None:
-        await asyncio.gather(*(client() for _ in range(load.clients)))
-
-    async def opened() -> None:
-        under_way: set[asyncio.Task[None]] = set()
-        for due in arrivals(load.rate, total, load.seed):
-            now = time.perf_counter() - began
-            if due > now:
-                await asyncio.sleep(due - now)
-            if len(under_way) >= load.clients:
-                answers.append(Answer(due, due, due, _OVERRUN))
-                continue
-            task = asyncio.create_task(ask(due))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-        await asyncio.gather(*under_way)
-
-    cpu_at_start = 0.0
-
-    async def watch() -> None:
-        nonlocal cpu_at_start
-        await asyncio.sleep(load.warmup)
-        cpu_at_start = time.process_time()
-        while True:
-            await asyncio.sleep(_PROGRESS_SECONDS)
-            failed = sum(bool(answer.error) for answer in answers)
-            on_progress(time.perf_counter() - began, len(answers) - failed, failed)
-
-    watching = asyncio.create_task(watch())
+    sending = _Sending(target, load, time.perf_counter())
+    watch = _Watch(sending, load.warmup, on_progress)
+    watching = asyncio.create_task(watch.run())
     try:
-        await (opened() if load.rate else closed())
+        await (sending.opened() if load.rate else sending.closed())
     finally:
         watching.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await watching
-    cpu = time.process_time() - cpu_at_start
-    seconds = time.perf_counter() - began - load.warmup
+    cpu = time.process_time() - watch.cpu_at_start
+    seconds = sending.now() - load.warmup
     counted = [
         Answer(a.due - load.warmup, a.sent - load.warmup, a.answered - load.warmup, a.error)
-        for a in answers
+        for a in sending.answers
         if a.due >= load.warmup
     ]
     return Measurement(counted, seconds, cpu)
+
+
+class _Sending:
+    """The requests of one load, and the answers so far; times are in seconds from `began`."""
+
+    def __init__(self, target: Target, load: Load, began: float) -> None:
+        self._target, self._load, self._began = target, load, began
+        self._total = load.warmup + load.seconds
+        self.answers: list[Answer] = []
+
+    def now(self) -> float:
+        return time.perf_counter() - self._began
+
+    async def closed(self) -> None:
+        await asyncio.gather(*(self._client() for _ in range(self._load.clients)))
+
+    async def opened(self) -> None:
+        under_way: set[asyncio.Task[None]] = set()
+        for due in arrivals(self._load.rate, self._total, self._load.seed):
+            now = self.now()
+            if due > now:
+                await asyncio.sleep(due - now)
+            if len(under_way) >= self._load.clients:
+                self.answers.append(Answer(due, due, due, _OVERRUN))
+                continue
+            task = asyncio.create_task(self._ask(due))
+            under_way.add(task)
+            task.add_done_callback(under_way.discard)
+        await asyncio.sleep(max(0.0, self._total - self.now()))  # nothing more is due, and the time is not up
+        await asyncio.gather(*under_way)
+
+    async def _client(self) -> None:
+        while self.now() < self._total:
+            await self._ask(None)
+
+    async def _ask(self, due: float | None) -> None:
+        sent = self.now()
+        error = await self._target.send(self._load.timeout)
+        self.answers.append(Answer(sent if due is None else due, sent, self.now(), error))
+
+
+class _Watch:
+    """Begins to count CPU time after the warm-up, and tells of progress from then on."""
+
+    def __init__(self, sending: _Sending, warmup: float, on_progress: Progress) -> None:
+        self._sending, self._warmup, self._on_progress = sending, warmup, on_progress
+        self.cpu_at_start = 0.0
+
+    async def run(self) -> None:
+        await asyncio.sleep(self._warmup)
+        self.cpu_at_start = time.process_time()
+        while True:
+            await asyncio.sleep(_PROGRESS_SECONDS)
+            answers = self._sending.answers
+            failed = sum(bool(answer.error) for answer in answers)
+            self._on_progress(self._sending.now(), len(answers) - failed, failed)
