@@ -1,8 +1,9 @@
 """Which URLs archives may be downloaded from: TorchServe's `allowed_urls`, and none by default.
 
 A pattern is a regular expression that the whole URL must match, letters of either case alike. What a pattern says
-is not all: a URL with a user's name in it looks like another host than it is, and one with white space or a backslash
-is read differently by different readers; such are refused whatever matches.
+is not all: a URL with a user's name in it looks like another host than it is, one with white space or a backslash is
+read differently by different readers, and `..` leads out of the folder that a pattern names, encoded (`%2e%2e`) too;
+such are refused whatever matches.
 """
 
 import re
@@ -38,7 +39,7 @@ class AllowedUrls:
 
     def allows(self, url: str) -> bool:
         """Whether that URL may be read."""
-        if _DOUBTFUL.search(url) or ".." in url:
+        if _DOUBTFUL.search(url) or ".." in unquote(unquote(url)):
             return False
         try:
             parts = urlsplit(url)
