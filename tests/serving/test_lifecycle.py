@@ -295,17 +295,20 @@ def test_sigterm_finishes_what_was_accepted(serve: Any, store: Any, tmp_path: Pa
 def test_sigterm_while_a_model_loads(store: Any, tmp_path: Path, wait_until: Any) -> None:
     loading = tmp_path / "loading"
     store.add("m.mar", f"import time\nopen({str(loading)!r}, 'w').close()\ntime.sleep(600)\n")
-    arguments = ["--model-store", store.directory, "--models", "m.mar"]
-    arguments += ["--grpc-inference-port", "0", "--grpc-management-port", "0"]
+    ports = ("grpc-inference", "grpc-management", "rest-inference", "rest-management", "metrics")
+    flags = [word for port in ports for word in (f"--{port}-port", "0")]
+    command = ["serving", "--model-store", str(store.directory), "--models", "m.mar", *flags]
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "satrap.cli", "serving", *map(str, arguments)],
+        [sys.executable, "-P", "-m", "satrap.cli", *command],
         stdout=subprocess.PIPE,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
-    wait_until(loading.exists)
-    processes = descendants(process.pid)
-    process.terminate()
-    output, _ = process.communicate(timeout=30)
+    try:
+        wait_until(loading.exists)
+        processes = descendants(process.pid)
+    finally:
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
     assert (process.returncode, output) == (0, b""), "stopped in order, and never said to be ready"
     assert all_gone(processes)
     assert not list(tmp_path.glob("satrap-serving-*"))

@@ -115,6 +115,15 @@ def test_a_difference_that_is_not_listed_is_not_meant(other: Difference) -> None
     assert sort_out([listed, other], [UNKNOWN], ["s"]) == ([other], [])
 
 
+def test_a_text_that_is_replaced_must_be_all_that_differs() -> None:
+    place = Place("s", ["call"], ["body"], instead={"a: 1": "a: 2"})
+    listed = Deliberate("a case", "this", "that", "a reason", [place])
+    meant = Difference("s", "call", "body", "a: 1, b: 1", "a: 2, b: 1")
+    more = Difference("s", "call", "body", "a: 1, b: 1", "a: 2, b: 2")
+
+    assert sort_out([meant, more], [listed], ["s"]) == ([more], [])
+
+
 def test_a_listed_difference_that_is_gone_is_told() -> None:
     assert sort_out([], [UNKNOWN], ["s"]) == ([], [(UNKNOWN, UNKNOWN.seen[0])])
     assert sort_out([], [UNKNOWN], ["another scenario"]) == ([], [])

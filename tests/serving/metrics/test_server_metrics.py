@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from satrap.errors import DeadlineError, OverloadedError, SatrapError, WorkerDiedError
 from satrap.serving.metrics.definitions import Definition, Definitions
 from satrap.serving.metrics.live import LiveVersion
-from satrap.serving.metrics.server_metrics import KEPT_SECONDS, TORCHSERVE, ServerMetrics
+from satrap.serving.metrics.server_metrics import KEPT_SECONDS, ServerMetrics
+from satrap.serving.metrics.torchserve import TORCHSERVE
 from satrap.serving.observation import PHASE, Observation
 from satrap.serving.request import Prediction, Request
 from satrap.serving.roster import WorkerState

@@ -68,7 +68,9 @@ def test_not_a_number() -> None:
 
 
 @given(
-    st.dictionaries(st.from_regex(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,5}", fullmatch=True), st.text(), max_size=4),
+    st.dictionaries(
+        st.from_regex(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]{0,5}", fullmatch=True), st.text(), max_size=4
+    ),
 )
 def test_any_label_comes_back(labels: dict[str, str]) -> None:
     registry = Registry()

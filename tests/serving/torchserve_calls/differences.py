@@ -4,7 +4,7 @@ import difflib
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,8 +55,10 @@ class Place:
     calls: Sequence[str]
     """Patterns of calls' names with * and ?; brackets mean themselves."""
     parts: Sequence[str]
-    ours: str
+    ours: str = ""
     """A regular expression that is found in what satrap says."""
+    instead: Mapping[str, str] = field(default_factory=dict)
+    """If any: what satrap says is what TorchServe says with these texts replaced, and nothing else."""
 
     def covers(self, difference: Difference) -> bool:
         """Whether it is this difference."""
@@ -65,7 +67,13 @@ class Place:
             and difference.part in self.parts
             and any(_matches(difference.call, pattern) for pattern in self.calls)
             and re.search(self.ours, difference.ours, re.DOTALL) is not None
+            and (not self.instead or self._replaced(difference.theirs) == difference.ours)
         )
+
+    def _replaced(self, theirs: str) -> str:
+        for text, other in self.instead.items():
+            theirs = theirs.replace(text, other)
+        return theirs
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,13 @@ def _deliberate(entry: Mapping[str, Any]) -> Deliberate:
 
 def _places(entry: Mapping[str, Any]) -> list[Place]:
     return [
-        Place(scenario, _texts(entry["calls"]), _texts(entry["parts"]), str(entry.get("ours", "")))
+        Place(
+            scenario,
+            _texts(entry["calls"]),
+            _texts(entry["parts"]),
+            str(entry.get("ours", "")),
+            entry.get("instead", {}),
+        )
         for scenario in _texts(entry["scenario"])
     ]
 
