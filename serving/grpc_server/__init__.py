@@ -2,5 +2,5 @@
 
 `http2` keeps the state of a connection and does no I/O, `messages` knows gRPC's own framing, `server` owns sockets
 and calls. grpc.aio's server has a thread of its own that wakes the loop for each step of a call; here what arrives is
-read, parsed and answered by the loop, in half of the time (docs/benchmarks.md).
+read, parsed and answered by the loop, in half of the time (docs/architecture.md).
 """
