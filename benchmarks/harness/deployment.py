@@ -13,6 +13,7 @@ from harness.processes import Process
 __all__ = ["address_of", "echo_server", "embedding_servers", "middleware", "satrap_up", "write_global_config"]
 
 _READY_SECONDS = 120.0
+_PORTS = ("grpc-inference", "grpc-management", "rest-inference", "rest-management", "metrics")
 
 
 def write_global_config(files: Files, workers: Mapping[str, int]) -> None:
@@ -46,7 +47,7 @@ def satrap_up(files: Files, shards: int) -> Iterator[tuple[Process, str]]:
             "up",
             *("--checkpoint", files.checkpoint, "--shards", str(shards)),
             *("--model-store", files.store, "--models", "all"),
-            *("--grpc-inference-port", "0", "--grpc-management-port", "0"),
+            *(word for port in _PORTS for word in (f"--{port}-port", "0")),
             *("--table-directory", tables),
         ) as process,
     ):

@@ -182,7 +182,8 @@ def _satrap_up(files: Files, tables: Path) -> Iterator[tuple[subprocess.Popen[st
         str(files.embedding_config),
     ]
     command += ["--model-store", str(files.model_store), "--models", files.archive("1.0").name]
-    command += ["--grpc-inference-port", "0", "--grpc-management-port", "0"]
+    for port in ("grpc-inference", "grpc-management", "rest-inference", "rest-management", "metrics"):
+        command += [f"--{port}-port", "0"]
     command += ["--table-directory", str(tables), "--purge"]
     log = (files.folder / "satrap.log").open("w", encoding="utf-8")
     with (
