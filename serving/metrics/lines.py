@@ -1,4 +1,4 @@
-"""Metrics as lines of the log, in the form that TorchServe's log has and that agents read."""
+"""Metrics as lines of the log, in the form that TorchServe's log has and that collectors of logs read."""
 
 import logging
 import time

@@ -3,7 +3,6 @@
 What TorchServe counts for REST only is counted for gRPC as well. `docs/metrics.md` lists every name.
 """
 
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,49 +17,19 @@ from satrap.errors import (
 from satrap.serving.metrics.definitions import Definition, Definitions
 from satrap.serving.metrics.families import Distribution, Family, Labels, Number, Registry
 from satrap.serving.metrics.handler_table import HandlerTable, help_text, metric_name
-from satrap.serving.metrics.lines import MetricLines
 from satrap.serving.metrics.live import LiveVersion
+from satrap.serving.metrics.server_lines import ServerLines, named_labels
 from satrap.serving.metrics.text import text
-from satrap.serving.observation import PHASE, UNITS, Observation
+from satrap.serving.metrics.torchserve import LEGACY, TORCHSERVE, warn_of_other_definitions
+from satrap.serving.observation import PHASE, Observation
 from satrap.serving.request import OK, Prediction, Request
 from satrap.serving.roster import WorkerState
 
-__all__ = ["KEPT_SECONDS", "TORCHSERVE", "ServerMetrics"]
-
-log = logging.getLogger("satrap.serving")
+__all__ = ["KEPT_SECONDS", "ServerMetrics"]
 
 KEPT_SECONDS = 600.0
 """The metrics of a version that is gone stay so long, for whoever has not read them yet."""
 
-_HOST = ("Level", "Hostname")
-_MODEL = ("model_name", "model_version", "hostname")
-_GPU = ("Level", "DeviceId", "Hostname")
-
-TORCHSERVE = (
-    Definition("counter", "Requests2XX", "Count", _HOST),
-    Definition("counter", "Requests4XX", "Count", _HOST),
-    Definition("counter", "Requests5XX", "Count", _HOST),
-    Definition("counter", "ts_inference_requests_total", "Count", _MODEL),
-    Definition("counter", "ts_inference_latency_microseconds", "Microseconds", _MODEL),
-    Definition("counter", "ts_queue_latency_microseconds", "Microseconds", _MODEL),
-    Definition("gauge", "QueueTime", "Milliseconds", _HOST),
-    Definition("gauge", "WorkerThreadTime", "Milliseconds", _HOST),
-    Definition("gauge", "WorkerLoadTime", "Milliseconds", ("WorkerName", *_HOST)),
-    Definition("gauge", "CPUUtilization", "Percent", _HOST),
-    Definition("gauge", "MemoryUsed", "Megabytes", _HOST),
-    Definition("gauge", "MemoryAvailable", "Megabytes", _HOST),
-    Definition("gauge", "MemoryUtilization", "Percent", _HOST),
-    Definition("gauge", "DiskUsage", "Gigabytes", _HOST),
-    Definition("gauge", "DiskUtilization", "Percent", _HOST),
-    Definition("gauge", "DiskAvailable", "Gigabytes", _HOST),
-    Definition("gauge", "GPUMemoryUtilization", "Percent", _GPU),
-    Definition("gauge", "GPUMemoryUsed", "Megabytes", _GPU),
-    Definition("gauge", "GPUUtilization", "Percent", _GPU),
-)
-"""TorchServe's own metrics of the server, in the order of its file."""
-
-_UNITS = {definition.name: definition.unit for definition in TORCHSERVE}
-_LEGACY = frozenset(definition.name for definition in TORCHSERVE if definition.name.startswith("ts_"))
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _DESCRIBE_HEADER = "describe"
 
@@ -114,9 +83,11 @@ class ServerMetrics:
         "log" logs all. `live` are the versions that are there when it is called.
         """
         self._hostname, self._mode, self._live = hostname, mode, live
-        self._lines = MetricLines(hostname) if mode != "prometheus" else None
+        self._lines = (
+            ServerLines(hostname, definitions, with_legacy=mode != "legacy") if mode != "prometheus" else None
+        )
         self._told = None if definitions.server is None else {one.name for one in definitions.server}
-        _warn_of_other_definitions(definitions)
+        warn_of_other_definitions(definitions)
         self.registry = registry = Registry()
         self._torchserve = {one.name: _declare(registry, one) for one in TORCHSERVE}
         host = (("Level", "Host"), ("Hostname", hostname))
@@ -195,7 +166,7 @@ class ServerMetrics:
         for observation in observations:
             self._observe(values, model, observation, requests)
         if self._lines is not None:
-            self._write_lines(self._lines, model, requests, predictions)
+            self._lines.write_batch(model, requests, predictions)
 
     def failed(self, model: str, version: str, request: Request, error: SatrapError | None) -> None:
         """Part of `Observer`."""
@@ -206,7 +177,9 @@ class ServerMetrics:
         named.requests.value += 1
         values.answered[request.protocol].value += 1
         self._failed(values, _reason(error))
-        self._line("ts_inference_requests_total", 1.0, self._named_labels(model, request.version), request.id)
+        if self._lines is not None:
+            labels = named_labels(model, request.version, self._hostname)
+            self._lines.write("ts_inference_requests_total", 1.0, labels, request.id)
 
     def loaded(self, model: str, version: str, worker: int, seconds: float) -> None:
         """Part of `Observer`."""
@@ -217,7 +190,8 @@ class ServerMetrics:
         )
         milliseconds = round(seconds * 1e3, 3)
         self._torchserve["WorkerLoadTime"].labels(*labels).value = milliseconds
-        self._line("WorkerLoadTime", milliseconds, labels)
+        if self._lines is not None:
+            self._lines.write("WorkerLoadTime", milliseconds, labels)
 
     # ---- calls and the machine ----
 
@@ -226,13 +200,14 @@ class ServerMetrics:
         kind = 2 if status < 400 else 4 if status < 500 else 5
         self._statuses[kind].value += 1
         if self._lines is not None:
-            self._line(f"Requests{kind}XX", 1.0, (("Level", "Host"),))
+            self._lines.write(f"Requests{kind}XX", 1.0, (("Level", "Host"),))
 
     def set_system(self, name: str, value: float, device: int | None = None) -> None:
         """The machine's metric of TorchServe's name is this now; `device` is a GPU's number."""
         where = (("Level", "Host"),) if device is None else (("Level", "Host"), ("DeviceId", str(device)))
         self._torchserve[name].labels(*where, ("Hostname", self._hostname)).value = value
-        self._line(name, value, where)
+        if self._lines is not None:
+            self._lines.write(name, value, where)
 
     # ---- what is told ----
 
@@ -260,7 +235,7 @@ class ServerMetrics:
 
     def _is_told(self, name: str) -> bool:
         if self._mode == "legacy":
-            return name in _LEGACY
+            return name in LEGACY
         return self._told is None or name not in self._torchserve or name in self._told
 
     def _look_around(self) -> None:
@@ -285,7 +260,7 @@ class ServerMetrics:
                 family.forget(lambda labels: labels[:2] in dropped)
         models_gone = frozenset(model for model, _ in gone if model not in models)
         named = {*gone, *((model, "default") for model in models_gone)}
-        for name in _LEGACY:
+        for name in LEGACY:
             self._torchserve[name].forget(lambda labels: (labels[0][1], labels[1][1]) in named)
         self._handlers.forget(models_gone)
 
@@ -315,7 +290,7 @@ class ServerMetrics:
         return value
 
     def _name(self, values: _Version, model: str, version: str) -> _Named:
-        labels = self._named_labels(model, version)
+        labels = named_labels(model, version, self._hostname)
         named = values.named[version] = _Named(
             *(
                 self._torchserve[name].labels(*labels)
@@ -327,13 +302,6 @@ class ServerMetrics:
             )
         )
         return named
-
-    def _named_labels(self, model: str, version: str) -> Labels:
-        return (
-            ("model_name", model),
-            ("model_version", version or "default"),
-            ("hostname", self._hostname),
-        )
 
     def _failed(self, values: _Version, reason: str) -> None:
         self._failures.labels(*values.labels, ("reason", reason)).value += 1
@@ -351,43 +319,7 @@ class ServerMetrics:
             return
         labels = self._handlers.observe(model, observation)
         if labels is not None and self._lines is not None:
-            place = observation.request
-            of = requests[place] if place is not None and 0 <= place < len(requests) else requests[0]
-            unit = UNITS.get(observation.unit, observation.unit)
-            self._lines.write(
-                metric_name(observation.name), unit, observation.value, observation.type, labels, of.id
-            )
-
-    # ---- lines ----
-
-    def _line(self, name: str, value: float, labels: Labels, request_id: str = "") -> None:
-        if self._lines is None or (self._mode == "legacy" and name in _LEGACY):
-            return
-        if self._told is None or name in self._told:
-            kind = self._torchserve[name].kind
-            self._lines.write(name, _UNITS[name], value, kind, labels, request_id)
-
-    def _write_lines(
-        self,
-        lines: MetricLines,
-        model: str,
-        requests: Sequence[Request],
-        predictions: Sequence[Prediction],
-    ) -> None:
-        """A batch, request by request; what handlers reported has its lines already."""
-        host = (("Level", "Host"),)
-        for request, prediction in zip(requests, predictions, strict=True):
-            named = self._named_labels(model, request.version)
-            queued, total = prediction.queue_seconds, prediction.queue_seconds + prediction.worker_seconds
-            handler_ms = prediction.times.get("handler", 0.0)
-            self._line("ts_inference_requests_total", 1.0, named, request.id)
-            self._line("ts_inference_latency_microseconds", total * 1e6, named, request.id)
-            self._line("ts_queue_latency_microseconds", queued * 1e6, named, request.id)
-            self._line("QueueTime", queued * 1e3, host, request.id)
-            thread_ms = max(prediction.worker_seconds * 1e3 - handler_ms, 0.0)
-            self._line("WorkerThreadTime", thread_ms, host, request.id)
-            labels = (("ModelName", model), ("Level", "Model"))
-            lines.write("PredictionTime", UNITS["ms"], handler_ms, "gauge", labels, request.id)
+            self._lines.write_observation(metric_name(observation.name), observation, labels, requests)
 
 
 def _declare(registry: Registry, definition: Definition) -> Family[Number]:
@@ -408,17 +340,3 @@ def _reason(error: SatrapError | None) -> str:
     if error is None:
         return "abandoned"
     return next((reason for kind, reason in _REASONS if isinstance(error, kind)), "other")
-
-
-def _warn_of_other_definitions(definitions: Definitions) -> None:
-    """The names of the server's metrics and their labels are what they are; a file may leave some out."""
-    ours = {definition.name: definition for definition in TORCHSERVE}
-    for given in definitions.server or ():
-        known = ours.get(given.name)
-        if known is None:
-            log.warning("serving.metrics_config: ts_metrics names %s, which no server has", given.name)
-        elif (given.type, given.dimensions) != (known.type, known.dimensions):
-            log.warning(
-                "serving.metrics_config: %s stays a %s with the dimensions %s",
-                *(given.name, known.type, ", ".join(known.dimensions)),
-            )
