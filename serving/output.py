@@ -10,11 +10,15 @@ __all__ = ["OutputLog"]
 log = logging.getLogger("satrap.serving.worker")
 
 _LEVEL = re.compile(r"<(\d\d)>")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+"""Handlers print what clients send them. Whoever reads the log in a terminal sees it, and is not steered by it."""
 _CHUNK = 64 * 1024
 
 
 class OutputLog:
     """Reads a pipe to its end. A line `<level>text` is logged at that level, any other as information.
+
+    Control characters are logged escaped, as Python writes them.
 
     Belongs to the event loop that it was made in; owns the descriptor and closes it at the end.
     """
@@ -44,4 +48,8 @@ class OutputLog:
     def _log(self, line: str) -> None:
         match = _LEVEL.match(line)
         level, text = (int(match[1]), line[match.end() :]) if match else (logging.INFO, line)
-        log.log(level, "[%s] %s", self._name, text)
+        log.log(level, "[%s] %s", self._name, _CONTROL.sub(_escaped, text))
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode("ascii")
