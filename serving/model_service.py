@@ -32,7 +32,7 @@ from satrap.serving.metrics.live import LiveVersion
 from satrap.serving.observer import Ignore, Observer
 from satrap.serving.outcome import Outcome, OutcomeState
 from satrap.serving.registry import Registry
-from satrap.serving.request import OK, Prediction, Protocol
+from satrap.serving.request import DESCRIBE_HEADER, OK, Prediction, Protocol
 from satrap.serving.roster import WorkerState
 from satrap.serving.settings import ServingSettings
 from satrap.serving.shard_watch import ShardWatch
@@ -302,7 +302,7 @@ class ModelService:
     async def _ask_handler(self, model: str, version: str) -> dict[str, Any]:
         """What the handler says of itself; nothing of it counts that is not a dict, as in TorchServe."""
         try:
-            answer = await self._registry.get(model, version).predict({}, headers={"describe": "True"})
+            answer = await self._registry.get(model, version).predict({}, headers={DESCRIBE_HEADER: "True"})
         except NoWorkerError as error:
             raise NoDescribeWorkerError(model) from error
         if answer.code != OK:

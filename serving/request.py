@@ -9,10 +9,13 @@ from typing import Literal, NamedTuple
 from satrap.errors import SatrapError
 from satrap.serving.frames import Bytes
 
-__all__ = ["NO_HEADERS", "OK", "Prediction", "Protocol", "Request"]
+__all__ = ["DESCRIBE_HEADER", "NO_HEADERS", "OK", "Prediction", "Protocol", "Request"]
 
 Protocol = Literal["grpc", "rest"]
 """The API that a request came by."""
+
+DESCRIBE_HEADER = "describe"
+"""With this header a handler is asked for its own description."""
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -83,6 +86,11 @@ class Request:
     sent: float = 0.0
     parts: bytes | bytearray = b""
     failed_part: Prediction | None = None
+
+    @property
+    def is_description(self) -> bool:
+        """DescribeModel asks for it: it is no prediction, and alone in its batch."""
+        return self.headers is not None and DESCRIBE_HEADER in self.headers
 
     def fail(self, error: SatrapError) -> None:
         """Answer with an error, if nothing has answered yet."""

@@ -39,9 +39,6 @@ log = logging.getLogger("satrap.serving")
 _TIMER_RESOLUTION = 0.001
 """uvloop's timers are whole milliseconds; asking for less would spin."""
 
-DESCRIBE_HEADER = "describe"
-"""With this header a handler is asked for its own description."""
-
 _MAX_UNREAD_BYTES = 64 * 1024**2
 """Parts of one stream that may wait for a client that reads slowly."""
 
@@ -201,8 +198,7 @@ class Version:
                 raise NoWorkerError(self.spec.model, self.spec.version)
             now = request.arrived
             deadline = math.inf if patience is None else now + patience
-            alone = request.headers is not None and DESCRIBE_HEADER in request.headers
-            ticket = self._queue.offer(request, now, deadline, alone=alone)
+            ticket = self._queue.offer(request, now, deadline, alone=request.is_description)
         except SatrapError as error:
             self._observer.failed(self.spec.model, self.spec.version, request, error)
             raise

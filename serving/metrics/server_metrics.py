@@ -31,7 +31,6 @@ KEPT_SECONDS = 600.0
 """The metrics of a version that is gone stay so long, for whoever has not read them yet."""
 
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-_DESCRIBE_HEADER = "describe"
 
 _REASONS: tuple[tuple[type[SatrapError], str], ...] = (
     (OverloadedError, "overloaded"),
@@ -137,7 +136,7 @@ class ServerMetrics:
         observations: Sequence[Observation],
     ) -> None:
         """Part of `Observer`."""
-        if _is_description(requests[0]):
+        if requests[0].is_description:
             return
         values = self._version(model, version)
         first = predictions[0]
@@ -170,7 +169,7 @@ class ServerMetrics:
 
     def failed(self, model: str, version: str, request: Request, error: SatrapError | None) -> None:
         """Part of `Observer`."""
-        if _is_description(request):
+        if request.is_description:
             return
         values = self._version(model, version)
         named = values.named.get(request.version) or self._name(values, model, request.version)
@@ -329,11 +328,6 @@ def _declare(registry: Registry, definition: Definition) -> Family[Number]:
 
 def _labels(model: str, version: str) -> Labels:
     return (("model", model), ("version", version))
-
-
-def _is_description(request: Request) -> bool:
-    """Asked for by DescribeModel: no prediction, so it is not counted as one."""
-    return request.headers is not None and _DESCRIBE_HEADER in request.headers
 
 
 def _reason(error: SatrapError | None) -> str:
