@@ -3,7 +3,7 @@
 import importlib
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from satrap.serving.prediction import PredictionException
 from satrap.serving.torch_handler.compilation import compiled
 from satrap.serving.torch_handler.timing import timed
 
-__all__ = ["BaseHandler"]
+__all__ = ["BaseHandler", "answered"]
 
 _LABEL_MAPPING = "index_to_name.json"
 
@@ -111,17 +111,7 @@ class BaseHandler:
 
         A request with the header `describe: True` gets `describe_handle()` instead.
         """
-        started = time.perf_counter()
-        self.context = context
-        if self._is_describe():
-            answers: Any = [self.describe_handle()]
-        elif self._is_explain():
-            answers = self.explain_handle(self.preprocess(data), data)
-        else:
-            answers = _by_steps(self, data, context)
-        elapsed_ms = round((time.perf_counter() - started) * 1000, 2)
-        context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
-        return answers
+        return answered(self, data, context, lambda: _by_steps(self, data, context))
 
     def describe_handle(self) -> Any:
         """What DescribeModel with `customized` tells about this model; None: nothing."""
@@ -187,7 +177,22 @@ class BaseHandler:
         return model
 
 
-# A function, as every name of a method could be one of a handler that derives from the class.
+# Functions, as every name of a method could be one of a handler that derives from the class.
+def answered(handler: BaseHandler, data: Any, context: Context, predict: Callable[[], Any]) -> Any:
+    """What `handle` returns: a description or an explanation, if that is asked for, otherwise what `predict` does."""
+    started = time.perf_counter()
+    handler.context = context
+    if handler._is_describe():
+        answers: Any = [handler.describe_handle()]
+    elif handler._is_explain():
+        answers = handler.explain_handle(handler.preprocess(data), data)
+    else:
+        answers = predict()
+    elapsed_ms = round((time.perf_counter() - started) * 1000, 2)
+    context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
+    return answers
+
+
 def _by_steps(handler: BaseHandler, data: Any, context: Context) -> Any:
     """The three steps, and how long each took."""
     began = time.perf_counter()

@@ -3,7 +3,6 @@
 import fcntl
 import importlib
 import io
-import json
 import logging
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -14,11 +13,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from satrap.errors import ArchiveError
 from satrap.serving.context import Context
 from satrap.serving.prediction import PredictionException
+from satrap.serving.torch_handler.input_value import decoded, kind_of
 from satrap.serving.torch_handler.refusals import RefusingHandler, per_request, row_value
 
 __all__ = ["FunctionHandler", "handler_factory"]
@@ -26,8 +26,6 @@ __all__ = ["FunctionHandler", "handler_factory"]
 log = logging.getLogger(__name__)
 
 _MEGABYTE = 1024**2
-_NUMPY_MAGIC = b"\x93NUMPY"
-_JSON_BEGINS = b'[{"-0123456789tfn \t\r\n'
 _SETUP_MARK = ".satrap_setup"
 
 
@@ -155,13 +153,13 @@ class FunctionHandler(RefusingHandler):
         return [self._answer(output) for output in data]
 
     def _sample(self, row: Mapping[str, Any]) -> torch.Tensor:
-        value = _decoded(row_value(row) if len(row) != 1 else next(iter(row.values())))
+        value = decoded(row_value(row) if len(row) != 1 else next(iter(row.values())))
         if self.functions.preprocess is not None:
             value = per_request(self.functions.preprocess, value)
         elif isinstance(value, Image.Image | str | bytes | bytearray | dict):
             raise PredictionException(
-                f"the input is {_kind(value)}, and the model has no preprocess_function for it: send numbers, as JSON "
-                "or as a NumPy file",
+                f"the input is {kind_of(value)}, and the model has no preprocess_function for it: send numbers, as "
+                "JSON or as a NumPy file",
                 400,
             )
         try:
@@ -226,42 +224,6 @@ def _load_weights(model: torch.nn.Module, path: Path) -> None:
         raise ArchiveError(path.name, f"cannot be loaded into {type(model).__name__}: {error}") from error
 
 
-def _decoded(value: Any) -> Any:
-    """What an input is, by its first bytes: JSON, a NumPy file, an image; otherwise text stays text and bytes bytes."""
-    if isinstance(value, str):
-        return _json_or(value, lambda: value)
-    if not isinstance(value, bytes | bytearray):
-        return value
-    if value.startswith(_NUMPY_MAGIC):
-        try:
-            return torch.from_numpy(np.load(io.BytesIO(value), allow_pickle=False))
-        except (ValueError, TypeError, EOFError) as error:
-            raise PredictionException(
-                f"the input is not a NumPy file that can be read: {error}", 400
-            ) from error
-    if value[:1] and value[0] in _JSON_BEGINS:
-        return _json_or(value, lambda: _image_or(value))
-    return _image_or(value)
-
-
-def _json_or(text: str | bytes | bytearray, otherwise: Callable[[], Any]) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return otherwise()
-
-
-def _image_or(value: bytes | bytearray) -> Any:
-    try:
-        return Image.open(io.BytesIO(value)).convert("RGB")
-    except UnidentifiedImageError:  # none of Pillow's formats
-        return value
-    except MemoryError:
-        raise
-    except Exception as error:  # every format has its own ways to be wrong
-        raise PredictionException(f"the input is not an image that can be read: {error}", 400) from error
-
-
 def _parts(output: Any, count: int) -> list[Any]:
     """A batch's output, taken apart."""
     if isinstance(output, torch.Tensor):
@@ -285,11 +247,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-def _kind(value: Any) -> str:
-    if isinstance(value, Image.Image):
-        return "an image"
-    if isinstance(value, str):
-        return "text"
-    return "an object" if isinstance(value, dict) else "bytes"

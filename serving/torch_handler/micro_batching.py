@@ -1,12 +1,12 @@
 """`MicroBatching`: a handler's steps as a pipeline: one part of a batch is prepared while another is computed."""
 
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from satrap.serving.context import Context
+from satrap.serving.torch_handler.base_handler import answered
 
 __all__ = ["MicroBatching"]
 
@@ -81,17 +81,7 @@ class MicroBatching:
 
     def __call__(self, data: Any, context: Context) -> Any:
         """Answer a batch, as `BaseHandler.handle` does."""
-        started = time.perf_counter()
-        self.handler.context = context
-        if self.handler._is_describe():
-            answers: Any = [self.handler.describe_handle()]
-        elif self.handler._is_explain():
-            answers = self.handler.explain_handle(self.handler.preprocess(data), data)
-        else:
-            answers = self.handle(data)
-        elapsed_ms = round((time.perf_counter() - started) * 1000, 2)
-        context.metrics.add_time("HandlerTime", elapsed_ms, None, "ms")
-        return answers
+        return answered(self.handler, data, context, lambda: self.handle(data))
 
     def _start(self) -> None:
         for step in _STEPS:
