@@ -27,6 +27,9 @@ __all__ = ["run"]
 
 log = logging.getLogger("satrap.serving.worker")
 
+_IOV_MAX = 1024
+"""Buffers that one gathering write takes (Linux)."""
+
 
 def run(connection: socket.socket) -> None:
     """Be a worker on that connection; returns when the frontend hangs up or the handler cannot be loaded."""
@@ -226,6 +229,3 @@ def _send(connection: socket.socket, kind: Kind, head: dict[str, Any], values: l
         else:
             connection.sendall(memoryview(buffer)[sent:])
             sent = 0
-
-
-_IOV_MAX = 1024

@@ -22,6 +22,9 @@ from satrap.errors import BatchDecodeError
 __all__ = ["ArrowBatch", "decode_arrow", "is_arrow"]
 
 _FILE_START = b"ARROW1"
+_BITS = np.dtype(np.uint8)
+_TOO_MANY_IDS = 2**31
+_OFFSET_BYTES = 4
 
 _NamedArray = tuple[str | None, NDArray[Any]]
 
@@ -212,11 +215,6 @@ class _Arrays:
         if part is None:
             raise _broken(column, "its arrays are not in the record batch")
         return part
-
-
-_BITS = np.dtype(np.uint8)
-_TOO_MANY_IDS = 2**31
-_OFFSET_BYTES = 4
 
 
 def _broken(column: Column, reason: str) -> BatchDecodeError:
