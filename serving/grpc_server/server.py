@@ -1,57 +1,23 @@
-"""Sockets, connections and calls of the gRPC server.
+"""The gRPC server: a socket, the services that were added, and its clients' connections.
 
 Services are added by the functions that grpc's compiler writes (`add_..._to_server`): of them the server needs the two
 methods that they call. A service's methods are coroutines, or asynchronous generators where they stream.
 """
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import logging
 import socket
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, cast
-
-import grpc
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 from satrap.errors import SatrapError
-from satrap.serving.grpc_server.http2 import Connection, Header
-from satrap.serving.grpc_server.messages import (
-    RESPONSE_HEADERS,
-    STATUS_200,
-    MessageError,
-    MessageParser,
-    framed,
-    header_block,
-    parse_timeout,
-    status_block,
-)
+from satrap.serving.grpc_server.call import Handler
+from satrap.serving.grpc_server.connection import ClientConnection
 
-__all__ = ["CallContext", "GrpcServer"]
+__all__ = ["GrpcServer"]
 
-log = logging.getLogger("satrap.serving")
-
-_READ_BYTES = 256 * 1024
-_KEEPALIVE_SECONDS = 10.0
-_REQUEST_SECONDS = 120.0
-"""How long the one message of a request may take to arrive; it is looked at every `_KEEPALIVE_SECONDS`."""
-_MAX_WAITING_BYTES = 1024**2
-"""Of a stream's answers that the client does not read: then the method waits. Of its requests that the method does not
-take: then the client must."""
-_MESSAGE_COST = 256
-"""What a waiting message takes besides its bytes."""
 _GOODBYE_SECONDS = 1.0
 """How long a client without calls may take to close when it is asked to."""
-
-if TYPE_CHECKING:  # generic in the stubs only
-    Handler = grpc.RpcMethodHandler[Any, Any]
-else:
-    Handler = grpc.RpcMethodHandler
-
-
-Metadata = tuple[tuple[str, str | bytes], ...]
 
 
 class GrpcServer:
@@ -76,7 +42,7 @@ class GrpcServer:
         self._methods: dict[bytes, Handler] = {}
         self._socket = listening
         self._server: asyncio.Server | None = None
-        self.connections: set[_Connection] = set()
+        self.connections: set[ClientConnection] = set()
         self._changed = asyncio.Event()
 
     def add_generic_rpc_handlers(self, handlers: Sequence[object]) -> None:
@@ -98,7 +64,7 @@ class GrpcServer:
     async def start(self) -> None:
         """Answer."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: _Connection(self), sock=self._socket)
+        self._server = await loop.create_server(lambda: ClientConnection(self), sock=self._socket)
 
     async def stop(self, grace: float | None) -> None:
         """Take no new calls; let those that are running finish for `grace` seconds, then cancel them."""
@@ -120,7 +86,7 @@ class GrpcServer:
                     self._changed.clear()
                     await self._changed.wait()
 
-    def closed(self, connection: "_Connection") -> None:
+    def closed(self, connection: "ClientConnection") -> None:
         """A connection is gone."""
         self.connections.discard(connection)
         self._changed.set()
@@ -128,423 +94,3 @@ class GrpcServer:
     def progressed(self) -> None:
         """A connection that is drained has done something."""
         self._changed.set()
-
-
-def _metadata(headers: Sequence[Header]) -> Metadata:
-    return tuple(
-        (name.decode("latin-1"), _metadata_value(name, value))
-        for name, value in headers
-        if not name.startswith(b":")
-    )
-
-
-def _metadata_value(name: bytes, value: bytes) -> str | bytes:
-    if not name.endswith(b"-bin"):
-        return value.decode("latin-1")
-    try:
-        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
-    except binascii.Error:
-        return value
-
-
-class _Abort(Exception):  # noqa: N818 (control flow)
-    def __init__(self, status: grpc.StatusCode, details: str) -> None:
-        super().__init__(details)
-        self.status, self.details = status, details
-
-
-class CallContext:
-    """What a method is told about its call: those of `grpc.aio.ServicerContext` that satrap's methods use."""
-
-    __slots__ = ("_deadline", "_metadata", "_peer", "sent_trailing")
-
-    def __init__(self, metadata: Metadata, timeout: bytes | None, peer: str) -> None:
-        """`timeout` is the header of that name; the deadline counts from now."""
-        self._metadata, self._peer = metadata, peer
-        seconds = parse_timeout(timeout) if timeout is not None else None
-        self._deadline = None if seconds is None else time.monotonic() + seconds
-        self.sent_trailing: Sequence[tuple[str, str | bytes]] = ()
-
-    def time_remaining(self) -> float | None:
-        """Seconds until the client's deadline, not less than 0; None without one."""
-        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
-
-    def invocation_metadata(self) -> Metadata:
-        """The call's metadata, without the pseudo-headers; the values of names in `-bin` are bytes."""
-        return self._metadata
-
-    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
-        """What goes with the status."""
-        self.sent_trailing = metadata
-
-    def peer(self) -> str:
-        """The client's address as grpc writes it: `ipv4:127.0.0.1:1234`."""
-        return self._peer
-
-    async def abort(self, code: grpc.StatusCode, details: str = "") -> NoReturn:
-        """End the call with that status."""
-        raise _Abort(code, details)
-
-
-class _Call:
-    """One stream: what has come of its request, and the task that answers."""
-
-    __slots__ = (
-        "begun",
-        "context",
-        "handler",
-        "held",
-        "messages",
-        "parser",
-        "queued",
-        "requests",
-        "room",
-        "task",
-    )
-
-    def __init__(self, handler: Handler, context: CallContext, parser: MessageParser) -> None:
-        self.handler, self.context, self.parser = handler, context, parser
-        self.begun = time.monotonic()
-        self.messages: list[bytes | bytearray] = []
-        self.requests: asyncio.Queue[bytes | bytearray | None] | None = None  # of a request that streams
-        self.queued, self.held = 0, False  # bytes in it, and whether the client was told to wait
-        self.room = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-
-
-class _Connection(asyncio.BufferedProtocol):
-    """One client's connection: moves bytes between its socket and the HTTP/2 state, and runs its calls."""
-
-    def __init__(self, server: GrpcServer) -> None:
-        self._server = server
-        self._http2 = Connection(self)
-        self._buffer = memoryview(bytearray(_READ_BYTES))
-        self._calls: dict[int, _Call] = {}
-        self._headers: Sequence[Header] = ()  # of the stream that was opened last, and what they say
-        self._fields: dict[bytes, bytes] = {}
-        self._metadata: Metadata = ()
-        self._transport: asyncio.Transport | None = None
-        self._peer = ""
-        self._timer: asyncio.TimerHandle | None = None
-        self._heard = self._asked = (
-            False  # since the timer was set: something came; and before: a ping was sent
-        )
-        self._is_paused = False
-        self._pings_before_drain: int | None = None
-        self._said_goodbye = False
-
-    # ---- asyncio's side ----
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's own are of no common class
-        name = transport.get_extra_info("peername") or ("", 0)
-        self._peer = f"ipv6:[{name[0]}]:{name[1]}" if ":" in name[0] else f"ipv4:{name[0]}:{name[1]}"
-        self._server.connections.add(self)
-        self._keep_alive()
-        self._send()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._heard = True
-        self._http2.receive(self._buffer[:nbytes])
-        self._send()
-
-    def pause_writing(self) -> None:
-        """The client does not read what we send: we do not read what it sends."""
-        self._is_paused = True
-        if self._transport is not None:
-            self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._is_paused = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
-        for call in self._calls.values():
-            call.room.set()
-
-    def flushed(self, stream: int) -> None:
-        """Part of `Streams`."""
-        if stream in self._calls:
-            self._calls[stream].room.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        for call in self._calls.values():
-            if call.task is not None:
-                call.task.cancel()
-        self._calls.clear()
-        self._server.closed(self)
-
-    # ---- the server's side ----
-
-    @property
-    def is_busy(self) -> bool:
-        """It has calls that are not finished."""
-        return self._http2.open_streams > 0
-
-    def drain(self) -> None:
-        """Ask the client to go elsewhere with new calls, and close when there are none left."""
-        self._pings_before_drain = self._http2.pings_answered
-        self._http2.say_goodbye(final=False)
-        self._http2.ping()  # when it is answered the client knows
-        self._send()
-
-    def abort(self) -> None:
-        """Close now; calls are cancelled."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _send(self) -> None:
-        transport, http2 = self._transport, self._http2
-        if transport is None or transport.is_closing():
-            return
-        if self._pings_before_drain is not None:
-            self._drain_on()
-        if out := http2.take():
-            transport.write(b"".join(out))
-        if http2.failed:
-            log.debug("a gRPC client at %s is disconnected: %s", self._peer, http2.failed)
-        if http2.failed or (self._said_goodbye and not http2.open_streams):
-            transport.close()
-
-    def _drain_on(self) -> None:
-        if not self._said_goodbye and self._http2.pings_answered != self._pings_before_drain:
-            self._said_goodbye = True
-            self._http2.say_goodbye(final=True)
-        self._server.progressed()
-
-    def _keep_alive(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(_KEEPALIVE_SECONDS, self._on_timer)
-        self._heard = False
-
-    def _on_timer(self) -> None:
-        """A client that says nothing is asked for a sign of life while it has calls; without one it is gone.
-
-        So is one that has not begun to speak HTTP/2 by then; and a request has its time to arrive.
-        """
-        if (not self._heard and self._asked) or not self._http2.is_begun:
-            self.abort()
-            return
-        for stream, call in list(self._calls.items()):
-            if call.task is None and time.monotonic() - call.begun > _REQUEST_SECONDS:
-                self._drop(stream, call)
-                self._refuse(stream, grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come to its end")
-        self._send()
-        self._asked = not self._heard and self.is_busy
-        if self._asked:
-            self._http2.ping()
-            self._send()
-        self._keep_alive()
-
-    # ---- streams ----
-
-    def opened(self, stream: int, headers: Sequence[Header], *, ended: bool) -> None:
-        """Part of `Streams`."""
-        if (
-            headers is not self._headers
-        ):  # the same object comes again with every request that has the same ones
-            self._headers, self._fields, self._metadata = headers, dict(headers), _metadata(headers)
-        fields = self._fields
-        if fields.get(b":method") != b"POST" or not fields.get(b"content-type", b"").startswith(
-            b"application/grpc"
-        ):
-            self._http2.send_end(stream, header_block([(b":status", b"415")]))
-            return
-        if self._server.admit is not None:
-            header = fields.get(b"authorization")
-            try:
-                self._server.admit(None if header is None else header.decode("latin-1"))
-            except SatrapError as error:
-                if self._server.on_refused is not None:
-                    path = fields.get(b":path", b"").decode("latin-1").removeprefix("/")
-                    self._server.on_refused(path, self._peer, error)
-                self._refuse(stream, error.grpc_status, str(error))
-                return
-        handler = self._server.method(fields.get(b":path", b""))
-        if handler is None:
-            self._refuse(stream, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-            return
-        encoding = fields.get(b"grpc-encoding", b"identity")
-        call = _Call(
-            handler,
-            CallContext(self._metadata, fields.get(b"grpc-timeout"), self._peer),
-            MessageParser(self._server.max_receive, encoding),
-        )
-        self._calls[stream] = call
-        if handler.request_streaming:
-            call.requests = asyncio.Queue()
-            self._start(stream, call)
-        if ended:
-            self.ended(stream)
-
-    def data(self, stream: int, data: memoryview) -> None:
-        """Part of `Streams`."""
-        call = self._calls.get(stream)
-        if call is None:
-            return
-        try:
-            messages = call.parser.feed(data)
-        except MessageError as error:
-            self._drop(stream, call)
-            self._refuse(stream, error.status, str(error))
-            return
-        if call.requests is None:
-            call.messages += messages
-            if len(call.messages) > 1:  # now, because there is no end to how many a client may send
-                self._drop(stream, call)
-                self._refuse(stream, grpc.StatusCode.INTERNAL, "the request is not one whole message")
-        else:
-            for message in messages:
-                call.queued += len(message) + _MESSAGE_COST
-                call.requests.put_nowait(message)
-            if call.queued > _MAX_WAITING_BYTES and not call.held:
-                call.held = True
-                self._http2.hold(stream, held=True)
-
-    def ended(self, stream: int) -> None:
-        """Part of `Streams`."""
-        call = self._calls.get(stream)
-        if call is None:
-            return
-        if not call.parser.is_between or (call.requests is None and len(call.messages) != 1):
-            self._drop(stream, call)
-            self._refuse(stream, grpc.StatusCode.INTERNAL, "the request is not one whole message")
-        elif call.requests is not None:
-            call.requests.put_nowait(None)
-        else:
-            self._start(stream, call)
-
-    def aborted(self, stream: int) -> None:
-        """Part of `Streams`."""
-        call = self._calls.get(stream)
-        if call is not None:
-            self._drop(stream, call)
-
-    def _drop(self, stream: int, call: _Call) -> None:
-        del self._calls[stream]
-        if call.task is not None:
-            call.task.cancel()
-
-    def _refuse(self, stream: int, status: grpc.StatusCode, details: str) -> None:
-        self._http2.send_end(stream, _trailers_only(status, details))
-
-    # ---- calls ----
-
-    def _start(self, stream: int, call: _Call) -> None:
-        work = (
-            self._stream_answer(stream, call)
-            if call.handler.response_streaming
-            else self._answer(stream, call)
-        )
-        call.task = asyncio.get_running_loop().create_task(work)
-
-    async def _answer(self, stream: int, call: _Call) -> None:
-        handler, context = call.handler, call.context
-        try:
-            request = _parsed(handler, call.messages[0])
-            response = await cast(Any, handler.unary_unary)(request, context)
-            message = framed(_serialized(handler, response))
-            self._check_size(message)
-        except Exception as error:
-            self._finish_with(stream, call, error)
-            return
-        http2 = self._http2
-        http2.send_headers(stream, RESPONSE_HEADERS)
-        http2.send_data(stream, message)
-        http2.send_end(stream, status_block(grpc.StatusCode.OK, metadata=context.sent_trailing))
-        self._calls.pop(stream, None)
-        self._send()
-
-    async def _stream_answer(self, stream: int, call: _Call) -> None:
-        handler, context = call.handler, call.context
-        http2 = self._http2
-        begun = False
-        try:
-            if call.requests is not None:
-                responses = cast(Any, handler.stream_stream)(self._requests(stream, call), context)
-            else:
-                responses = cast(Any, handler.unary_stream)(_parsed(handler, call.messages[0]), context)
-            async with asyncio.timeout(context.time_remaining()), contextlib.aclosing(responses):
-                async for response in responses:
-                    message = framed(_serialized(handler, response))
-                    self._check_size(message)
-                    if not begun:
-                        http2.send_headers(stream, RESPONSE_HEADERS)
-                        begun = True
-                    http2.send_data(stream, message)
-                    self._send()
-                    await self._room(stream, call)
-        except Exception as error:
-            self._finish_with(stream, call, error, begun=begun)
-            return
-        if not begun:
-            http2.send_headers(stream, RESPONSE_HEADERS)
-        http2.send_end(stream, status_block(grpc.StatusCode.OK, metadata=context.sent_trailing))
-        self._calls.pop(stream, None)
-        self._send()
-
-    async def _requests(self, stream: int, call: _Call) -> AsyncIterator[object]:
-        assert call.requests is not None
-        while (message := await call.requests.get()) is not None:
-            call.queued -= len(message) + _MESSAGE_COST
-            if call.held and call.queued * 2 < _MAX_WAITING_BYTES:
-                call.held = False
-                self._http2.hold(stream, held=False)
-                self._send()
-            yield _parsed(call.handler, message)
-
-    async def _room(self, stream: int, call: _Call) -> None:
-        """Wait until the client has read most of what is sent to it."""
-        while self._is_paused or self._http2.waiting_bytes(stream) > _MAX_WAITING_BYTES:
-            call.room.clear()
-            await call.room.wait()
-
-    def _finish_with(self, stream: int, call: _Call, error: Exception, *, begun: bool = False) -> None:
-        """End a call by what its method raised."""
-        if self._calls.pop(stream, None) is None:
-            return  # the client is gone
-        match error:
-            case _Abort():
-                status, details = error.status, error.details
-            case MessageError():
-                status, details = error.status, str(error)
-            case TimeoutError():
-                status, details = grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"
-            case _:
-                log.error("a gRPC method failed", exc_info=error)
-                status, details = grpc.StatusCode.UNKNOWN, f"Unexpected {type(error)}: {error}"
-        metadata = call.context.sent_trailing
-        block = (
-            status_block(status, details, metadata) if begun else _trailers_only(status, details, metadata)
-        )
-        self._http2.send_end(stream, block)
-        self._send()
-
-    def _check_size(self, message: bytes) -> None:
-        if len(message) > self._server.max_send:
-            raise MessageError(
-                grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"SERVER: Sent message larger than max ({len(message)} vs. {self._server.max_send})",
-            )
-
-
-def _trailers_only(
-    status: grpc.StatusCode, details: str, metadata: Sequence[tuple[str, str | bytes]] = ()
-) -> bytes:
-    content_type = header_block([(b"content-type", b"application/grpc")])
-    return STATUS_200 + content_type + status_block(status, details, metadata)
-
-
-def _parsed(handler: Handler, message: bytes | bytearray) -> object:
-    try:
-        return handler.request_deserializer(message) if handler.request_deserializer else message
-    except Exception:
-        log.debug("a request cannot be parsed", exc_info=True)
-        raise MessageError(grpc.StatusCode.INTERNAL, "Exception deserializing request!") from None
-
-
-def _serialized(handler: Handler, response: object) -> bytes:
-    return cast(bytes, handler.response_serializer(response) if handler.response_serializer else response)

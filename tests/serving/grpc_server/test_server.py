@@ -22,7 +22,7 @@ from google.protobuf import empty_pb2
 from satrap import rpc
 from satrap.errors import InvalidTokenError
 from satrap.protos import inference_pb2, inference_pb2_grpc
-from satrap.serving.grpc_server import server as server_module
+from satrap.serving.grpc_server import connection as connection_module
 from satrap.serving.grpc_server.http2 import PREFACE
 from satrap.serving.grpc_server.messages import framed, header_block
 from satrap.serving.grpc_server.server import GrpcServer
@@ -452,7 +452,7 @@ def test_what_speaks_no_http2_is_disconnected(lean: Running) -> None:
 
 
 def test_clients_that_say_nothing(lean: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_KEEPALIVE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_module, "_KEEPALIVE_SECONDS", 0.5)
     assert talk(lean.port, PREFACE[:10], b"never")[:9] == frame(4, 0, 0)[:2] + b"\x18" + frame(4, 0, 0)[3:], (
         "settings, and then the end"
     )
@@ -464,8 +464,8 @@ def test_clients_that_say_nothing(lean: Running, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_request_that_never_ends(lean: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server_module, "_KEEPALIVE_SECONDS", 0.5)
-    monkeypatch.setattr(server_module, "_REQUEST_SECONDS", 0.1)
+    monkeypatch.setattr(connection_module, "_KEEPALIVE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_module, "_REQUEST_SECONDS", 0.1)
     begun = settings_and(frame(1, 4, 1, request_headers()), frame(0, 0, 1, b"\x00\x00"))
     assert b"did not come to its end" in talk(lean.port, begun, b"end")
 
