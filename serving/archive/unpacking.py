@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import logging
 import os
 import shutil
 import tempfile
@@ -17,6 +18,8 @@ from satrap.serving.forks import Template
 from satrap.serving.frames import Kind
 
 __all__ = ["Unpacked", "Unpacker"]
+
+log = logging.getLogger("satrap.serving")
 
 _PREFIX = "satrap-serving-"
 _STALE_SECONDS = 60.0
@@ -80,7 +83,7 @@ class Unpacker:
 
     async def remove(self, directory: Path) -> None:
         """Remove the directory of a version whose workers are gone."""
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        await asyncio.to_thread(_remove_tree, directory)
 
     async def close(self) -> None:
         """Remove everything."""
@@ -100,8 +103,16 @@ def _remove_stale(temporary: Path) -> None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if time.time() - os.fstat(descriptor).st_mtime > _STALE_SECONDS:
-                shutil.rmtree(directory, ignore_errors=True)
+                _remove_tree(directory)
         except BlockingIOError:
             continue  # its server lives
         finally:
             os.close(descriptor)
+
+
+def _remove_tree(directory: Path) -> None:
+    """Remove it as far as that is possible: what a handler left there must neither fail a call nor the next start."""
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+    except RecursionError:
+        log.warning("the folders in %s are too deep to be removed: remove it by hand", directory)
