@@ -27,8 +27,6 @@ _FRAME = struct.Struct(">HBBBI")  # length in 16 + 8 bits, type, flags, stream
 _SETTING = struct.Struct(">HI")
 _U32 = struct.Struct(">I")
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS = 0, 1, 3, 4
-_PING, _GOAWAY, _WINDOW_UPDATE, _CONTINUATION = 6, 7, 8, 9
 _END_STREAM, _END_HEADERS, _PADDED, _WITH_PRIORITY, _ACK = 0x1, 0x4, 0x8, 0x20, 0x1
 
 _HEADER_TABLE_SIZE, _MAX_STREAMS, _INITIAL_WINDOW, _MAX_FRAME, _MAX_HEADER_LIST = 1, 3, 4, 5, 6
@@ -38,6 +36,21 @@ _DEFAULT_FRAME_BYTES = 16_384
 _GREATEST = 2**31 - 1
 _MAX_CONTROL_BYTES = 65_536
 _REMEMBERED_BLOCKS = 64
+
+
+class _Kind:
+    """Kinds of frames (RFC 9113, 6)."""
+
+    DATA = 0
+    HEADERS = 1
+    PRIORITY = 2
+    RST_STREAM = 3
+    SETTINGS = 4
+    PUSH_PROMISE = 5
+    PING = 6
+    GOAWAY = 7
+    WINDOW_UPDATE = 8
+    CONTINUATION = 9
 
 
 class ErrorCode(enum.IntEnum):
@@ -145,8 +158,8 @@ class Connection:
             (_MAX_FRAME, limits.frame_bytes),
             (_MAX_HEADER_LIST, limits.header_bytes),
         )
-        self._write(_SETTINGS, 0, 0, b"".join(_SETTING.pack(*setting) for setting in settings))
-        self._write(_WINDOW_UPDATE, 0, 0, _U32.pack(limits.connection_window - _DEFAULT_WINDOW))
+        self._write(_Kind.SETTINGS, 0, 0, b"".join(_SETTING.pack(*setting) for setting in settings))
+        self._write(_Kind.WINDOW_UPDATE, 0, 0, _U32.pack(limits.connection_window - _DEFAULT_WINDOW))
 
     @property
     def is_begun(self) -> bool:
@@ -226,9 +239,9 @@ class Connection:
         """A frame's head is there: decide what becomes of its payload."""
         if length > self._limits.frame_bytes:
             raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, f"a frame of {length} bytes")
-        if self._block is not None and (kind != _CONTINUATION or stream != self._block_stream):
+        if self._block is not None and (kind != _Kind.CONTINUATION or stream != self._block_stream):
             raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a frame in the middle of headers")
-        if kind == _DATA:
+        if kind == _Kind.DATA:
             self._account(stream, length)
             if not flags & _PADDED:
                 self._data_stream, self._data_left = stream, length
@@ -236,7 +249,7 @@ class Connection:
                 if not length:
                     self._data_done()
                 return
-        elif kind > _CONTINUATION:
+        elif kind > _Kind.CONTINUATION:
             self._skip_left = length
             return
         elif length > _MAX_CONTROL_BYTES:
@@ -254,7 +267,7 @@ class Connection:
         if self._unreturned > self._limits.connection_window:
             raise _ConnectionError(ErrorCode.FLOW_CONTROL_ERROR, "more data than the connection's window")
         if self._unreturned * 2 > self._limits.connection_window:
-            self._write(_WINDOW_UPDATE, 0, 0, _U32.pack(self._unreturned))
+            self._write(_Kind.WINDOW_UPDATE, 0, 0, _U32.pack(self._unreturned))
             self._unreturned = 0
         stream = self._streams.get(stream_id)
         if stream is None:  # we have ended it, and the peer did not know
@@ -268,7 +281,7 @@ class Connection:
                 ErrorCode.FLOW_CONTROL_ERROR, f"more data than stream {stream_id}'s window"
             )
         if stream.receive_window * 2 < window and not stream.held:
-            self._write(_WINDOW_UPDATE, 0, stream_id, _U32.pack(window - stream.receive_window))
+            self._write(_Kind.WINDOW_UPDATE, 0, stream_id, _U32.pack(window - stream.receive_window))
             stream.receive_window = window
 
     def _data_done(self) -> None:
@@ -283,28 +296,28 @@ class Connection:
 
     def _handle(self, kind: int, flags: int, stream: int, payload: bytes) -> None:
         match kind:
-            case 0:  # padded data
+            case _Kind.DATA:  # padded, others are not collected
                 if stream in self._streams:
                     self._listener.data(stream, memoryview(_unpadded(payload)))
                 if flags & _END_STREAM:
                     self._peer_ended(stream)
-            case 1:
+            case _Kind.HEADERS:
                 self._headers(flags, stream, payload)
-            case 9:
+            case _Kind.CONTINUATION:
                 self._continue(flags, payload)
-            case 3:
+            case _Kind.RST_STREAM:
                 self._reset(stream, payload)
-            case 4:
+            case _Kind.SETTINGS:
                 self._settings(flags, stream, payload)
-            case 6:
+            case _Kind.PING:
                 self._ping(flags, stream, payload)
-            case 8:
+            case _Kind.WINDOW_UPDATE:
                 self._window_update(stream, payload)
-            case 5:
+            case _Kind.PUSH_PROMISE:
                 raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a client that pushes")
-            case 2 if len(payload) != 5 or not stream:
+            case _Kind.PRIORITY if len(payload) != 5 or not stream:
                 raise _ConnectionError(ErrorCode.FRAME_SIZE_ERROR, "a bad PRIORITY frame")
-            case 7 if stream or len(payload) < 8:
+            case _Kind.GOAWAY if stream or len(payload) < 8:
                 raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, "a bad GOAWAY frame")
             case _:  # a priority, which nobody heeds, or a GOAWAY: what is open goes on
                 pass
@@ -344,7 +357,7 @@ class Connection:
             return
         self._last = stream_id
         if self._refusing or len(self._streams) >= self._limits.streams:
-            self._write(_RST_STREAM, 0, stream_id, _U32.pack(ErrorCode.REFUSED_STREAM))
+            self._write(_Kind.RST_STREAM, 0, stream_id, _U32.pack(ErrorCode.REFUSED_STREAM))
             return
         self._streams[stream_id] = _Stream(self._peer_window, self._limits.stream_window, receiving=not ended)
         self._resets_left = min(self._limits.resets, self._resets_left + 0.5)
@@ -405,7 +418,7 @@ class Connection:
                 if not _DEFAULT_FRAME_BYTES <= value < 2**24:
                     raise _ConnectionError(ErrorCode.PROTOCOL_ERROR, f"frames of {value} bytes")
                 self._peer_frame_bytes = value
-        self._write(_SETTINGS, _ACK, 0, b"")
+        self._write(_Kind.SETTINGS, _ACK, 0, b"")
         self._flush()
 
     def _resize_windows(self, value: int) -> None:
@@ -423,7 +436,7 @@ class Connection:
         if flags & _ACK:
             self.pings_answered += 1
         else:
-            self._write(_PING, _ACK, 0, payload)
+            self._write(_Kind.PING, _ACK, 0, payload)
 
     def _window_update(self, stream_id: int, payload: bytes) -> None:
         if len(payload) != 4 or stream_id > self._last:
@@ -450,7 +463,7 @@ class Connection:
     def send_headers(self, stream_id: int, block: bytes) -> None:
         """Begin the answer. A block is less than 16 kB; nothing is sent on a stream that is over."""
         if stream_id in self._streams:
-            self._write(_HEADERS, _END_HEADERS, stream_id, self._first_in_block(block))
+            self._write(_Kind.HEADERS, _END_HEADERS, stream_id, self._first_in_block(block))
 
     def send_data(self, stream_id: int, data: Bytes) -> None:
         """Some of the answer, as flow control lets it go; what waits is kept, so the data must not change."""
@@ -474,7 +487,7 @@ class Connection:
         stream.held = held
         window = self._limits.stream_window
         if not held and stream.receiving and stream.receive_window * 2 < window:
-            self._write(_WINDOW_UPDATE, 0, stream_id, _U32.pack(window - stream.receive_window))
+            self._write(_Kind.WINDOW_UPDATE, 0, stream_id, _U32.pack(window - stream.receive_window))
             stream.receive_window = window
 
     def waiting_bytes(self, stream_id: int) -> int:
@@ -484,13 +497,13 @@ class Connection:
 
     def ping(self) -> None:
         """Ask the peer for a sign of life; `pings_answered` counts the answers."""
-        self._write(_PING, 0, 0, bytes(8))
+        self._write(_Kind.PING, 0, 0, bytes(8))
 
     def say_goodbye(self, *, final: bool) -> None:
         """Ask the peer to open no more streams; after the final one those that it opens are refused."""
         self._refusing = self._refusing or final
         last = self._last if final else _GREATEST
-        self._write(_GOAWAY, 0, 0, _U32.pack(last) + _U32.pack(ErrorCode.NO_ERROR))
+        self._write(_Kind.GOAWAY, 0, 0, _U32.pack(last) + _U32.pack(ErrorCode.NO_ERROR))
 
     def _first_in_block(self, block: bytes) -> bytes:
         if not self._table_update:
@@ -519,7 +532,7 @@ class Connection:
                 return
             stream.send_window -= length
             self._send_window -= length
-            self._write(_DATA, 0, stream_id, data[:length])
+            self._write(_Kind.DATA, 0, stream_id, data[:length])
             if length < len(data):
                 waiting[0] = data[length:]
             else:
@@ -527,13 +540,13 @@ class Connection:
         if stream.trailers is None:
             return
         block = self._first_in_block(stream.trailers)
-        self._write(_HEADERS, _END_HEADERS | _END_STREAM, stream_id, block)
+        self._write(_Kind.HEADERS, _END_HEADERS | _END_STREAM, stream_id, block)
         if stream.receiving:  # the answer does not need the rest of the request
-            self._write(_RST_STREAM, 0, stream_id, _U32.pack(ErrorCode.NO_ERROR))
+            self._write(_Kind.RST_STREAM, 0, stream_id, _U32.pack(ErrorCode.NO_ERROR))
         del self._streams[stream_id]
 
     def _write_goaway(self, code: ErrorCode, reason: str) -> None:
-        self._write(_GOAWAY, 0, 0, _U32.pack(self._last) + _U32.pack(code) + reason.encode()[:200])
+        self._write(_Kind.GOAWAY, 0, 0, _U32.pack(self._last) + _U32.pack(code) + reason.encode()[:200])
 
     def _write(self, kind: int, flags: int, stream: int, payload: Bytes) -> None:
         length = len(payload)
