@@ -99,47 +99,10 @@ def describe_management_of(model: str) -> Json:
 
 
 def _model_paths() -> Json:
-    def of_one(prefix: str, named: Sequence[Json], what: str) -> Json:
-        return {
-            "get": operation(
-                f"{prefix}describeModel",
-                f"Describe {what}" + ("; `all` describes every version." if prefix else "."),
-                parameters=[
-                    *named,
-                    in_query(
-                        "customized", "boolean", "Ask a worker for the handler's own description too.", False
-                    ),
-                ],
-                ok={"type": "array", "items": _DESCRIPTION},
-                others=("404", "503"),
-            ),
-            "put": operation(
-                f"{prefix}setAutoScale",
-                f"Change how many workers {what} has.",
-                parameters=[
-                    *named,
-                    in_query("min_worker", "integer", "At least so many workers.", 1),
-                    in_query("max_worker", "integer", "At most so many; min_worker if it is not given."),
-                    in_query("synchronous", "boolean", "Answer when the workers are ready.", False),
-                    in_query("number_gpu", "integer", "Accepted and ignored, as in TorchServe."),
-                    in_query("timeout", "integer", "Accepted and ignored, as in TorchServe."),
-                ],
-                ok=STATUS,
-                others=("202", "206", "400", "404", "500"),
-            ),
-            "delete": operation(
-                f"{prefix}unregisterModel",
-                f"Take {what} out; answered when all that it had accepted is.",
-                parameters=named,
-                ok=STATUS,
-                others=("403", "404", "405", "408"),
-            ),
-        }
-
     model, version = model_name(), in_path("model_version", "Version of the model.")
     return {
-        "/models/{model_name}": of_one("", [model], "the default version"),
-        "/models/{model_name}/{model_version}": of_one("version_", [model, version], "that version"),
+        "/models/{model_name}": _of_one("", [model], "the default version"),
+        "/models/{model_name}/{model_version}": _of_one("version_", [model, version], "that version"),
         "/models/{model_name}/{model_version}/set-default": {
             "put": operation(
                 "setDefault",
@@ -149,6 +112,45 @@ def _model_paths() -> Json:
                 others=("202", "404"),
             )
         },
+    }
+
+
+def _of_one(prefix: str, named: Sequence[Json], what: str) -> Json:
+    """What can be done with one version; `prefix` is that of the operations' names, `named` what names the version."""
+    return {
+        "get": operation(
+            f"{prefix}describeModel",
+            f"Describe {what}" + ("; `all` describes every version." if prefix else "."),
+            parameters=[
+                *named,
+                in_query(
+                    "customized", "boolean", "Ask a worker for the handler's own description too.", False
+                ),
+            ],
+            ok={"type": "array", "items": _DESCRIPTION},
+            others=("404", "503"),
+        ),
+        "put": operation(
+            f"{prefix}setAutoScale",
+            f"Change how many workers {what} has.",
+            parameters=[
+                *named,
+                in_query("min_worker", "integer", "At least so many workers.", 1),
+                in_query("max_worker", "integer", "At most so many; min_worker if it is not given."),
+                in_query("synchronous", "boolean", "Answer when the workers are ready.", False),
+                in_query("number_gpu", "integer", "Accepted and ignored, as in TorchServe."),
+                in_query("timeout", "integer", "Accepted and ignored, as in TorchServe."),
+            ],
+            ok=STATUS,
+            others=("202", "206", "400", "404", "500"),
+        ),
+        "delete": operation(
+            f"{prefix}unregisterModel",
+            f"Take {what} out; answered when all that it had accepted is.",
+            parameters=named,
+            ok=STATUS,
+            others=("403", "404", "405", "408"),
+        ),
     }
 
 
