@@ -10,6 +10,7 @@ import torch
 
 from satrap.compat.shims_path import SHIMS
 from satrap.serving.archive.manifest import DEVICE_TYPES
+from satrap.serving.archive.warmup import Warmup, read_warmup
 from satrap.serving.context import Context
 from satrap.serving.handler_metrics import HandlerMetrics
 from satrap.serving.worker.handler_loading import BUILT_IN
@@ -34,6 +35,19 @@ def test_the_example_is_a_handler(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         1,
         0,
     ]
+
+
+def test_the_example_of_a_warm_up_is_one(tmp_path: Path) -> None:
+    (document,) = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
+    (tmp_path / "warmup.json").write_text(document)
+    (tmp_path / "kitten.jpg").write_bytes(b"\xff\xd8")
+    assert read_warmup(tmp_path, "warmup.json") == Warmup(
+        (
+            {"body": (b'{"text": "hello"}', "application/json")},
+            {"data": (b"\xff\xd8", "")},
+        ),
+        repeat=3,
+    )
 
 
 def test_every_handler_that_is_there_is_listed() -> None:

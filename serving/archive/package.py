@@ -138,7 +138,7 @@ def package(
     ).encode()
     if target.exists() and not force:
         raise ArchiveError(
-            str(target), f"{target} already exists. Give --force (-f) to replace it, or another --export-path"
+            str(target), "already exists. Give --force (-f) to replace it, or another --export-path"
         )
     _publish(target, members, manifest, archive_format, model_name)
     return target

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from satrap.cli.app import app
-from satrap.errors import UnavailableError
+from satrap.errors import InvalidInputError, UnavailableError
 
 pytestmark = pytest.mark.slow
 
@@ -72,3 +72,10 @@ def test_a_server_that_is_not_there(data: Path) -> None:
     result = bench("http://127.0.0.1:1", "--model", "m", "--data", data)
     assert isinstance(result.exception, UnavailableError)
     assert "no request was answered: ConnectError" in str(result.exception)
+
+
+def test_figures_that_cannot_be_kept_are_not_measured(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "none" / "figures.json"
+    result = bench("http://127.0.0.1:1", "--model", "m", "--data", data, "--json", file)
+    assert isinstance(result.exception, InvalidInputError)
+    assert str(result.exception) == f"--json {file}: No such file or directory"

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from satrap.load_test.output import print_report
 from satrap.load_test.report import Answer, histogram, per_second, summarize
 
 
@@ -59,3 +60,8 @@ def test_a_histogram_holds_every_latency(latencies: list[float]) -> None:
     bars = histogram(latencies)
     assert sum(bar.count for bar in bars) == len(latencies)
     assert all(math.isclose(a.to_ms, b.from_ms) for a, b in itertools.pairwise(bars))
+
+
+def test_a_measurement_of_one_second_has_no_deviation(capsys: pytest.CaptureFixture[str]) -> None:
+    print_report(summarize([good(i / 100, 0.002) for i in range(100)], 1.0, 0.25))
+    assert "100.0 mean, too short for a deviation" in capsys.readouterr().out

@@ -83,7 +83,8 @@ def archive(
     """Write a model archive. Without --handler it looks up embeddings and runs the TorchScript model.
 
     Example: satrap archive --model-name deepctr --version 1.0 --serialized-file deepctr.pt --export-path model_store
-    satrap archive --model-server --model_name m --model_file handler_model.py --checkpoint_file m.pt --version 1.0
+
+    Example: satrap archive --model-server --model_name m --model_file handler_model.py --checkpoint_file m.pt --version 1.0
     """
     if model_server:
         if model_file is None or handler is not None or serialized_file is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from satrap.cli import options
-from satrap.errors import UnavailableError
+from satrap.errors import InvalidInputError, UnavailableError
 
 __all__ = ["bench"]
 
@@ -67,6 +67,8 @@ def bench(
     from satrap.load_test.output import print_progress, print_report
     from satrap.load_test.target import read_request, target_of
 
+    if json_file is not None and str(json_file) != "-":
+        _check_writable(json_file)
     metadata = {"authorization": f"Bearer {token}"} if token else {}
     target = target_of(
         url, read_request(model, data, version=version, key=key), clients, metadata, options.client_tls(tls)
@@ -86,3 +88,11 @@ def bench(
     if not report.percentiles:
         first = next(iter(report.errors), "no request was sent: measure longer, or at a higher --rate")
         raise UnavailableError(f"{url}: no request was answered: {first}")
+
+
+def _check_writable(path: Path) -> None:
+    """Before the measurement: figures that cannot be kept are not worth measuring."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise InvalidInputError(f"--json {path}: {error.strerror or error}") from error

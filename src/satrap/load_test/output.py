@@ -1,5 +1,6 @@
 """A load test in the terminal: how far it is, and its figures with a histogram."""
 
+import math
 import sys
 
 from rich.console import Console
@@ -26,10 +27,12 @@ def print_report(report: Report) -> None:
     if sys.stderr.isatty():
         print(file=sys.stderr)
     table = Table(show_header=False, box=None)
-    table.add_row(
-        "requests/s",
-        f"{report.rate_mean:,.1f} mean, {report.rate_deviation:,.1f} deviation of the seconds",
+    deviation = (
+        "too short for a deviation of the seconds"
+        if math.isnan(report.rate_deviation)
+        else f"{report.rate_deviation:,.1f} deviation of the seconds"
     )
+    table.add_row("requests/s", f"{report.rate_mean:,.1f} mean, {deviation}")
     table.add_row("requests", f"{report.requests - report.failed:,} answered in {report.seconds:.1f} s")
     if report.percentiles:
         marks = "   ".join(f"{name} {value:,.2f}" for name, value in report.percentiles.items())
