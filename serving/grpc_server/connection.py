@@ -105,7 +105,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         """Part of `asyncio.BufferedProtocol`."""
         self._heard = True
-        self._http2.receive(self._buffer[:nbytes])
+        self._http2.receive(self._buffer[:nbytes], time.monotonic())
         self._send()
 
     def pause_writing(self) -> None:

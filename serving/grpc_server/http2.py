@@ -1,4 +1,4 @@
-"""The server's end of one HTTP/2 connection (RFC 9113): frames, streams and flow control. No I/O, no clock.
+"""The server's end of one HTTP/2 connection (RFC 9113): frames, streams and flow control. No I/O, no clock of its own.
 
 The caller feeds what arrived to `receive`, passes on what `take` gives, and hears of streams through `Streams`. Header
 blocks that are sent are made by the caller, without the dynamic table; those that arrive are decoded by `hpack`.
@@ -77,8 +77,9 @@ class Limits(NamedTuple):
         connection_window: the same, of all streams.
         frame_bytes: of one frame's payload.
         header_bytes: of one request's headers, decoded.
-        resets: streams that the peer may reset before it has sent their requests; every two that it opens allow one
-            more.
+        resets: streams that the peer may reset before we answer them; every two that it opens allow one more, and
+            time does.
+        resets_per_second: how many more, in every second that passes.
     """
 
     streams: int = 256
@@ -87,6 +88,7 @@ class Limits(NamedTuple):
     frame_bytes: int = 1024**2
     header_bytes: int = 16_384
     resets: int = 1000
+    resets_per_second: float = 500
 
 
 class Streams(Protocol):
@@ -115,12 +117,13 @@ class _ConnectionError(Exception):
 
 
 class _Stream:
-    __slots__ = ("held", "receive_window", "receiving", "send_window", "trailers", "waiting")
+    __slots__ = ("answering", "held", "receive_window", "receiving", "send_window", "trailers", "waiting")
 
     def __init__(self, send_window: int, receive_window: int, *, receiving: bool) -> None:
         self.send_window = send_window
         self.receive_window = receive_window
         self.receiving = receiving  # the peer may still send
+        self.answering = False  # something of the answer was sent
         self.held = False  # its window is not given back
         self.waiting: deque[memoryview] = deque()  # data that flow control holds back
         self.trailers: bytes | None = None  # the block that follows it and ends the stream
@@ -148,6 +151,7 @@ class Connection:
         self._peer_frame_bytes = _DEFAULT_FRAME_BYTES
         self._table_update = b""
         self._resets_left: float = limits.resets
+        self._now = 0.0
         self._refusing = False
         self._out: list[Bytes] = []
         self.failed = ""
@@ -178,10 +182,15 @@ class Connection:
 
     # ---- what arrives ----
 
-    def receive(self, data: memoryview) -> None:
-        """Take what arrived, in pieces of any size. Nothing is looked at any more once `failed` is set."""
+    def receive(self, data: memoryview, now: float = 0.0) -> None:
+        """Take what arrived, in pieces of any size. Nothing is looked at any more once `failed` is set.
+
+        `now` is any clock's time in seconds, which does not go back.
+        """
         if self.failed:
             return
+        self._allow_resets((now - self._now) * self._limits.resets_per_second)
+        self._now = now
         try:
             position = self._take_preface(data) if self._preface else 0
             while position < len(data):
@@ -360,7 +369,7 @@ class Connection:
             self._write(_Kind.RST_STREAM, 0, stream_id, _U32.pack(ErrorCode.REFUSED_STREAM))
             return
         self._streams[stream_id] = _Stream(self._peer_window, self._limits.stream_window, receiving=not ended)
-        self._resets_left = min(self._limits.resets, self._resets_left + 0.5)
+        self._allow_resets(0.5)
         self._listener.opened(stream_id, headers, ended=ended)
 
     def _trailers(self, stream_id: int, *, ended: bool) -> None:
@@ -400,9 +409,14 @@ class Connection:
         if stream is None:
             return
         self._listener.aborted(stream_id)
-        self._resets_left -= stream.receiving
+        self._resets_left -= (
+            not stream.answering
+        )  # a whole request costs us work too, which nothing else bounds
         if self._resets_left < 0:
             raise _ConnectionError(ErrorCode.ENHANCE_YOUR_CALM, "streams are opened only to be reset")
+
+    def _allow_resets(self, more: float) -> None:
+        self._resets_left = min(self._limits.resets, self._resets_left + more)
 
     def _settings(self, flags: int, stream: int, payload: bytes) -> None:
         if stream or len(payload) % 6 or (flags & _ACK and payload):
@@ -462,7 +476,9 @@ class Connection:
 
     def send_headers(self, stream_id: int, block: bytes) -> None:
         """Begin the answer. A block is less than 16 kB; nothing is sent on a stream that is over."""
-        if stream_id in self._streams:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.answering = True
             self._write(_Kind.HEADERS, _END_HEADERS, stream_id, self._first_in_block(block))
 
     def send_data(self, stream_id: int, data: Bytes) -> None:

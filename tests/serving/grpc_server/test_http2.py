@@ -61,6 +61,7 @@ class Pair:
     """Our connection and a client's."""
 
     def __init__(self, limits: Limits = LIMITS) -> None:
+        self.now = 0.0
         self.heard = Heard()
         self.server = Connection(self.heard, limits)
         self.client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding=None))
@@ -76,7 +77,7 @@ class Pair:
             to_client = b"".join(bytes(part) for part in self.server.take())
             if not to_server and not to_client:
                 return self.events[before:]
-            self.server.receive(memoryview(to_server))
+            self.server.receive(memoryview(to_server), self.now)
             self.events += self.client.receive_data(to_client)
 
     def open(self, body: bytes | None = b"request", **fields: object) -> int:
@@ -325,10 +326,39 @@ def test_rapid_resets_end_the_connection() -> None:
     assert len(pair.heard.headers) < 30
 
 
-def test_cancelled_requests_that_were_whole_do_not() -> None:
+def test_so_do_resets_of_whole_requests() -> None:
+    """Each has cost a method's call, and no limit of streams at once holds them back."""
+    pair = Pair(Limits(resets=10))
+    with pytest.raises(ProtocolError):
+        for _ in range(100):
+            pair.client.reset_stream(pair.open())
+            pair.exchange()
+    assert "only to be reset" in pair.server.failed
+    assert len(pair.heard.headers) < 30
+
+
+def test_clients_that_give_up_now_and_then_go_on() -> None:
+    """Their deadlines pass: after some time, or with every second request."""
+    pair = Pair(Limits(resets=10, resets_per_second=5))
+    for _ in range(100):
+        pair.now += 1
+        for _ in range(10):
+            pair.client.reset_stream(pair.open())
+            pair.exchange()
+    for _ in range(100):
+        pair.answer(pair.open(), b"")
+        pair.client.reset_stream(pair.open())
+        pair.exchange()
+    assert pair.server.failed == ""
+
+
+def test_answers_that_are_cancelled_do_not_count() -> None:
     pair = Pair(Limits(resets=10))
     for _ in range(100):
-        pair.client.reset_stream(pair.open())
+        stream = pair.open()
+        pair.server.send_headers(stream, RESPONSE_HEADERS)
+        pair.exchange()
+        pair.client.reset_stream(stream)
         pair.exchange()
     assert pair.server.failed == ""
 
