@@ -3,16 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from satrap.serving.frames import SEQUENCE_ID_HEADER
 from satrap.serving.handler_metrics import HandlerMetrics
+from satrap.serving.headers import SEQUENCE_END_HEADER, SEQUENCE_ID_HEADER, SEQUENCE_START_HEADER
 
 __all__ = ["Context", "RequestProcessor"]
 
 SERVER_NAME = "MMS"
 """What TorchServe calls itself here; some handlers compare it."""
-
-SEQUENCE_START_HEADER = "ts_request_sequence_start"
-SEQUENCE_END_HEADER = "ts_request_sequence_end"
 
 
 class RequestProcessor:

@@ -57,22 +57,10 @@ __all__ = [
     "FrameError",
     "FrameParser",
     "Kind",
-    "SEQUENCE_ID_HEADER",
-    "STALENESS_HEADER",
-    "STALE_HEADER",
     "encode",
     "read_into",
     "receive_head",
 ]
-
-SEQUENCE_ID_HEADER = "ts_request_sequence_id"
-"""The request header under which a handler finds the sequence id of a gRPC request, TorchServe's name."""
-
-STALE_HEADER = "satrap-stale"
-"""The response header, over gRPC the trailing metadata, of an answer made from embeddings that may be out of date."""
-
-STALENESS_HEADER = "satrap-staleness-ms"
-"""The same for how old the newest training event in those embeddings is, in milliseconds."""
 
 Bytes = bytes | bytearray | memoryview
 

@@ -13,7 +13,7 @@ from google.protobuf import empty_pb2
 
 from satrap.errors import SatrapError
 from satrap.protos import inference_pb2, inference_pb2_grpc
-from satrap.serving.frames import SEQUENCE_ID_HEADER, STALE_HEADER, STALENESS_HEADER
+from satrap.serving.headers import SEQUENCE_ID_HEADER, STALE_HEADER, STALENESS_HEADER, TIMING_HEADER
 from satrap.serving.in_order import in_order
 from satrap.serving.metrics.calls import CANCELLED, INTERNAL_ERROR, CallLog
 from satrap.serving.model_service import ModelService
@@ -23,7 +23,6 @@ from satrap.serving.status import Status, inference_status, worker_status
 
 __all__ = ["SERVICE", "InferenceApi"]
 
-_TIMING = "satrap-timing"
 
 SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService/"
 
@@ -194,9 +193,9 @@ class _Call:
             await self.fail(prediction.code, _failure(prediction))
         self.status = OK
         trailing: list[tuple[str, str]] = []
-        if any(key == _TIMING for key, _ in self._context.invocation_metadata() or ()):
+        if any(key == TIMING_HEADER for key, _ in self._context.invocation_metadata() or ()):
             times = {"server": (time.perf_counter() - self._started) * 1e3, **prediction.times}
-            trailing.append((_TIMING, json.dumps(times)))
+            trailing.append((TIMING_HEADER, json.dumps(times)))
         if prediction.is_stale:
             trailing.append((STALE_HEADER, "1"))
         if prediction.staleness_ms is not None:

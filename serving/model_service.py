@@ -27,12 +27,13 @@ from satrap.errors import (
 from satrap.serving.description import describe_version, state_of
 from satrap.serving.forks import Template
 from satrap.serving.frames import Bytes
+from satrap.serving.headers import DESCRIBE_HEADER
 from satrap.serving.metrics.definitions import Definition
 from satrap.serving.metrics.live import LiveVersion
 from satrap.serving.observer import Ignore, Observer
 from satrap.serving.outcome import Outcome, OutcomeState
 from satrap.serving.registry import Registry
-from satrap.serving.request import DESCRIBE_HEADER, OK, Prediction, Protocol
+from satrap.serving.request import OK, Prediction, Protocol
 from satrap.serving.roster import WorkerState
 from satrap.serving.settings import ServingSettings
 from satrap.serving.shard_watch import ShardWatch

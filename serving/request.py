@@ -8,14 +8,12 @@ from typing import Literal, NamedTuple
 
 from satrap.errors import SatrapError
 from satrap.serving.frames import Bytes
+from satrap.serving.headers import DESCRIBE_HEADER
 
-__all__ = ["DESCRIBE_HEADER", "NO_HEADERS", "OK", "Prediction", "Protocol", "Request"]
+__all__ = ["NO_HEADERS", "OK", "Prediction", "Protocol", "Request"]
 
 Protocol = Literal["grpc", "rest"]
 """The API that a request came by."""
-
-DESCRIBE_HEADER = "describe"
-"""With this header a handler is asked for its own description."""
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 

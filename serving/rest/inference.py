@@ -13,7 +13,7 @@ from satrap.errors import (
     ModelVersionNotFoundError,
     UnsupportedError,
 )
-from satrap.serving.frames import STALE_HEADER, STALENESS_HEADER
+from satrap.serving.headers import STALE_HEADER, STALENESS_HEADER, TIMING_HEADER
 from satrap.serving.model_service import ModelService
 from satrap.serving.request import OK, Prediction
 from satrap.serving.rest.body_stream import BodyStream
@@ -27,7 +27,6 @@ __all__ = ["InferenceRoutes"]
 
 log = logging.getLogger("satrap.serving")
 
-_TIMING = "satrap-timing"
 _QUICK_FORM_BYTES = 16 * 1024
 """Larger forms are taken apart in a thread: a bad one takes seconds, and other requests must not wait for it."""
 
@@ -181,7 +180,7 @@ def _response(request: RestRequest, prediction: Prediction, started: float) -> R
         headers.append((STALE_HEADER.encode(), b"1"))
     if prediction.staleness_ms is not None:
         headers.append((STALENESS_HEADER.encode(), b"%d" % prediction.staleness_ms))
-    if request.header(_TIMING):
+    if request.header(TIMING_HEADER):
         times = {"server": (time.perf_counter() - started) * 1e3, **prediction.times}
-        headers.append((_TIMING.encode(), json.dumps(times).encode()))
+        headers.append((TIMING_HEADER.encode(), json.dumps(times).encode()))
     return RestResponse(_valid_status(prediction.status), prediction.value, headers)

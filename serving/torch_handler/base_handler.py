@@ -13,6 +13,7 @@ import torch
 from satrap.errors import ArchiveError
 from satrap.serving.context import Context
 from satrap.serving.handler_classes import list_classes_from_module
+from satrap.serving.headers import DESCRIBE_HEADER
 from satrap.serving.label_mapping import load_label_mapping
 from satrap.serving.prediction import PredictionException
 from satrap.serving.torch_handler.compilation import compiled
@@ -136,7 +137,7 @@ class BaseHandler:
         return self.device
 
     def _is_describe(self) -> bool:
-        return self.context is not None and self.context.get_request_header(0, "describe") == "True"
+        return self.context is not None and self.context.get_request_header(0, DESCRIBE_HEADER) == "True"
 
     def _is_explain(self) -> bool:
         if self.context is None or self.context.get_request_header(0, "explain") != "True":

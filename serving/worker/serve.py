@@ -14,7 +14,8 @@ from satrap import __version__
 from satrap.middleware import Marks, hear
 from satrap.serving.archive.warmup import WarmupError, read_warmup
 from satrap.serving.context import Context, RequestProcessor
-from satrap.serving.frames import STALE_HEADER, Bytes, Kind, encode, read_into, receive_head
+from satrap.serving.frames import Bytes, Kind, encode, read_into, receive_head
+from satrap.serving.headers import STALE_HEADER
 from satrap.serving.observation import PHASE, Observation
 from satrap.serving.prediction import PredictionException
 from satrap.serving.worker import surroundings

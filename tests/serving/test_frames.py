@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satrap.middleware import wire as wire_names
-from satrap.serving import frames
+from satrap.serving import headers
 from satrap.serving.frames import FrameError, FrameParser, Kind, encode, read_into, receive_head
 
 HEADS = st.dictionaries(
@@ -73,4 +73,7 @@ def test_blocking_reads() -> None:
 
 def test_marks_have_the_middlewares_names() -> None:
     # Twice, because the frontend imports nothing of the middleware's.
-    assert (frames.STALE_HEADER, frames.STALENESS_HEADER) == (wire_names.STALE_KEY, wire_names.STALENESS_KEY)
+    assert (headers.STALE_HEADER, headers.STALENESS_HEADER) == (
+        wire_names.STALE_KEY,
+        wire_names.STALENESS_KEY,
+    )
