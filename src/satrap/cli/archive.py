@@ -84,7 +84,7 @@ def archive(
 
     Example: satrap archive --model-name deepctr --version 1.0 --serialized-file deepctr.pt --export-path model_store
 
-    Example: satrap archive --model-server --model_name m --model_file handler_model.py --checkpoint_file m.pt --version 1.0
+    Example: satrap archive --model-server --model_name m --version 1.0 --model_file model.py --checkpoint_file m.pt
     """
     if model_server:
         if model_file is None or handler is not None or serialized_file is not None:
