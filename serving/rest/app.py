@@ -8,7 +8,8 @@ from typing import Protocol
 from satrap.errors import ResourceNotFoundError, SatrapError
 from satrap.serving.rest.asgi import IS_KEPT, Receive, Scope, Send
 from satrap.serving.rest.body_stream import BodyStream
-from satrap.serving.rest.request import ClientGoneError, RestRequest
+from satrap.serving.rest.departure import ClientGoneError
+from satrap.serving.rest.request import RestRequest
 from satrap.serving.rest.response import NEVER_CACHED, Headers, RestResponse, error_document, error_response
 
 __all__ = ["Answered", "RestApp", "Routes"]

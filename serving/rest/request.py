@@ -1,28 +1,20 @@
 """One HTTP request as the routes see it."""
 
-import asyncio
 import urllib.parse
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from satrap.errors import InvalidInputError, RequestTooLargeError
 from satrap.serving.rest.asgi import HEADERS_AS_SENT, Receive, Scope
 from satrap.serving.rest.body_stream import BodyStream
+from satrap.serving.rest.departure import ClientGoneError, Departure
 from satrap.serving.rest.response import RestResponse
 
-__all__ = ["ClientGoneError", "Departure", "RestRequest", "segments_of"]
+__all__ = ["RestRequest", "segments_of"]
 
 _MAX_PARAMETERS = 1024
 _DISCARDED_BYTES = 64 * 1024**2
 """So much of a body that is too large is read nevertheless: a client that still sends does not see the answer."""
-
-_WATCH_AFTER_SECONDS = 0.02
-"""A request that is answered sooner needs nobody to watch whether its client is still there."""
-
-
-class ClientGoneError(Exception):
-    """The client closed the connection; nobody waits for an answer."""
 
 
 class RestRequest:
@@ -135,53 +127,9 @@ class RestRequest:
                 return
             size += len(message["body"])
 
-    def departure(self) -> "Departure":
+    def departure(self) -> Departure:
         """A context that ends with `ClientGoneError` when the client goes away; the body must have been read."""
         return Departure(self._receive)
-
-
-class Departure:
-    """Cancels what runs inside it when the client closes the connection."""
-
-    __slots__ = ("_caller", "_gone", "_receive", "_timer", "_watch")
-
-    def __init__(self, receive: Receive) -> None:
-        """`receive` is ASGI's."""
-        self._receive = receive
-        self._gone = False
-        self._watch: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> Self:
-        """Begin to watch, a little later."""
-        self._caller = asyncio.current_task()
-        self._timer = asyncio.get_running_loop().call_later(_WATCH_AFTER_SECONDS, self._begin)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Stop watching."""
-        self._timer.cancel()
-        if self._watch is not None:
-            self._watch.cancel()
-        if self._gone and isinstance(error, asyncio.CancelledError):
-            if self._caller is not None:
-                self._caller.uncancel()
-            raise ClientGoneError from error
-
-    def give_up(self) -> None:
-        """As if the client had gone."""
-        if self._caller is not None and not self._gone:
-            self._gone = True
-            self._caller.cancel()
-
-    def _begin(self) -> None:
-        self._watch = asyncio.get_running_loop().create_task(self._wait())
-
-    async def _wait(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.give_up()
 
 
 def segments_of(path: str) -> list[str]:
