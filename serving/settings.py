@@ -28,6 +28,7 @@ class ServingSettings:
         restore: without startup models, register what the last snapshot says (TorchServe's `--ncs` says no).
         write_snapshots: write down what is registered (TorchServe's `--ncs` says no).
         model_snapshot: TorchServe's key of that name, a JSON document: what to register in place of startup models.
+        snapshot_origin: the file that it is in, for messages.
         properties: TorchServe's configuration that this one was made of, for snapshots.
         strict_startup: a startup model that was named and cannot be served ends the start; otherwise it is logged, as
             in TorchServe.
@@ -47,6 +48,7 @@ class ServingSettings:
     restore: bool = True
     write_snapshots: bool = True
     model_snapshot: str | None = None
+    snapshot_origin: str = "config.properties"
     properties: Mapping[str, str] = field(default_factory=dict)
     strict_startup: bool = True
     token_authorization: bool = False

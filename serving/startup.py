@@ -26,9 +26,8 @@ async def register_startup_models(settings: ServingSettings, service: ModelServi
         SatrapError: a model that was named cannot be served, and the settings say that it must.
     """
     if settings.model_snapshot is not None:
-        await _restore(
-            service, parse_snapshot(settings.model_snapshot, "config.properties"), "config.properties"
-        )
+        origin = settings.snapshot_origin
+        await _restore(service, parse_snapshot(settings.model_snapshot, origin), origin)
     elif settings.startup_models:
         await _register_named(settings, service)
     elif settings.restore and (newest := await asyncio.to_thread(service.snapshots.newest)) is not None:

@@ -60,7 +60,8 @@ class _Version:
     queue: Distribution
     batch_size: Distribution
     handler: Distribution
-    prediction: Number
+    prediction: Number | None = None
+    """Not before the first prediction: a model that never answered one took no time for it."""
     named: dict[str, _Named] = field(default_factory=dict)
     phases: dict[str, Distribution] = field(default_factory=dict)
 
@@ -154,6 +155,8 @@ class ServerMetrics:
                 self._failed(values, "handler")
         values.batch_size.observe(len(requests))
         values.handler.observe(handler_ms / 1e3)
+        if values.prediction is None:
+            values.prediction = self._prediction(model)
         values.prediction.value = handler_ms
         self._queue_time.value = queued * 1e3
         self._thread_time.value = max(first.worker_seconds * 1e3 - handler_ms, 0.0)
@@ -276,7 +279,6 @@ class ServerMetrics:
                 self._queue_seconds.labels(*labels),
                 self._batch_size.labels(*labels),
                 self._handler_seconds.labels(*labels),
-                self._prediction(model),
             )
         return values
 

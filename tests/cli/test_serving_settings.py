@@ -121,6 +121,9 @@ def test_what_containers_are_usually_given_starts_with_one_more_line(file):
 def test_a_snapshot_is_registered_unless_something_else_is_asked_for(file):
     path = file('model_snapshot={"models": {}}\nload_models=a.mar\n')
     assert serving_settings(ServingFlags(), path).model_snapshot == '{"models": {}}'
+    assert serving_settings(ServingFlags(), path).snapshot_origin == str(path), (
+        "a newest snapshot has another name"
+    )
     assert serving_settings(ServingFlags(ncs=True), path).model_snapshot is None
     assert serving_settings(ServingFlags(models="b.mar"), path).model_snapshot is None
 

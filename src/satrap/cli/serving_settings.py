@@ -186,6 +186,7 @@ def torchserve_settings(
         restore=False,  # TorchServe takes the newest snapshot in place of a configuration file, never beside one
         write_snapshots=not flags.ncs,
         model_snapshot=None if flags.ncs or flags.models is not None else found.model_snapshot,
+        snapshot_origin=str(properties.path or "config.properties"),
         properties=found.properties,
         strict_startup=False,
         token_authorization=asks_for_tokens(found.config, listening, insecure=insecure),

@@ -108,6 +108,7 @@ def test_failures_by_reason(error: SatrapError | None, reason: str) -> None:
     assert values["satrap_request_failures_total", *ours(("reason", reason))] == 1
     assert values["ts_inference_requests_total", *ts("1.0")] == 1, "TorchServe counts them as well"
     assert values["satrap_request_seconds_count", *ours()] == 0
+    assert not [key for key in values if key[0] == "PredictionTime"], "nothing was predicted"
 
 
 def test_an_error_of_the_handler_is_a_failure() -> None:
