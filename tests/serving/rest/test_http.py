@@ -11,6 +11,8 @@ import pytest
 
 from satrap.errors import InvalidInputError, OverloadedError
 from satrap.serving.listening import Address
+from satrap.serving.rest import connection as connection_module
+from satrap.serving.rest import listener as listener_module
 from satrap.serving.rest.listener import Listener, bind
 from satrap.serving.rest.request import RestRequest
 from satrap.serving.rest.response import RestResponse, document
@@ -414,6 +416,125 @@ def test_a_stop_does_not_wait_for_ever(talk: Any) -> None:
 
     talk([slow], conversation, drain_seconds=0)
     assert slow.cancelled.is_set()
+
+
+def test_a_stop_does_not_wait_for_what_does_not_come(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(listener_module, "_ARRIVAL_SECONDS", 0.05)
+    echo = Echo()
+
+    async def conversation(site: Any) -> None:
+        head, body = await site.connect(), await site.connect()
+        head.writer.write(b"GET /bo")
+        await body.send("POST", "/body", b"abc", [("Content-Length", "10")])
+        await echo.asked.wait()
+        await asyncio.wait_for(site.listener.stop(), 30)
+        for connection in (head, body):
+            assert await connection.reader.read() == b""
+
+    talk([echo], conversation, drain_seconds=600)
+
+
+def test_a_stop_waits_a_little_for_what_is_on_its_way(talk: Any) -> None:
+    echo = Echo()
+
+    async def conversation(site: Any) -> None:
+        connection = await site.connect()
+        await connection.send("POST", "/body", b"abc", [("Content-Length", "6")])
+        await echo.asked.wait()
+        stopping = asyncio.create_task(site.listener.stop())
+        await asyncio.sleep(0)
+        connection.writer.write(b"def")
+        assert (await connection.reply()).body == b"abcdef"
+        await stopping
+
+    talk([echo], conversation)
+
+
+HALVES = [
+    b"P",
+    b"POST /body HTTP/1.1\r\nHost: a\r\n",
+    b"POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nabc",
+    b"POST /body HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+]
+
+
+@pytest.mark.parametrize("half", HALVES, ids=lambda half: repr(half[-20:]))
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_request_has_its_time_to_arrive(
+    talk: Any, monkeypatch: pytest.MonkeyPatch, half: bytes, is_first: bool
+) -> None:
+    monkeypatch.setattr(connection_module, "_REQUEST_SECONDS", 0.05)
+
+    async def conversation(site: Any) -> None:
+        connection = await site.connect()
+        if not is_first:
+            assert (await connection.ask("POST", "/body", b"whole")).body == b"whole"
+        connection.writer.write(half)
+        reply = await connection.reply()
+        assert reply.error == (408, "RequestTimeoutException")
+        assert await connection.reader.read() == b""
+
+    talk([Echo()], conversation)
+
+
+def test_a_client_that_sends_little_by_little_gains_no_time(
+    talk: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "_REQUEST_SECONDS", 0.1)
+
+    async def conversation(site: Any) -> None:
+        connection = await site.connect()
+        connection.writer.write(b"POST /body HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n")
+
+        async def drip() -> None:
+            while True:
+                connection.writer.write(b"x")
+                await asyncio.sleep(0.005)
+
+        dripping = asyncio.create_task(drip())
+        assert (await connection.reply()).status == 408
+        dripping.cancel()
+
+    talk([Echo()], conversation)
+
+
+def test_large_bodies_have_more_time() -> None:
+    assert connection_module._seconds_left(119, 0) == 1
+    assert connection_module._seconds_left(120 + 1024, 64 * 1024**2) == 0
+
+
+def test_connections_that_never_ask_are_closed(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_module, "KEEP_ALIVE_SECONDS", 0.05)
+
+    async def conversation(site: Any) -> None:
+        silent, lines, after = [await site.connect() for _ in range(3)]
+        lines.writer.write(b"\r\n")
+        await after.ask("GET", "/status/200")
+        after.writer.write(b"\r\n")
+        for connection in (silent, lines, after):
+            assert await connection.reader.read() == b""
+
+    talk([Echo()], conversation)
+
+
+def test_the_time_of_an_answer_is_not_the_next_requests(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may begin to arrive while the one before it is answered, however long that takes."""
+    monkeypatch.setattr(connection_module, "_REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(connection_module, "KEEP_ALIVE_SECONDS", 0.3)
+    slow = Slow()
+
+    async def conversation(site: Any) -> None:
+        connection = await site.connect()
+        await connection.send("POST", "/", b"abc")
+        await slow.begun.wait()
+        connection.writer.write(b"POST / HTTP/1.1\r\nHost: a\r\nContent-")
+        await asyncio.sleep(0.7)  # longer than all limits
+        slow.go.set()
+        assert (await connection.reply()).body == b"abc"
+        connection.writer.write(b"Length: 3\r\n\r\ndef")
+        assert (await connection.reply()).body == b"def"
+
+    talk([slow], conversation)
 
 
 def test_an_address_that_is_taken() -> None:
