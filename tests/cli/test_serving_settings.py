@@ -168,3 +168,9 @@ def test_flags_become_words_again():
         "--rest-inference-port",
         "3",
     ]
+
+
+def test_models_need_a_store() -> None:
+    with pytest.raises(InvalidInputError, match="by --model-store"):
+        serving_settings(ServingFlags(models="a.mar"), None)
+    assert serving_settings(ServingFlags(models="a.mar", model_store=Path("store")), None).startup_models

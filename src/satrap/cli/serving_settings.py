@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from satrap.cli import options
 from satrap.config import GlobalConfig
+from satrap.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from satrap.serving.listening import Address, Listening
@@ -98,7 +99,8 @@ def serving_settings(flags: ServingFlags, ts_config: Path | None) -> "ServingSet
 
     Raises:
         ConfigError: a value in a file that cannot be used.
-        InvalidInputError: an address that may not be served like this, or a certificate that cannot be used.
+        InvalidInputError: an address that may not be served like this, a certificate that cannot be used, or models
+            without a store.
     """
     from satrap.serving.ts_properties import read_properties
 
@@ -114,6 +116,10 @@ def _native_settings(flags: ServingFlags, config: GlobalConfig) -> "ServingSetti
     from satrap.serving.listening import Listening
     from satrap.serving.settings import ServingSettings
 
+    if flags.models and flags.model_store is None:
+        raise InvalidInputError(
+            f"--models {flags.models}: there is no model store: name the archives' directory by --model-store"
+        )
     changed: dict[str, object] = {}
     if flags.model_api is not None:
         changed["model_api"] = flags.model_api
