@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import threading
+import time
 import zipfile
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
@@ -24,6 +24,8 @@ from satrap.protos import inference_pb2, inference_pb2_grpc, management_pb2, man
 from satrap.serving.forks import Template
 from satrap.serving.model_service import ModelService
 from satrap.serving.settings import ServingSettings
+
+_POLL_SECONDS = 0.005
 
 ARCHIVER = Path(sys.executable).parent / "torch-model-archiver"
 
@@ -266,14 +268,10 @@ def wait_until() -> Callable[..., None]:
     """Ask again and again until something is true, for 20 seconds at most."""
 
     def wait(condition: Callable[[], object], seconds: float = 20) -> None:
-        late = threading.Event()
-        timer = threading.Timer(seconds, late.set)
-        timer.start()
-        try:
-            while not condition():
-                assert not late.is_set(), "it never came true"
-        finally:
-            timer.cancel()
+        late = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < late, "it never came true"
+            time.sleep(_POLL_SECONDS)  # what it waits for may need this processor
 
     return wait
 
