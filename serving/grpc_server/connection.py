@@ -151,6 +151,14 @@ class ClientConnection(asyncio.BufferedProtocol):
         self._http2.ping()  # when it is answered the client knows
         self._send()
 
+    def give_up_arriving(self) -> None:
+        """Refuse the requests that are not whole: nobody knows when they would be."""
+        for stream, call in list(self._calls.items()):
+            if call.task is None:
+                self._drop(stream, call)
+                self._refuse(stream, grpc.StatusCode.UNAVAILABLE, "the server stops")
+        self._send()
+
     def abort(self) -> None:
         """Close now; calls are cancelled."""
         if self._transport is not None:

@@ -17,7 +17,7 @@ from satrap.serving.grpc_server.connection import ClientConnection
 __all__ = ["GrpcServer"]
 
 _GOODBYE_SECONDS = 1.0
-"""How long a client without calls may take to close when it is asked to."""
+"""How long a client without calls may take to close when it is asked to, and a request to arrive whole."""
 
 
 class GrpcServer:
@@ -67,7 +67,10 @@ class GrpcServer:
         self._server = await loop.create_server(lambda: ClientConnection(self), sock=self._socket)
 
     async def stop(self, grace: float | None) -> None:
-        """Take no new calls; let those that are running finish for `grace` seconds, then cancel them."""
+        """Take no new calls; let those that are running finish for `grace` seconds, then cancel them.
+
+        Requests that have not arrived whole soon after are refused.
+        """
         if self._server is not None:
             self._server.close()
         self._socket.close()
@@ -75,6 +78,8 @@ class GrpcServer:
             connection.drain()
         seconds = grace or 0.0
         await self._wait(lambda: not self.connections, min(seconds, _GOODBYE_SECONDS))
+        for connection in list(self.connections):
+            connection.give_up_arriving()
         await self._wait(lambda: not any(each.is_busy for each in self.connections), seconds)
         for connection in list(self.connections):
             connection.abort()

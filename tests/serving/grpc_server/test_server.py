@@ -376,6 +376,24 @@ def test_stopping_gives_up_after_its_grace(kind: str) -> None:
         assert one.service.cancelled.acquire(timeout=20)
 
 
+def test_stopping_does_not_wait_for_requests_that_do_not_come() -> None:
+    with (
+        running("lean") as one,
+        socket.create_connection(("127.0.0.1", one.port), timeout=20) as connection,
+    ):
+        half = frame(1, 4, 1, request_headers()) + frame(0, 0, 1, b"\x00\x00")
+        connection.sendall(settings_and(half, frame(6, 0, 0, b"12345678")))
+        with connection.makefile("rb") as answers:
+            while True:  # until the ping is answered: then the half request is there
+                head = answers.read(9)
+                payload = answers.read(int.from_bytes(head[:3], "big"))
+                if payload == b"12345678":
+                    break
+            stopped = one.stop(600)
+            assert b"the server stops" in answers.read()
+        stopped.result(20)
+
+
 def test_a_token_is_asked_for_before_anything_else(lean: Running) -> None:
     refused = ("PERMISSION_DENIED", str(InvalidTokenError()))
     metadata = (("authorization", "Bearer no"),)
