@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from satrap.errors import (
     InvalidInputError,
     ModelApiDisabledError,
+    ModelNotFoundError,
     ModelVersionNotFoundError,
     NoDescribeWorkerError,
     NoDescriptionError,
@@ -37,9 +38,10 @@ from satrap.serving.request import OK, Prediction, Protocol
 from satrap.serving.roster import WorkerState
 from satrap.serving.settings import ServingSettings
 from satrap.serving.shard_watch import ShardWatch
-from satrap.serving.snapshot import Snapshot, SnapshotKind
+from satrap.serving.snapshot import Snapshot, SnapshotKind, VersionState
 from satrap.serving.snapshot_files import SnapshotFiles
 from satrap.serving.sparse_gate import ShardProgress, everywhere
+from satrap.serving.unrestored import Unrestored
 from satrap.serving.version import Version
 from satrap.serving.version_builder import VersionBuilder
 from satrap.serving.version_spec import RegisterParameters, check_workers
@@ -84,6 +86,7 @@ class ModelService:
         self.snapshots = SnapshotFiles(
             _snapshot_folder(settings), settings.properties, is_written=settings.write_snapshots
         )
+        self._unrestored = Unrestored()
         self._is_started = False
         self._draining: set[Version] = set()
         self._changes: set[asyncio.Task[Any]] = set()
@@ -101,6 +104,10 @@ class ModelService:
         """What was to be registered at the start is: from now on every change is written down."""
         self._is_started = True
         await self._save("startup")
+
+    def keep_unrestored(self, model: str, state: VersionState) -> None:
+        """Go on writing down a version that could not be registered, until it is, or is unregistered."""
+        self._unrestored.add(model, state)
 
     async def wait_started(self, model: str, version: str) -> None:
         """Wait until the version's workers are ready.
@@ -199,6 +206,8 @@ class ModelService:
     async def unregister(self, model: str, version: str = "") -> Outcome:
         """Take a version out (the default one if none is named); return when all that it accepted is answered.
 
+        One that could not be restored at the start is tried no more.
+
         Raises:
             ModelApiDisabledError: the configuration says that no model is taken out.
             ModelNotFoundError, ModelVersionNotFoundError, DefaultVersionError: nothing was done.
@@ -206,7 +215,13 @@ class ModelService:
         """
         if not self._config.model_api:
             raise ModelApiDisabledError
-        removed = self._registry.remove(model, version)
+        try:
+            removed = self._registry.remove(model, version)
+        except (ModelNotFoundError, ModelVersionNotFoundError):
+            if not self._unrestored.forget(model, version):
+                raise
+            await self._save()
+            return Outcome(f'Model "{model}" unregistered')
         self._draining.add(removed)
         return await self._carry_through(self._drain(removed))
 
@@ -219,6 +234,7 @@ class ModelService:
         try:
             with self._default_changing(model):
                 self._registry.set_default(model, version)
+                self._unrestored.default_chosen(model)
         except ModelVersionNotFoundError as error:
             # Here, and only here, TorchServe words it so.
             sentence = f"Model version {version} does not exist for model {model}"
@@ -392,6 +408,7 @@ class ModelService:
         except VersionRegisteredError:
             await self._builder.remove(version)
             raise
+        self._unrestored.forget(spec.model, spec.version)
         if spec.sparse_sequence:
             log.info(
                 "model %r: version %s waits for sequence %d of its embeddings",
@@ -488,15 +505,14 @@ class ModelService:
         task.add_done_callback(self._changes.discard)
 
     def _snapshot(self) -> Snapshot:
-        return Snapshot(
-            {
-                model: [
-                    state_of(version, is_default=version is self._registry.find_default(model))
-                    for version in self._registry.versions(model)
-                ]
-                for model in self._registry.models()
-            }
-        )
+        registered = {
+            model: [
+                state_of(version, is_default=version is self._registry.find_default(model))
+                for version in self._registry.versions(model)
+            ]
+            for model in self._registry.models()
+        }
+        return self._unrestored.added_to(Snapshot(registered))
 
     async def _carry_through(self, change: Coroutine[Any, Any, T]) -> T:
         task = asyncio.get_running_loop().create_task(change)

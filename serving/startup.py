@@ -53,19 +53,28 @@ async def _register_named(settings: ServingSettings, service: ModelService) -> N
 
 
 async def _restore(service: ModelService, snapshot: Snapshot, origin: Path | str) -> None:
-    """Register every version with the workers that it had; who does not load is tried again, as it was before."""
+    """Register every version with the workers that it had; who does not load is tried again, as it was before.
+
+    What cannot be registered stays written down: the reason may pass.
+    """
     for model, versions in snapshot.models.items():
         for state in versions:
             _check_archive(service, model, state, origin)
+    restored: list[tuple[str, VersionState]] = []
     for model, versions in snapshot.models.items():
         for state in versions:
             try:
                 await service.register(_parameters(model, state), at_startup=True)
             except SatrapError as error:
-                log.error("%s: model %s version %s is not restored: %s", origin, model, state.version, error)
-    for model, versions in snapshot.models.items():
-        for state in versions:
-            await _finish(service, model, state)
+                service.keep_unrestored(model, state)
+                log.error(
+                    "%s: model %s version %s is not restored: %s. The next start tries again unless it is unregistered",
+                    *(origin, model, state.version, error),
+                )
+            else:
+                restored.append((model, state))
+    for model, state in restored:
+        await _finish(service, model, state)
     log.info("restored what was registered from %s", origin)
 
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from satrap.errors import ConfigError
+from satrap.errors import ConfigError, ModelNotFoundError
 from satrap.serving.settings import ServingSettings
 from satrap.serving.snapshot import Snapshot, VersionState, file_name, parse_snapshot, render_snapshot
 from satrap.serving.snapshot_files import KEPT, SnapshotFiles
 from satrap.serving.startup import register_startup_models
+from satrap.serving.unrestored import Unrestored
 from satrap.serving.version_spec import RegisterParameters
 
 MOMENT = datetime(2026, 11, 20, 11, 28, 33, 803_000, tzinfo=UTC)
@@ -143,6 +145,22 @@ def test_any_document_is_read_or_refused(document: Any) -> None:
         for versions in parse_snapshot(json.dumps(document), "x").models.values():
             for state in versions:
                 assert state.archive and 0 <= state.min_workers <= state.max_workers
+
+
+class TestUnrestored:
+    def test_it_is_written_down_until_it_is_registered_or_given_up(self) -> None:
+        unrestored = Unrestored()
+        registered, other = replace(STATE, version="2.0"), replace(STATE, version="3.0", is_default=False)
+        for model, state in [("m", STATE), ("n", STATE), ("n", other)]:
+            unrestored.add(model, state)
+        written = unrestored.added_to(Snapshot({"m": [registered]}))
+        assert written == Snapshot(
+            {"m": [replace(registered, is_default=False), STATE], "n": [STATE, other]}
+        ), "one default"
+        assert unrestored.forget("n", "3.0") and not unrestored.forget("n", "3.0")
+        assert unrestored.forget("n") and not unrestored.forget("n")
+        unrestored.default_chosen("m")
+        assert unrestored.added_to(Snapshot({})) == Snapshot({"m": [replace(STATE, is_default=False)]})
 
 
 class TestFiles:
@@ -297,6 +315,46 @@ class TestRestored:
         service = start()
         assert service.startup_models() == ["m"], "what cannot be unpacked is logged and left out"
         assert service.has_workers("m")
+
+    def test_what_could_not_be_restored_is_tried_by_the_next_start(
+        self, in_process: Any, store: Any, start: Any
+    ) -> None:
+        for version in "12":
+            store.add(f"m{version}.mar", HANDLER, version=version)
+        service = start({"startup_models": "m1.mar,m2.mar"})
+
+        async def default_is_two() -> None:
+            service.set_default("m", "2")
+
+        in_process.run(default_is_two())
+        in_process.run(service.close())
+        whole = (store.directory / "m2.mar").read_bytes()
+        (store.directory / "m2.mar").write_text("no archive")
+        for _ in range(2):
+            service = start()
+            assert [each["modelVersion"] for each in in_process.run(service.describe("m", "all"))] == ["1"]
+            in_process.run(service.scale("m", "1", 1, 2))
+            in_process.run(service.close())
+        (store.directory / "m2.mar").write_bytes(whole)
+        service = start()
+        assert in_process.run(service.predict("m", "", {"d": b""})).value == b"2"
+
+    def test_what_could_not_be_restored_can_be_given_up(
+        self, in_process: Any, store: Any, start: Any
+    ) -> None:
+        store.add("m.mar", HANDLER)
+        service = start({"startup_models": "m.mar"})
+        in_process.run(service.close())
+        (store.directory / "m.mar").write_text("no archive")
+        service = start()
+        with pytest.raises(ModelNotFoundError):
+            in_process.run(service.unregister("m", "7"))
+        in_process.run(service.unregister("m"))
+        with pytest.raises(ModelNotFoundError):
+            in_process.run(service.unregister("m"))
+        in_process.run(service.close())
+        (store.directory / "m.mar").unlink()
+        assert start().startup_models() == []
 
     def test_a_folder_of_ones_own(self, in_process: Any, store: Any, start: Any, tmp_path: Path) -> None:
         store.add("m.mar", HANDLER)
