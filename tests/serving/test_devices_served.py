@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from satrap.serving import model_service
+from satrap.serving import version_builder
 from satrap.serving.version_spec import RegisterParameters
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def register(in_process: Any, service: Any, url: str, workers: int = 1) -> None:
 def test_workers_get_gpus_by_turns(
     in_process: Any, open_service: Any, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_service, "available_gpus", lambda: 4)
+    monkeypatch.setattr(version_builder, "available_gpus", lambda: 4)
     service = open_service(gpus=3)
     register(
         in_process, service, store.add("m.mar", HANDLER, config="deviceType: gpu\ndeviceIds: [0, 2, 3]"), 2
@@ -50,7 +50,7 @@ def test_workers_get_gpus_by_turns(
 def test_a_model_may_stay_on_the_cpu(
     config: str, in_process: Any, open_service: Any, store: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_service, "available_gpus", lambda: 2)
+    monkeypatch.setattr(version_builder, "available_gpus", lambda: 2)
     service = open_service()
     register(in_process, service, store.add("m.mar", HANDLER, config=config))
     (found,) = in_process.run(_properties(service, 1))
