@@ -7,12 +7,14 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 from typer.testing import CliRunner, Result
 
 from satrap.cli.app import app
+from satrap.cli.models import _management as management
 from satrap.client import InferenceClient
-from satrap.errors import ConflictError, NotFoundError, UnavailableError
+from satrap.errors import ConflictError, InvalidTokenError, NotFoundError, RemoteError, UnavailableError
 
 pytestmark = pytest.mark.slow
 
@@ -106,3 +108,17 @@ def unused_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+def test_a_server_that_asks_for_a_token() -> None:
+    refusal = str(InvalidTokenError())
+    with (
+        pytest.raises(RemoteError, match=r"name the management key of its key_file\.json by --token"),
+        management("127.0.0.1:1", None, None, 1.0),
+    ):
+        raise RemoteError(grpc.StatusCode.PERMISSION_DENIED, refusal)
+    with (
+        pytest.raises(RemoteError, match=r"DATA_LOSS: .*correctly$"),
+        management("127.0.0.1:1", None, None, 1.0),
+    ):
+        raise RemoteError(grpc.StatusCode.DATA_LOSS, refusal)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
+import grpc
 import typer
 from rich.console import Console
 from rich.filesize import decimal
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from satrap.cli import options
 from satrap.client import ManagementClient, ModelDescription, ModelEntry
-from satrap.errors import UnavailableError
+from satrap.errors import RemoteError, UnavailableError
 
 __all__ = ["models"]
 
@@ -70,6 +71,12 @@ def _management(
         except UnavailableError as error:
             raise UnavailableError(
                 f"{error} (is a server running at {address}? If not there, name it by --address)"
+            ) from error
+        except RemoteError as error:
+            if error.status is not grpc.StatusCode.PERMISSION_DENIED or "Token" not in error.details:
+                raise
+            raise RemoteError(
+                error.status, f"{error.details} (name the management key of its key_file.json by --token)"
             ) from error
 
 
