@@ -110,6 +110,20 @@ def test_another_programs_process_is_known_by_its_words(file):
     assert file.process_of("org.pytorch.serve.ModelServer") is None
 
 
+def test_another_users_file_is_not_believed(file, monkeypatch):
+    """In a directory that all may write to, anybody could name any process to be stopped."""
+    file.claim()
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    for ask in (file.process, lambda: file.process_of("python"), lambda: file.stop(0)):
+        with pytest.raises(InvalidInputError, match="belongs to another user"):
+            ask()
+
+
+def test_a_named_pipe_holds_nobody(file):
+    os.mkfifo(file.path)
+    assert file.process() is None
+
+
 def test_a_file_that_cannot_be_written_or_read(tmp_path: Path):
     with pytest.raises(InvalidInputError, match="cannot be written"):
         PidFile(tmp_path / "absent" / "server.pid").claim()

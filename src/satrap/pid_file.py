@@ -16,7 +16,7 @@ __all__ = ["PidFile"]
 
 
 class PidFile:
-    """A file with the pid of a process that runs one at a time."""
+    """A file with the pid of a process that runs one at a time. Only a file of our own user's is believed."""
 
     def __init__(self, path: Path) -> None:
         """Nothing is read before it is asked for."""
@@ -82,7 +82,14 @@ class PidFile:
     def _read(self) -> tuple[int | None, int | None]:
         """The two lines; None for one that is not there or is no number."""
         try:
-            lines = self.path.read_text(encoding="ascii", errors="replace").split()
+            with open(self.path, encoding="ascii", errors="replace", opener=_open_at_once) as file:
+                owner = os.fstat(file.fileno()).st_uid
+                if owner != os.geteuid():
+                    raise InvalidInputError(
+                        f"the pid file {self.path} belongs to another user ({owner}), who could name any process in "
+                        "it: remove it, or set TMPDIR to a folder of your own"
+                    )
+                lines = file.read().split()
         except FileNotFoundError:
             return None, None
         except OSError as error:
@@ -91,6 +98,11 @@ class PidFile:
             ) from error
         pid, began, *_ = [int(line) if line.isdecimal() else None for line in lines] + [None, None]
         return pid, began
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Somebody else's named pipe must not hold us."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _began(pid: int) -> int | None:
