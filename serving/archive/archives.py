@@ -6,6 +6,7 @@ from pathlib import Path
 
 from satrap.config.global_config import ServingConfig
 from satrap.serving.archive.downloading import Downloader
+from satrap.serving.archive.partial import remove_abandoned
 from satrap.serving.archive.store import ModelStore
 from satrap.serving.archive.unpack import Limits
 from satrap.serving.archive.unpacking import Unpacked, Unpacker
@@ -30,8 +31,10 @@ class Archives:
         self._unpacker = Unpacker(template, Limits(config.max_archive_bytes, config.max_archive_files))
 
     async def open(self) -> None:
-        """Make the working directory."""
+        """Make the working directory, and remove what is left in the store of downloads that were killed."""
         await self._unpacker.open()
+        if self.store.directory is not None:
+            await asyncio.to_thread(remove_abandoned, self.store.directory)
 
     async def obtain(self, url: str) -> Unpacked:
         """Unpack what the url means, after downloading it if that is what it says; on failure nothing of it is left.

@@ -1,22 +1,24 @@
 """Downloads one archive in a process of its own: nothing that a stranger's server sends reaches the frontend.
 
 The bytes go into a hidden file beside the target, which takes the target's name when it is whole; a name that is
-taken meanwhile is not overwritten. Every redirect must be allowed like the first URL. The frontend removes the hidden
-file when the download fails.
+taken meanwhile is not overwritten. Every redirect must be allowed like the first URL. The hidden file is removed when
+the download fails.
 """
 
 import os
 import select
+import signal
 import socket
 import stat
-import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from satrap.serving.archive.partial import create_partial
 from satrap.serving.archive.urls import AllowedUrls, local_path
 from satrap.serving.frames import Kind, encode, receive_head
 
@@ -28,7 +30,7 @@ _CONNECT_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0
 """A server that sends nothing for so long has given up."""
 _TOTAL_SECONDS = 3600.0
-"""No registration waits longer for a server that sends little at a time."""
+"""No registration waits longer for a server that sends little at a time, of its headers or of the archive."""
 
 
 class DownloadFailure(Exception):  # noqa: N818 (it says why, and becomes a DownloadError in the frontend)
@@ -51,17 +53,18 @@ def run(connection: socket.socket) -> None:
         return
     head = received[1]
     source = Source(head["url"], AllowedUrls(head["allowed"]), head["max_bytes"])
+    partial = Path(head["partial"])
     answer: dict[str, object]
     try:
-        answer = {
-            "bytes": download(source, Path(head["partial"]), Path(head["target"]), _interruption(connection))
-        }
+        with _time_limit(_TOTAL_SECONDS):
+            answer = {"bytes": download(source, partial, Path(head["target"]), _interruption(connection))}
     except DownloadFailure as error:
         answer = {"reason": str(error)}
     except FileExistsError:
         answer = {"exists": True}
     except OSError as error:
         answer = {"reason": f"it cannot be stored: {error}"}
+    partial.unlink(missing_ok=True)  # the frontend would, if it is still there
     with suppress(ConnectionError):  # nobody waits for it any more
         for buffer in encode(Kind.DOWNLOADED, answer):
             connection.sendall(buffer)
@@ -69,14 +72,28 @@ def run(connection: socket.socket) -> None:
 
 def _interruption(connection: socket.socket) -> Callable[[], str]:
     """Says why to stop, or nothing."""
-    deadline = time.monotonic() + _TOTAL_SECONDS
 
     def ask() -> str:
-        if select.select([connection], [], [], 0)[0]:  # the frontend sends nothing more: that is its end
-            return "nobody waits for it any more"
-        return f"it takes longer than {_TOTAL_SECONDS:g} s" if time.monotonic() > deadline else ""
+        # The frontend sends nothing more: that is its end.
+        return "nobody waits for it any more" if select.select([connection], [], [], 0)[0] else ""
 
     return ask
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Fail in `seconds`, whatever the block waits for. For the main thread of a process that sets no alarm else."""
+
+    def fail(number: int, frame: FrameType | None) -> None:
+        raise DownloadFailure(f"it takes longer than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, fail)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def download(source: Source, partial: Path, target: Path, interruption: Callable[[], str]) -> int:
@@ -89,7 +106,7 @@ def download(source: Source, partial: Path, target: Path, interruption: Callable
         FileExistsError: there is something of the target's name.
         OSError: it cannot be written.
     """
-    with partial.open("xb") as file:
+    with create_partial(partial) as file:
         if urlsplit(source.url).scheme.lower() == "file":
             size = _copy(source, file, interruption)
         else:
@@ -138,7 +155,7 @@ def _fetch(source: Source, file: BinaryIO, interruption: Callable[[], str]) -> i
                         url = _checked(str(response.next_request.url), source)
                         continue
                     _check(response.status_code, response.reason_phrase, response.headers, source)
-                    return _write(response.iter_raw(_CHUNK), file, source.max_bytes, interruption)
+                    return _write(response.iter_raw(), file, source.max_bytes, interruption)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DownloadFailure(
             f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

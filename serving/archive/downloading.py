@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
-import secrets
 from pathlib import Path
 
 from satrap.errors import ArchiveExistsError, DownloadError
+from satrap.serving.archive.partial import partial_path
 from satrap.serving.archive.urls import AllowedUrls
 from satrap.serving.errand import ErrandError, run_errand
 from satrap.serving.forks import Template
@@ -31,7 +31,7 @@ class Downloader:
             ArchiveExistsError: there is something of the target's name by now.
             UnavailableError: no process could be had.
         """
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+        partial = partial_path(target)
         head: dict[str, object] = {
             "url": url,
             "allowed": list(self._allowed.patterns),

@@ -1,8 +1,11 @@
 """Archives from URLs: what may be fetched, what a stranger's server may do, and what stays behind."""
 
 import asyncio
+import contextlib
 import os
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,8 +20,11 @@ from satrap.errors import (
     DownloadError,
     WorkerStartError,
 )
+from satrap.serving.archive import download as download_module
 from satrap.serving.archive.download import DownloadFailure, Source, download
+from satrap.serving.archive.partial import create_partial, partial_path, remove_abandoned
 from satrap.serving.archive.urls import AllowedUrls
+from satrap.serving.frames import Kind, encode, receive_head
 from satrap.serving.version_spec import RegisterParameters
 
 HANDLER = """
@@ -174,6 +180,80 @@ def test_a_server_that_is_not_there(remote: Remote, fetch: Any) -> None:
 def test_nobody_waits_any_more(remote: Remote, fetch: Any) -> None:
     with pytest.raises(DownloadFailure, match="nobody waits"):
         fetch(remote.send("/a.mar", b"archive"), interruption="nobody waits")
+
+
+def test_it_is_given_up_between_two_bytes(remote: Remote, fetch: Any) -> None:
+    sent = []
+
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Length", "2000")
+        request.end_headers()
+        with contextlib.suppress(OSError):
+            for number in range(2000):
+                request.wfile.write(b"x")
+                sent.append(number)
+                time.sleep(0.005)
+
+    remote.answers["/a.mar"] = drip
+    with pytest.raises(DownloadFailure, match="nobody waits"):
+        fetch(remote.url + "/a.mar", max_bytes=5000, interruption="nobody waits")
+    assert len(sent) < 1000
+
+
+@pytest.mark.parametrize(
+    "start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n"], ids=["head", "body"]
+)
+def test_a_server_that_sends_little_at_a_time(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: bytes
+) -> None:
+    monkeypatch.setattr(download_module, "_TOTAL_SECONDS", 0.3)
+    over = threading.Event()
+
+    def drip(request: BaseHTTPRequestHandler) -> None:
+        with contextlib.suppress(OSError):
+            request.wfile.write(start)
+            while not over.wait(0.01):
+                request.wfile.write(b"x")
+
+    remote.answers["/a.mar"] = drip
+    ours, theirs = socket.socketpair()
+    head = {
+        "url": remote.url + "/a.mar",
+        "allowed": [".*"],
+        "max_bytes": 10**6,
+        "partial": str(tmp_path / ".a.mar.part"),
+        "target": str(tmp_path / "a.mar"),
+    }
+    with ours, theirs:
+        for buffer in encode(Kind.DOWNLOAD, head):
+            ours.sendall(buffer)
+        try:
+            download_module.run(theirs)
+        finally:
+            over.set()
+        answer = receive_head(ours)
+    assert answer is not None and answer[1] == {"reason": "it takes longer than 0.3 s"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_left_of_a_download_that_was_killed(tmp_path: Path) -> None:
+    abandoned = partial_path(tmp_path / "a.mar")
+    abandoned.write_bytes(b"half")
+    others = [tmp_path / name for name in ("a.mar", ".a.mar.part", "b.0123abcd.part", ".satrap")]
+    for other in others:
+        other.touch()
+    (tmp_path / ".link.0123abcd.part").symlink_to(tmp_path / "a.mar")
+    (tmp_path / ".folder.0123abcd.part").mkdir()
+    running = partial_path(tmp_path / "b.mar")
+    with create_partial(running):
+        remove_abandoned(tmp_path)
+        assert running.exists()
+    assert not abandoned.exists()
+    assert len(list(tmp_path.iterdir())) == len(others) + 3
+    remove_abandoned(tmp_path)
+    assert not running.exists()
+    remove_abandoned(tmp_path / "absent")
 
 
 def test_a_name_that_is_taken_meanwhile(remote: Remote, tmp_path: Path) -> None:
