@@ -28,6 +28,7 @@ class Assignment:
         gpu: index of the device, or None for the CPU.
         warmup: the file of the archive whose requests are answered first, see `archive.warmup`; empty: none.
         metrics: what handlers find declared: type, name, unit and names of dimensions of each.
+        output_mark: what stands before the level of a line that is logged, see `serving.output`.
     """
 
     model: str
@@ -47,6 +48,7 @@ class Assignment:
     gpu: int | None = None
     warmup: str = ""
     metrics: list[tuple[str, str, str, list[str]]] = field(default_factory=list)
+    output_mark: str = ""
 
     def to_head(self) -> dict[str, Any]:
         """The frame's head."""

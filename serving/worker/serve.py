@@ -22,6 +22,7 @@ from satrap.serving.worker import surroundings
 from satrap.serving.worker.assignment import Assignment
 from satrap.serving.worker.handler_loading import EntryPoint, load_entry_point
 from satrap.serving.worker.inputs import decode_input
+from satrap.serving.worker.priority import in_background
 from satrap.serving.worker.results import OK, Answer, answers_of, encode_answer, error_answer
 
 __all__ = ["run"]
@@ -40,15 +41,16 @@ def run(connection: socket.socket) -> None:
     assignment = Assignment.from_head(received[1])
     surroundings.prepare(assignment, connection)
     context = _context(assignment)
-    try:
-        entry = load_entry_point(assignment.handler, Path(assignment.directory), context)
-    except Exception as error:
-        log.exception("handler %r could not be loaded", assignment.handler)
-        _send(connection, Kind.FAILED, {"reason": f"{type(error).__name__}: {error}"}, [])
-        return
-    if assignment.warmup and (failure := _warm_up(entry, context, assignment)):
-        _send(connection, Kind.FAILED, {"reason": f"warm-up by {assignment.warmup}: {failure}"}, [])
-        return
+    with in_background():
+        try:
+            entry = load_entry_point(assignment.handler, Path(assignment.directory), context)
+        except Exception as error:
+            log.exception("handler %r could not be loaded", assignment.handler)
+            _send(connection, Kind.FAILED, {"reason": f"{type(error).__name__}: {error}"}, [])
+            return
+        if assignment.warmup and (failure := _warm_up(entry, context, assignment)):
+            _send(connection, Kind.FAILED, {"reason": f"warm-up by {assignment.warmup}: {failure}"}, [])
+            return
     gc.freeze()  # the handler and its model stay: no collection needs to look at them while requests wait
     _send(connection, Kind.READY, {}, [])
     while (batch := _receive_batch(connection, decode=assignment.decode_inputs)) is not None:

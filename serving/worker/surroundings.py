@@ -29,17 +29,23 @@ _LAST_GRACE_SECONDS = 5.0
 
 
 class LevelFormatter(logging.Formatter):
-    """Puts `<level>` before every line, so that the frontend logs it at that level; see `satrap.serving.output`."""
+    """Puts mark and level before every line, so that the frontend logs it at that level; see `satrap.serving.output`."""
+
+    def __init__(self, text: str, mark: str) -> None:
+        """`text` is the format of a record."""
+        super().__init__(text)
+        self._mark = mark
 
     def format(self, record: logging.LogRecord) -> str:
-        """One `<level>` per line of the record."""
-        return "\n".join(f"<{record.levelno}>{line}" for line in super().format(record).splitlines())
+        """One `mark<level>` per line of the record."""
+        start = f"{self._mark}<{record.levelno}>"
+        return "\n".join(f"{start}{line}" for line in super().format(record).splitlines())
 
 
 def prepare(assignment: Assignment, connection: socket.socket) -> None:
     """Make this process the worker for that assignment; `connection` is its lifeline to the frontend."""
     _set_signals()
-    _set_logging()
+    _set_logging(assignment.output_mark)
     os.environ.update(assignment.environment)
     os.environ["OMP_NUM_THREADS"] = str(assignment.threads)
     _reseed()
@@ -60,9 +66,9 @@ def _set_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _set_logging() -> None:
+def _set_logging(mark: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(LevelFormatter("%(name)s: %(message)s"))
+    handler.setFormatter(LevelFormatter("%(name)s: %(message)s", mark))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     # A warning is logged once for each place, whatever PYTHONWARNINGS or -W say: it never becomes an exception.
     warnings.resetwarnings()
