@@ -4,9 +4,11 @@ A worker is gone when its process has ended and everything that it sent has been
 """
 
 import asyncio
+import dataclasses
 import logging
 import math
 import os
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
@@ -63,7 +65,8 @@ class WorkerProcess(asyncio.Protocol):
         """Start nothing."""
         self.number = number
         self.started_at = time.time()
-        self._assignment, self._events = assignment, events
+        self._assignment = dataclasses.replace(assignment, output_mark=secrets.token_hex(8))
+        self._events = events
         self._name = f"{assignment.model} {assignment.version} worker {number}"
         self._child: Child | None = None
         self._transport: asyncio.Transport | None = None
@@ -95,7 +98,7 @@ class WorkerProcess(asyncio.Protocol):
         """
         child = self._child = await template.fork("worker", self._assignment.python)
         loop = asyncio.get_running_loop()
-        OutputLog(child.output, self._name)
+        OutputLog(child.output, self._name, self._assignment.output_mark)
         loop.add_reader(child.pidfd, self._on_process_end)
         await loop.create_unix_connection(lambda: self, sock=child.connection)
         if self._reason:  # stopped meanwhile

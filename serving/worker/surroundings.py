@@ -29,7 +29,7 @@ _LAST_GRACE_SECONDS = 5.0
 
 
 class LevelFormatter(logging.Formatter):
-    """Puts mark and level before every line, so that the frontend logs it at that level; see `satrap.serving.output`."""
+    """Puts mark and level before every line: the frontend logs it at that level; see `satrap.serving.output`."""
 
     def __init__(self, text: str, mark: str) -> None:
         """`text` is the format of a record."""

@@ -7,12 +7,13 @@ import os
 import pytest
 
 from satrap.serving.output import OutputLog
+from satrap.serving.worker.surroundings import LevelFormatter
 
 
-def logged(caplog: pytest.LogCaptureFixture, printed: bytes) -> list[tuple[int, str]]:
+def logged(caplog: pytest.LogCaptureFixture, printed: bytes, mark: str = "mark") -> list[tuple[int, str]]:
     async def run() -> None:
         reading, writing = os.pipe()
-        OutputLog(reading, "m 1.0 worker 9000")
+        OutputLog(reading, "m 1.0 worker 9000", mark)
         os.write(writing, printed)
         os.close(writing)
         while True:  # until the log has closed its end
@@ -28,10 +29,31 @@ def logged(caplog: pytest.LogCaptureFixture, printed: bytes) -> list[tuple[int, 
 
 
 def test_each_line_has_its_workers_name(caplog: pytest.LogCaptureFixture) -> None:
-    assert logged(caplog, b"a\n\n<40>b\nend") == [
+    assert logged(caplog, b"a\n\nmark<40>b\nend") == [
         (20, "[m 1.0 worker 9000] a"),
         (40, "[m 1.0 worker 9000] b"),
         (20, "[m 1.0 worker 9000] end"),
+    ]
+
+
+def test_a_clients_text_chooses_no_level(caplog: pytest.LogCaptureFixture) -> None:
+    assert logged(caplog, b"<50>forged\nmark<5>\nx mark<50>") == [
+        (20, "[m 1.0 worker 9000] <50>forged"),
+        (20, "[m 1.0 worker 9000] mark<5>"),
+        (20, "[m 1.0 worker 9000] x mark<50>"),
+    ]
+
+
+def test_without_a_mark_no_line_has_a_level(caplog: pytest.LogCaptureFixture) -> None:
+    assert logged(caplog, b"<50>text", mark="") == [(20, "[m 1.0 worker 9000] <50>text")]
+
+
+def test_a_worker_marks_every_line_of_a_record(caplog: pytest.LogCaptureFixture) -> None:
+    record = logging.makeLogRecord({"name": "n", "levelno": 30, "msg": "two\nlines"})
+    written = LevelFormatter("%(name)s: %(message)s", "mark").format(record)
+    assert logged(caplog, written.encode()) == [
+        (30, "[m 1.0 worker 9000] n: two"),
+        (30, "[m 1.0 worker 9000] lines"),
     ]
 
 
