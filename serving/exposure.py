@@ -14,7 +14,7 @@ from satrap.rpc import is_loopback
 from satrap.serving.listening import Address, Listening
 from satrap.tls import Tls
 
-__all__ = ["addresses", "asks_for_tokens", "check_exposure", "serving_tls", "uvicorn_tls"]
+__all__ = ["addresses", "asks_for_tokens", "by_reach", "check_exposure", "serving_tls", "uvicorn_tls"]
 
 
 def serving_tls(config: TlsConfig) -> Tls | None:
@@ -53,6 +53,21 @@ def asks_for_tokens(config: ServingConfig, listening: Listening, *, insecure: bo
     if config.token.enabled is not None:
         return config.token.enabled
     return not insecure and any(not is_loopback(address.host) for _, address in addresses(listening))
+
+
+def by_reach(config: ServingConfig, listening: Listening, *, model_api_said: bool) -> ServingConfig:
+    """What a config.properties leaves open, decided by who can reach the server.
+
+    On loopback calls need no token and models may be registered, as natively; if any API is beyond it TorchServe's
+    defaults hold: tokens, and no model API. `model_api_said`: a file or a flag has decided that one.
+    """
+    is_local = all(is_loopback(address.host) for _, address in addresses(listening))
+    changed: dict[str, object] = {}
+    if config.token.enabled is None:
+        changed["token"] = config.token.model_copy(update={"enabled": not is_local})
+    if not model_api_said:
+        changed["model_api"] = is_local
+    return config.model_copy(update=changed)
 
 
 def check_exposure(config: ServingConfig, listening: Listening, *, insecure: bool, remedy: str) -> None:

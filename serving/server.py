@@ -193,10 +193,12 @@ class _Apis:
 
 
 def _tokens(settings: ServingSettings) -> TokenAuthorization | None:
-    if not settings.token_authorization:
+    if not settings.token_authorization and not settings.tokens_offered:
         return None
     config = settings.config.token
-    return TokenAuthorization(Path(config.key_file), config.expiration_minutes)
+    return TokenAuthorization(
+        Path(config.key_file), config.expiration_minutes, is_required=settings.token_authorization
+    )
 
 
 async def _start(settings: ServingSettings, service: ModelService, stopped: asyncio.Task[None]) -> bool:

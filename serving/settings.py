@@ -33,6 +33,7 @@ class ServingSettings:
         strict_startup: a startup model that was named and cannot be served ends the start; otherwise it is logged, as
             in TorchServe.
         token_authorization: calls of the inference and management APIs need their token.
+        tokens_offered: keys are written down for clients that read them, though no call needs one.
         global_config: the file, for the middleware in workers.
         embedding_config: the file, for the middleware in workers.
         shards: addresses of the embedding servers, comma-separated; None takes `infer_config.servers`.
@@ -52,6 +53,7 @@ class ServingSettings:
     properties: Mapping[str, str] = field(default_factory=dict)
     strict_startup: bool = True
     token_authorization: bool = False
+    tokens_offered: bool = False
     global_config: Path | None = None
     embedding_config: Path | None = None
     shards: str | None = None

@@ -98,11 +98,13 @@ class TokenAuthorization:
         key_file: Path,
         expiration_minutes: float = 60,
         *,
+        is_required: bool = True,
         now: Callable[[], float] = time.time,
         new_key: Callable[[], str] = _new_key,
     ) -> None:
-        """Make keys; `open` writes them."""
+        """Make keys; `open` writes them. Not required, keys are there for who sends them, and every call passes."""
         self.key_file = key_file.absolute()
+        self._is_required = is_required
         self._seconds = expiration_minutes * 60
         self._now = now
         self._new_key = new_key
@@ -119,10 +121,17 @@ class TokenAuthorization:
         """Write the key file, in place of one that an earlier server left.
 
         Raises:
-            InvalidInputError: it cannot be written.
+            InvalidInputError: it cannot be written, and calls need its keys.
         """
-        self._write(self._keys)
-        log.info("calls need a token: the keys are in %s", self.key_file)
+        try:
+            self._write(self._keys)
+        except InvalidInputError as error:
+            if self._is_required:
+                raise
+            log.warning("no keys for clients that send one: %s", error)
+            return
+        need = "need" if self._is_required else "may have"
+        log.info("calls %s a token: the keys are in %s", need, self.key_file)
 
     def close(self) -> None:
         """Remove the key file, unless another server has written its own there meanwhile."""
@@ -136,9 +145,9 @@ class TokenAuthorization:
         """Let a call pass whose header `authorization` has the key of its API.
 
         Raises:
-            InvalidTokenError: no header, a wrong key, or one that is no longer good.
+            InvalidTokenError: no header, a wrong key, or one that is no longer good, where keys are required.
         """
-        if not self._keys.admits(api, header, self._now()):
+        if self._is_required and not self._keys.admits(api, header, self._now()):
             raise InvalidTokenError
 
     def rotate(self, api: str | None, header: str | None) -> None:

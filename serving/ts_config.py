@@ -208,7 +208,7 @@ def _patterns(properties: Properties, key: str, *, separator: str | None) -> lis
 
 
 def _metrics_mode(properties: Properties, warn: Callable[[str], None]) -> str:
-    mode = re.sub(r"\s", "", properties.values.get("metrics_mode", "log")).lower()
+    mode = re.sub(r"\s", "", properties.values.get("metrics_mode", "prometheus")).lower()
     if mode in _MODES:
         return mode
     warn(str(properties.error("metrics_mode", f"{mode!r} is none of {', '.join(_MODES)}: taken as log")))
@@ -216,7 +216,7 @@ def _metrics_mode(properties: Properties, warn: Callable[[str], None]) -> str:
 
 
 def _token(properties: Properties, base: TokenConfig) -> TokenConfig:
-    enabled = True if base.enabled is None else base.enabled
+    enabled = base.enabled  # None: by who can reach the server, see `exposure.by_reach`
     if "disable_token_authorization" in properties.values:
         enabled = not properties.boolean("disable_token_authorization")
     minutes = properties.number("token_expiration_min", base.expiration_minutes)

@@ -66,12 +66,26 @@ def test_another_address_is_refused_with_what_to_do():
 
 def test_a_config_properties_has_torchserves_defaults(file):
     settings = serving_settings(ServingFlags(), file("model_store=/s\nload_models=all\n"))
-    assert settings.token_authorization
-    assert not settings.config.model_api
     assert (settings.model_store, settings.startup_models) == (Path("/s"), "all")
     assert (settings.restore, settings.write_snapshots, settings.strict_startup) == (False, True, False)
     assert settings.config.snapshot_directory == "logs/config"
     assert settings.properties == {"model_store": "/s", "load_models": "all"}
+
+
+def test_what_a_config_properties_leaves_open_depends_on_who_can_reach_the_server(file):
+    local = serving_settings(ServingFlags(), file(""))
+    assert (local.token_authorization, local.tokens_offered, local.config.model_api) == (False, True, True)
+    text = "disable_token_authorization=false\nenable_model_api=false\n"
+    local = serving_settings(ServingFlags(), file(text))
+    assert (local.token_authorization, local.tokens_offered, local.config.model_api) == (True, False, False)
+    local = serving_settings(ServingFlags(token_auth=False), file(""))
+    assert (local.token_authorization, local.tokens_offered) == (False, False)
+
+    beyond = "inference_address=http://0.0.0.0:8080\nsatrap_insecure=true\n"
+    remote = serving_settings(ServingFlags(), file(beyond))
+    assert (remote.token_authorization, remote.config.model_api) == (True, False)
+    remote = serving_settings(ServingFlags(token_auth=False, model_api=True), file(beyond))
+    assert (remote.token_authorization, remote.config.model_api) == (False, True)
 
 
 def test_flags_win_over_the_file_and_the_environment_over_both(file, monkeypatch):

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import urllib.error
 import urllib.request
 import zipfile
 from pathlib import Path
@@ -147,10 +146,8 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder):
         assert last == "Model server started."
         assert ready.endswith(": 1 model")
         inference = f"http://{ready.split(', ')[2].split()[0]}"
-        with pytest.raises(urllib.error.HTTPError) as caught:
-            urllib.request.urlopen(f"{inference}/ping", timeout=30)
-        assert caught.value.code == 400, "tokens are on, as in TorchServe"
-        caught.value.close()
+        with urllib.request.urlopen(f"{inference}/ping", timeout=30) as answer:
+            assert answer.status == 200, "on loopback no call needs a key"
         key = json.loads((folder / "key_file.json").read_text())["inference"]["key"]
         request = urllib.request.Request(
             f"{inference}/predictions/other", b"x", {"Authorization": f"Bearer {key}"}

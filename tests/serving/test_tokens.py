@@ -171,3 +171,25 @@ def test_the_file_goes_with_its_server_unless_another_has_written_its_own(tokens
 def test_every_start_has_other_keys(tmp_path: Path):
     first, second = TokenAuthorization(tmp_path / "a"), TokenAuthorization(tmp_path / "b")
     assert len({first.keys.api, second.keys.api, first.keys.inference, second.keys.inference}) == 4
+
+
+def test_keys_that_are_only_offered(tmp_path: Path, clock: Clock) -> None:
+    offered = TokenAuthorization(tmp_path / "key_file.json", is_required=False, now=clock)
+    offered.open()
+    keys = content(offered)
+    for header in (None, "Bearer wrong", f"Bearer {keys['inference']['key']}"):
+        offered.check("inference", header)
+    offered.rotate("inference", f"Bearer {keys['API']['key']}")
+    assert content(offered)["inference"]["key"] != keys["inference"]["key"]
+    with pytest.raises(errors.InvalidTokenError):
+        offered.rotate("inference", "Bearer wrong")
+    offered.close()
+    assert not offered.key_file.exists()
+
+
+def test_a_key_file_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    absent = tmp_path / "absent" / "key_file.json"
+    with pytest.raises(errors.InvalidInputError, match="cannot be written"):
+        TokenAuthorization(absent).open()
+    TokenAuthorization(absent, is_required=False).open()
+    assert "no keys for clients that send one" in caplog.text

@@ -35,10 +35,9 @@ def test_an_empty_file_is_torchserves_defaults(translated):
     found = translated("")
     assert found.warnings == ()
     config = found.config
-    assert config.token == TokenConfig(enabled=True)
-    assert not config.model_api
+    assert config.token == TokenConfig(enabled=None), "decided by who can reach the server"
     assert not config.install_requirements
-    assert config.metrics_mode == "log"
+    assert config.metrics_mode == "prometheus"
     assert config.allowed_urls == []
     assert (config.default_workers_per_model, config.startup_workers_per_model) == (0, 6)
     assert config.snapshot_directory == "logs/config"
@@ -81,7 +80,7 @@ def test_an_empty_file_is_torchserves_defaults(translated):
         ("metric_time_interval=5", "system_metrics_seconds", 5),
         ("debug=true", "startup_workers_per_model", 1),
         ("disable_token_authorization=true", "token", TokenConfig(enabled=False)),
-        ("token_expiration_min=0.5", "token", TokenConfig(enabled=True, expiration_minutes=0.5)),
+        ("token_expiration_min=0.5", "token", TokenConfig(enabled=None, expiration_minutes=0.5)),
     ],
 )
 def test_what_a_key_is(translated, line, field, value):

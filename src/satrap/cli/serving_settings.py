@@ -163,7 +163,7 @@ def torchserve_settings(
         ConfigError: a value of the file or the environment that cannot be used.
         InvalidInputError: an address that may not be served like this, or a certificate that cannot be used.
     """
-    from satrap.serving.exposure import asks_for_tokens, check_exposure
+    from satrap.serving.exposure import asks_for_tokens, by_reach, check_exposure
     from satrap.serving.processors import available_gpus, available_processors
     from satrap.serving.settings import ServingSettings
     from satrap.serving.ts_config import Machine, translate
@@ -177,14 +177,16 @@ def torchserve_settings(
         log.warning("%s", warning)
     listening = flags.listening(found.listening)
     insecure = flags.insecure or found.insecure
+    said = "enable_model_api" in properties.values or "model_api" in config.serving.model_fields_set
+    serving = by_reach(found.config, listening, model_api_said=said)
     check_exposure(
-        found.config,
+        serving,
         listening,
         insecure=insecure,
         remedy=f"write satrap_insecure=true into {properties.path or 'config.properties'} if the network is yours",
     )
     return ServingSettings(
-        config=found.config,
+        config=serving,
         models_config=found.models,
         model_store=found.model_store,
         startup_models=found.startup_models,
@@ -195,7 +197,9 @@ def torchserve_settings(
         snapshot_origin=str(properties.path or "config.properties"),
         properties=found.properties,
         strict_startup=False,
-        token_authorization=asks_for_tokens(found.config, listening, insecure=insecure),
+        token_authorization=asks_for_tokens(serving, listening, insecure=insecure),
+        # TorchServe's clients may read the key file, although on loopback they need no key here.
+        tokens_offered=found.config.token.enabled is None,
         global_config=flags.global_config,
         embedding_config=flags.embedding_config,
         shards=flags.shards,
