@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import grpc
 import typer
@@ -13,8 +13,10 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from satrap.cli import options
-from satrap.client import ManagementClient, ModelDescription, ModelEntry
 from satrap.errors import RemoteError, UnavailableError
+
+if TYPE_CHECKING:
+    from satrap.client import ManagementClient, ModelDescription, ModelEntry
 
 __all__ = ["models"]
 
@@ -63,8 +65,11 @@ _DEFAULT_TIMEOUT = 300.0
 @contextmanager
 def _management(
     address: str, token: str | None, tls: str | None, timeout: float
-) -> Iterator[ManagementClient]:
+) -> Iterator["ManagementClient"]:
     metadata = {"authorization": f"Bearer {token}"} if token else None
+    # Imported here: every command loads this module, and the client numpy.
+    from satrap.client import ManagementClient
+
     with ManagementClient(address, timeout=timeout, metadata=metadata, tls=options.client_tls(tls)) as client:
         try:
             yield client
@@ -212,7 +217,7 @@ def describe(
             typer.echo(f"{each.version}: {json.dumps(told)}")
 
 
-def _table(described: tuple[ModelDescription, ...], default: str) -> Table:
+def _table(described: "tuple[ModelDescription, ...]", default: str) -> Table:
     table = Table("version", "archive", "workers", "batch", "delay", "waiting", "memory")
     for each in described:
         queue = each.document.get("jobQueueStatus", {})
