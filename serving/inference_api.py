@@ -161,10 +161,11 @@ def _set_status(response: inference_pb2.PredictionResponse, status: Status) -> N
 class _Call:
     """One call from its begin to its end, which the call log is told about."""
 
-    __slots__ = ("_calls", "_context", "_name", "_started", "status")
+    __slots__ = ("_calls", "_context", "_name", "_peer", "_started", "status")
 
     def __init__(self, name: str, context: Context, calls: CallLog | None) -> None:
         self._name, self._context, self._calls = name, context, calls
+        self._peer = context.peer() if calls is not None else ""
         self._started = time.perf_counter()
         self.status = CANCELLED
 
@@ -178,7 +179,7 @@ class _Call:
             if self.status == CANCELLED and kind is not None and issubclass(kind, Exception):
                 self.status = INTERNAL_ERROR
             seconds = time.perf_counter() - self._started
-            self._calls.grpc(SERVICE + self._name, self._context.peer(), self.status, seconds)
+            self._calls.grpc(SERVICE + self._name, self._peer, self.status, seconds)
 
     async def fail(self, status: int, answer: Status) -> NoReturn:
         """End with an error, `status` over REST."""

@@ -6,12 +6,14 @@ No server shares its port (`so_reuseport` off): a second one on the same port is
 connections.
 """
 
+import contextlib
+import inspect
 import ipaddress
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from concurrent import futures
 from types import TracebackType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import grpc.aio
@@ -35,6 +37,15 @@ __all__ = [
     "server",
     "server_credentials",
 ]
+
+if TYPE_CHECKING:  # generic in the stubs only
+    AioInterceptor = grpc.aio.ServerInterceptor[Any, Any]
+    AioContext = grpc.aio.ServicerContext[Any, Any]
+    Handler = grpc.RpcMethodHandler[Any, Any]
+else:
+    AioInterceptor = grpc.aio.ServerInterceptor
+    AioContext = grpc.aio.ServicerContext
+    Handler = grpc.RpcMethodHandler
 
 _UNLIMITED = -1
 _KEEPALIVE_MS = 10_000
@@ -136,21 +147,57 @@ def aio_server(
     *,
     max_receive: int,
     max_send: int,
-    interceptors: Sequence["grpc.aio.ServerInterceptor[Any, Any]"] = (),
+    interceptors: Sequence[AioInterceptor] = (),
     max_connection_age_ms: int | None = None,
     max_connection_age_grace_ms: int | None = None,
 ) -> grpc.aio.Server:
     """An asyncio server without ports, with limits in bytes. The caller adds and starts.
 
     A connection is told to go at the age, so that a balancer may spread its client's next one, and its calls have the
-    grace to end; None: no limit.
+    grace to end; None: no limit. Methods that stream their answers as generators are closed within their call.
     """
     options = _server_options(max_receive, max_send)
     if max_connection_age_ms is not None:
         options.append(("grpc.max_connection_age_ms", max_connection_age_ms))
     if max_connection_age_grace_ms is not None:
         options.append(("grpc.max_connection_age_grace_ms", max_connection_age_grace_ms))
-    return grpc.aio.server(options=options, interceptors=interceptors or None)
+    return grpc.aio.server(options=options, interceptors=[*interceptors, _ClosesStreams()])
+
+
+class _ClosesStreams(AioInterceptor):
+    """Closes the generator of a method that streams its answers before its call is over, however that ends.
+
+    grpcio drops a generator whose client is gone, and the event loop closes it some time later. What it holds is held
+    until then, and its `finally` meets a context whose call is destroyed: `context.peer()` is a segmentation fault.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler:
+        """The call's handler, or one that writes what its generator yields."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler.response_streaming:
+            return handler
+        if handler.request_streaming:
+            method, of_kind = handler.stream_stream, grpc.stream_stream_rpc_method_handler
+        else:
+            method, of_kind = handler.unary_stream, grpc.unary_stream_rpc_method_handler
+        if not inspect.isasyncgenfunction(method):
+            return handler
+        return of_kind(_written(method), handler.request_deserializer, handler.response_serializer)
+
+
+def _written(
+    method: Callable[[object, AioContext], AsyncGenerator[object, None]],
+) -> Callable[[object, AioContext], Awaitable[None]]:
+    async def write(request: object, context: AioContext) -> None:
+        async with contextlib.aclosing(method(request, context)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    return write
 
 
 def check_bind_host(host: str, *, insecure: bool, tls: Tls | None = None) -> None:

@@ -83,7 +83,7 @@ class Service(inference_pb2_grpc.InferenceAPIsServiceServicer):
         raise AssertionError(request.model_name)
 
     async def StreamPredictions(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        value = request.input["data"]
+        value, task = request.input["data"], asyncio.current_task()
         try:
             for part in range(int(value)):
                 yield answered(str(part).encode() * (100_000 if request.model_name == "large" else 1))
@@ -91,7 +91,8 @@ class Service(inference_pb2_grpc.InferenceAPIsServiceServicer):
                     self.begun.release()
                     await self.go_on.wait()
         except (asyncio.CancelledError, GeneratorExit):
-            self.cancelled.release()
+            if asyncio.current_task() is task:  # or the call is over, and its context may not be touched
+                self.cancelled.release()
             raise
         if request.model_name == "fail":
             await context.abort(grpc.StatusCode.DATA_LOSS, "after all parts")
@@ -266,6 +267,16 @@ def test_a_stream_that_nobody_wants_any_more(either: Running) -> None:
     late = either.stub.StreamPredictions(asked("wait", b"3"), timeout=1)
     assert next(late).prediction == b"0"
     assert either.failure(next, late)[0] == "DEADLINE_EXCEEDED"
+    assert either.service.cancelled.acquire(timeout=20)
+
+
+def test_a_stream_is_closed_while_its_client_does_not_read(either: Running) -> None:
+    """By the call itself, not afterwards by the event loop: what its method asks the context of would be gone."""
+    parts = either.stub.StreamPredictions(
+        asked("large", b"1000")
+    )  # more than the two sides keep for each other
+    assert next(parts).prediction == b"0" * 100_000
+    parts.cancel()
     assert either.service.cancelled.acquire(timeout=20)
 
 
