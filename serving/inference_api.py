@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
@@ -18,6 +18,7 @@ from satrap.serving.in_order import in_order
 from satrap.serving.metrics.calls import CANCELLED, INTERNAL_ERROR, CallLog
 from satrap.serving.model_service import ModelService
 from satrap.serving.prediction_message import PredictionMessage
+from satrap.serving.query import Query
 from satrap.serving.request import OK, Prediction
 from satrap.serving.status import Status, inference_status, worker_status
 
@@ -70,13 +71,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         """
         with _Call("Predictions", context, self._calls) as call:
             try:
-                prediction = await self._service.predict(
-                    request.model_name,
-                    request.model_version,
-                    dict(request.input),
-                    patience=context.time_remaining(),
-                    headers=_headers(request),
-                )
+                prediction = await self._service.predict(_query(request, context.time_remaining()))
             except SatrapError as error:
                 await call.fail(error.http_status, inference_status(error))
             await call.pass_on(prediction)
@@ -88,13 +83,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         """One request, and an answer for every part that its handler sends; one, if it does not stream."""
         with _Call("StreamPredictions", context, self._calls) as call:
             try:
-                parts = self._service.stream(
-                    request.model_name,
-                    request.model_version,
-                    dict(request.input),
-                    patience=context.time_remaining(),
-                    headers=_headers(request),
-                )
+                parts = self._service.stream(_query(request, context.time_remaining()))
                 async with contextlib.aclosing(parts):
                     async for part in parts:
                         await call.pass_on(part)
@@ -127,13 +116,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         if request.HasField("sequence_id"):
             response.sequence_id = request.sequence_id or ""
         try:
-            prediction = await self._service.predict(
-                request.model_name,
-                request.model_version,
-                dict(request.input),
-                patience=patience,
-                headers=_headers(request),
-            )
+            prediction = await self._service.predict(_query(request, patience))
         except SatrapError as error:
             _set_status(response, inference_status(error))
             return response
@@ -144,9 +127,10 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         return response
 
 
-def _headers(request: PredictionsRequest) -> Mapping[str, str] | None:
-    """TorchServe passes nothing else of a call on to its handler."""
-    return {SEQUENCE_ID_HEADER: request.sequence_id or ""} if request.HasField("sequence_id") else None
+def _query(request: PredictionsRequest, patience: float | None) -> Query:
+    # Of the call's headers TorchServe passes nothing on to its handler but the sequence id.
+    headers = {SEQUENCE_ID_HEADER: request.sequence_id or ""} if request.HasField("sequence_id") else None
+    return Query(request.model_name, request.model_version, dict(request.input), patience, headers=headers)
 
 
 def _failure(prediction: Prediction) -> Status:

@@ -9,7 +9,7 @@ import contextlib
 import json
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,14 +27,14 @@ from satrap.errors import (
 )
 from satrap.serving.description import describe_version, state_of
 from satrap.serving.forks import Template
-from satrap.serving.frames import Bytes
 from satrap.serving.headers import DESCRIBE_HEADER
 from satrap.serving.metrics.definitions import Definition
 from satrap.serving.metrics.live import LiveVersion
 from satrap.serving.observer import Ignore, Observer
 from satrap.serving.outcome import Outcome, OutcomeState
+from satrap.serving.query import Query
 from satrap.serving.registry import Registry
-from satrap.serving.request import OK, Prediction, Protocol
+from satrap.serving.request import OK, Prediction
 from satrap.serving.roster import WorkerState
 from satrap.serving.settings import ServingSettings
 from satrap.serving.shard_watch import ShardWatch
@@ -118,24 +118,8 @@ class ModelService:
         """
         await self._registry.get(model, version).wait_started()
 
-    async def predict(
-        self,
-        model: str,
-        version: str,
-        inputs: Mapping[str, Bytes],
-        *,
-        patience: float | None = None,
-        request_id: str = "",
-        content_types: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        protocol: Protocol = "grpc",
-        on_part: Callable[[Prediction], None] | None = None,
-    ) -> Prediction:
-        """Answer one request by the named version, or by the one that is the default now.
-
-        `patience` is how many seconds the caller will wait; None for ever. Content types are of inputs, by name; the
-        worker decodes by them. An empty request id: one is made up. `on_part` takes the parts of a handler that
-        streams, except the last; without it they are put together.
+    async def predict(self, query: Query, on_part: Callable[[Prediction], None] | None = None) -> Prediction:
+        """Answer by the version that the query names, or by the one that is the default now; see `Version.predict`.
 
         Raises:
             InvalidInputError: no model was named.
@@ -143,48 +127,20 @@ class ModelService:
             VersionWaitsError: it waits for a sequence of its embeddings.
             SatrapError: what `Version.predict` raises.
         """
-        return await self._answering(model, version).predict(
-            inputs,
-            patience=patience,
-            request_id=request_id,
-            content_types=content_types,
-            headers=headers,
-            protocol=protocol,
-            named=version,
-            on_part=on_part,
-        )
+        return await self._answering(query).predict(query, on_part)
 
-    def stream(
-        self,
-        model: str,
-        version: str,
-        inputs: Mapping[str, Bytes],
-        *,
-        patience: float | None = None,
-        request_id: str = "",
-        content_types: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        protocol: Protocol = "grpc",
-    ) -> AsyncGenerator[Prediction, None]:
+    def stream(self, query: Query) -> AsyncGenerator[Prediction, None]:
         """The same, part by part as the handler gives them; see `Version.stream`.
 
         Raises:
             SatrapError: what `predict` raises; where there is no such version, before the first part is awaited.
         """
-        return self._answering(model, version).stream(
-            inputs,
-            patience=patience,
-            request_id=request_id,
-            content_types=content_types,
-            headers=headers,
-            protocol=protocol,
-            named=version,
-        )
+        return self._answering(query).stream(query)
 
-    def _answering(self, model: str, version: str) -> Version:
-        if not model:
+    def _answering(self, query: Query) -> Version:
+        if not query.model:
             raise InvalidInputError("Parameter model_name is required.")
-        return self._registry.answering(model, version)
+        return self._registry.answering(query.model, query.version)
 
     async def register(self, parameters: RegisterParameters, *, at_startup: bool = False) -> Outcome:
         """Register a version and start its workers.
@@ -318,8 +274,9 @@ class ModelService:
 
     async def _ask_handler(self, model: str, version: str) -> dict[str, Any]:
         """What the handler says of itself; nothing of it counts that is not a dict, as in TorchServe."""
+        query = Query(model, version, {}, headers={DESCRIBE_HEADER: "True"})
         try:
-            answer = await self._registry.get(model, version).predict({}, headers={DESCRIBE_HEADER: "True"})
+            answer = await self._registry.get(model, version).predict(query)
         except NoWorkerError as error:
             raise NoDescribeWorkerError(model) from error
         if answer.code != OK:

@@ -4,16 +4,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from satrap.errors import SatrapError
-from satrap.serving.frames import Bytes
-from satrap.serving.headers import DESCRIBE_HEADER
+from satrap.serving.query import Query
 
-__all__ = ["NO_HEADERS", "OK", "Prediction", "Protocol", "Request"]
-
-Protocol = Literal["grpc", "rest"]
-"""The API that a request came by."""
+__all__ = ["NO_HEADERS", "OK", "Prediction", "Request"]
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -59,12 +55,8 @@ class Request:
 
     Attributes:
         id: unique in this server, unless the caller chose it.
-        inputs: bytes by name.
+        query: what is asked.
         answer: of the frontend's loop.
-        content_types: of inputs, by name; one that is not named has none.
-        headers: the request's own, by name.
-        protocol: the API that it came by.
-        version: the version that it named; empty: it named none.
         on_part: takes the parts of a streamed answer that come before the last; None: they are put together.
         arrived: seconds of the monotonic clock.
         sent: the same, when its batch left; 0 while it waits.
@@ -73,22 +65,13 @@ class Request:
     """
 
     id: str
-    inputs: Mapping[str, Bytes]
+    query: Query
     answer: asyncio.Future[Prediction]
-    content_types: Mapping[str, str] | None = None
-    headers: Mapping[str, str] | None = None
-    protocol: Protocol = "grpc"
-    version: str = ""
     on_part: Callable[[Prediction], None] | None = None
     arrived: float = 0.0
     sent: float = 0.0
     parts: bytes | bytearray = b""
     failed_part: Prediction | None = None
-
-    @property
-    def is_description(self) -> bool:
-        """DescribeModel asks for it: it is no prediction, and alone in its batch."""
-        return self.headers is not None and DESCRIBE_HEADER in self.headers
 
     def fail(self, error: SatrapError) -> None:
         """Answer with an error, if nothing has answered yet."""

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
 from satrap.errors import (
     DeadlineError,
@@ -23,10 +23,10 @@ from satrap.errors import (
 from satrap.serving.batching import BatchQueue, Ticket
 from satrap.serving.devices import device_of
 from satrap.serving.forks import Template
-from satrap.serving.frames import Bytes
 from satrap.serving.observation import Observation
 from satrap.serving.observer import Observer
-from satrap.serving.request import Prediction, Protocol, Request
+from satrap.serving.query import Query
+from satrap.serving.request import Prediction, Request
 from satrap.serving.roster import Roster, Start, Stop, WorkerState
 from satrap.serving.version_spec import VersionSpec
 from satrap.serving.worker.assignment import Assignment
@@ -97,21 +97,13 @@ class Version:
 
     async def predict(
         self,
-        inputs: Mapping[str, Bytes],
-        *,
-        patience: float | None = None,
-        request_id: str = "",
-        content_types: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        protocol: Protocol = "grpc",
-        named: str = "",
+        query: Query,
         on_part: Callable[[Prediction], None] | None = None,
     ) -> Prediction:
-        """Answer one request; `patience` is how many seconds its caller will wait.
+        """Answer one query.
 
-        A request is run once or not at all: if its worker dies the caller is told. Of a handler that streams,
-        `on_part` takes the parts before the last; without it all parts are put together. `named` is the version that
-        the caller named, for who observes.
+        It is run once or not at all: if its worker dies the caller is told. Of a handler that streams, `on_part` takes
+        the parts before the last; without it all parts are put together.
 
         Raises:
             NoWorkerError: no worker will answer soon.
@@ -119,26 +111,16 @@ class Version:
             DeadlineError: the time passed in the queue.
             WorkerDiedError: the worker died, or did not answer in time.
         """
-        request = self._request(inputs, request_id, content_types, headers, protocol, named)
+        request = self._request(query)
         request.on_part = on_part
-        ticket = self._accept(request, patience)
+        ticket = self._accept(request)
         try:
             return await request.answer
         except asyncio.CancelledError:
             self._withdraw(ticket)
             raise
 
-    async def stream(
-        self,
-        inputs: Mapping[str, Bytes],
-        *,
-        patience: float | None = None,
-        request_id: str = "",
-        content_types: Mapping[str, str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        protocol: Protocol = "grpc",
-        named: str = "",
-    ) -> AsyncGenerator[Prediction, None]:
+    async def stream(self, query: Query) -> AsyncGenerator[Prediction, None]:
         """The same, part by part as the handler gives them; the last is what it returned.
 
         A handler that does not stream gives one. Close the iterator (`contextlib.aclosing`) to withdraw the request.
@@ -146,7 +128,7 @@ class Version:
         Raises:
             SatrapError: what `predict` raises, maybe after some parts.
         """
-        request = self._request(inputs, request_id, content_types, headers, protocol, named)
+        request = self._request(query)
         parts: asyncio.Queue[Prediction | None] = asyncio.Queue()
         unread = 0
 
@@ -162,7 +144,7 @@ class Version:
 
         request.on_part = take
         request.answer.add_done_callback(lambda _: parts.put_nowait(None))
-        ticket = self._accept(request, patience)
+        ticket = self._accept(request)
         try:
             while (part := await parts.get()) is not None:
                 yield part
@@ -172,33 +154,21 @@ class Version:
             if request.answer.cancel():
                 self._withdraw(ticket)
 
-    def _request(
-        self,
-        inputs: Mapping[str, Bytes],
-        request_id: str,
-        content_types: Mapping[str, str] | None,
-        headers: Mapping[str, str] | None,
-        protocol: Protocol,
-        named: str,
-    ) -> Request:
+    def _request(self, query: Query) -> Request:
         return Request(
-            request_id or next(self._request_ids),
-            inputs,
+            query.request_id or next(self._request_ids),
+            query,
             asyncio.get_running_loop().create_future(),
-            content_types,
-            headers,
-            protocol,
-            named,
             arrived=time.monotonic(),
         )
 
-    def _accept(self, request: Request, patience: float | None) -> Ticket[Request]:
+    def _accept(self, request: Request) -> Ticket[Request]:
         try:
             if not self._idle and self.roster.is_hopeless:
                 raise NoWorkerError(self.spec.model, self.spec.version)
-            now = request.arrived
-            deadline = math.inf if patience is None else now + patience
-            ticket = self._queue.offer(request, now, deadline, alone=request.is_description)
+            query, now = request.query, request.arrived
+            deadline = math.inf if query.patience is None else now + query.patience
+            ticket = self._queue.offer(request, now, deadline, alone=query.is_description)
         except SatrapError as error:
             self._observer.failed(self.spec.model, self.spec.version, request, error)
             raise
@@ -218,7 +188,7 @@ class Version:
         """
         if other.roster.is_hopeless:
             return 0
-        released = self._queue.release(lambda request: not request.version)
+        released = self._queue.release(lambda request: not request.query.version)
         other.adopt(released)
         self._notify()
         return len(released)

@@ -17,6 +17,7 @@ from satrap.serving.forks import Child, Template
 from satrap.serving.frames import Bytes, Frame, FrameError, FrameParser, Kind, encode
 from satrap.serving.observation import Observation
 from satrap.serving.output import OutputLog
+from satrap.serving.query import Query
 from satrap.serving.request import NO_HEADERS, OK, Prediction, Request
 from satrap.serving.worker.assignment import Assignment
 
@@ -35,8 +36,8 @@ _LAST_WORDS_SECONDS = 1.0
 may keep the one open, and a template that is stopped never sends the other."""
 
 
-def _content_type(request: Request, key: str) -> str:
-    return request.content_types.get(key, "") if request.content_types else ""
+def _content_type(query: Query, key: str) -> str:
+    return query.content_types.get(key, "") if query.content_types else ""
 
 
 class WorkerEvents(Protocol):
@@ -110,19 +111,20 @@ class WorkerProcess(asyncio.Protocol):
     def predict(self, batch: Sequence[Request], timeout: float) -> None:
         """Send a batch to the idle worker; it is killed if it does not answer within `timeout` seconds."""
         self._batch = batch
+        queries = [request.query for request in batch]
         head: dict[str, Any] = {
             "ids": [request.id for request in batch],
             "inputs": [
-                [[key, len(value), _content_type(request, key)] for key, value in request.inputs.items()]
-                for request in batch
+                [[key, len(value), _content_type(query, key)] for key, value in query.inputs.items()]
+                for query in queries
             ],
         }
-        if any(request.headers for request in batch):
-            head["headers"] = [dict(request.headers or {}) for request in batch]
+        if any(query.headers for query in queries):
+            head["headers"] = [dict(query.headers or {}) for query in queries]
         now = time.monotonic()
         for request in batch:
             request.sent = now
-        values = [value for request in batch for value in request.inputs.values()]
+        values = [value for query in queries for value in query.inputs.values()]
         self._send(encode(Kind.PREDICT, head, values))
         self._timeout = timeout
         self._expect(timeout, f"did not answer within {timeout:g} s")

@@ -42,7 +42,7 @@ class ServerLines:
     def write_batch(self, model: str, requests: Sequence[Request], predictions: Sequence[Prediction]) -> None:
         """A batch, request by request; what handlers reported has its lines already."""
         for request, prediction in zip(requests, predictions, strict=True):
-            named = named_labels(model, request.version, self._hostname)
+            named = named_labels(model, request.query.version, self._hostname)
             queued, total = prediction.queue_seconds, prediction.queue_seconds + prediction.worker_seconds
             handler_ms = prediction.times.get("handler", 0.0)
             self.write("ts_inference_requests_total", 1.0, named, request.id)

@@ -137,18 +137,19 @@ class ServerMetrics:
         observations: Sequence[Observation],
     ) -> None:
         """Part of `Observer`."""
-        if requests[0].is_description:
+        if requests[0].query.is_description:
             return
         values = self._version(model, version)
         first = predictions[0]
         handler_ms = first.times.get("handler", 0.0)
         for request, prediction in zip(requests, predictions, strict=True):
-            named = values.named.get(request.version) or self._name(values, model, request.version)
+            query = request.query
+            named = values.named.get(query.version) or self._name(values, model, query.version)
             queued, total = prediction.queue_seconds, prediction.queue_seconds + prediction.worker_seconds
             named.requests.value += 1
             named.latency.value += total * 1e6
             named.queue.value += queued * 1e6
-            values.answered[request.protocol].value += 1
+            values.answered[query.protocol].value += 1
             values.request.observe(total)
             values.queue.observe(queued)
             if prediction.code != OK:
@@ -172,15 +173,16 @@ class ServerMetrics:
 
     def failed(self, model: str, version: str, request: Request, error: SatrapError | None) -> None:
         """Part of `Observer`."""
-        if request.is_description:
+        query = request.query
+        if query.is_description:
             return
         values = self._version(model, version)
-        named = values.named.get(request.version) or self._name(values, model, request.version)
+        named = values.named.get(query.version) or self._name(values, model, query.version)
         named.requests.value += 1
-        values.answered[request.protocol].value += 1
+        values.answered[query.protocol].value += 1
         self._failed(values, _reason(error))
         if self._lines is not None:
-            labels = named_labels(model, request.version, self._hostname)
+            labels = named_labels(model, query.version, self._hostname)
             self._lines.write("ts_inference_requests_total", 1.0, labels, request.id)
 
     def loaded(self, model: str, version: str, worker: int, seconds: float) -> None:

@@ -15,6 +15,7 @@ from satrap.errors import (
 )
 from satrap.serving.headers import STALE_HEADER, STALENESS_HEADER, TIMING_HEADER
 from satrap.serving.model_service import ModelService
+from satrap.serving.query import Query
 from satrap.serving.request import OK, Prediction
 from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.forms import Inputs, is_form, parse_form
@@ -101,18 +102,19 @@ class InferenceRoutes:
                 log.error("%r: the client does not read its stream, which is given up", request.path)
                 departure.give_up()
 
+        query = Query(
+            model,
+            asked.version,
+            inputs.values,
+            request_id=request.id,
+            content_types=inputs.content_types,
+            headers=_headers(request, asked),
+            protocol="rest",
+        )
+        # HTTP 1.0 has no chunks: there the parts come in one piece.
+        on_part = None if request.scope["http_version"] == "1.0" else send_part
         with request.departure() as departure:
-            prediction = await self._service.predict(
-                model,
-                asked.version,
-                inputs.values,
-                request_id=request.id,
-                content_types=inputs.content_types,
-                headers=_headers(request, asked),
-                protocol="rest",
-                # HTTP 1.0 has no chunks: there the parts come in one piece.
-                on_part=None if request.scope["http_version"] == "1.0" else send_part,
-            )
+            prediction = await self._service.predict(query, on_part)
         prediction = failed or prediction
         if prediction.code != OK:
             # 413 is what TorchServe's workers say when memory ran out.

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from satrap.errors import ArchiveError, ArchiveNotFoundError, DownloadError, SatrapError
+from satrap.serving.query import Query
 from satrap.serving.version_spec import RegisterParameters
 
 pytestmark = pytest.mark.slow
@@ -199,6 +200,6 @@ def test_an_archive_in_the_store_is_served_whatever_the_url_before_its_name(
     store.add("a.mar", HANDLER)
     for url in ("/etc/a.mar", "sub/a.mar", "file:///elsewhere/a.mar", "a.mar"):
         in_process.run(service.register(RegisterParameters(url=url, initial_workers=1, synchronous=True)))
-        assert in_process.run(service.predict("m", "", {"d": b"x"})).value == b"served"
+        assert in_process.run(service.predict(Query("m", "", {"d": b"x"}))).value == b"served"
         in_process.run(service.unregister("m"))
     assert [entry.name for entry in store.directory.iterdir()] == ["a.mar"], "it was there, and stays"

@@ -11,6 +11,7 @@ import pytest
 
 from satrap.errors import DeadlineError, OverloadedError, SatrapError, UnavailableError, WorkerDiedError
 from satrap.serving.model_service import ModelService
+from satrap.serving.query import Query
 from satrap.serving.request import Prediction, Request
 from satrap.serving.version_spec import RegisterParameters
 
@@ -116,16 +117,18 @@ def test_content_types_headers_and_ids_reach_the_handler(service: ModelService, 
             "none": memoryview(b"n"),
         }
         types = {"asked": "text/plain", "json": "application/json", "text": "text/csv", "raw": "image/png"}
-        first = await service.predict("m", "", inputs, content_types=types)
+        first = await service.predict(Query("m", "", inputs, content_types=types))
         headers = {"X-Mine": "ä, and more", "json": "a header wins over an input of its name"}
         second = await service.predict(
-            "m",
-            "",
-            {"asked": b"headers", "json": b"1"},
-            content_types={"json": "application/json"},
-            headers=headers,
+            Query(
+                "m",
+                "",
+                {"asked": b"headers", "json": b"1"},
+                content_types={"json": "application/json"},
+                headers=headers,
+            )
         )
-        third = await service.predict("m", "", {"asked": b"id"}, request_id="chosen-by-caller")
+        third = await service.predict(Query("m", "", {"asked": b"id"}, request_id="chosen-by-caller"))
         assert third.request_id == "chosen-by-caller"
         return [json.loads(first.value), json.loads(second.value), third.value]
 
@@ -153,17 +156,17 @@ def test_inputs_stay_bytes_where_decoding_is_off(open_service: Any, store: Any, 
     async def run() -> Any:
         await service.register(RegisterParameters(url=url, initial_workers=1, synchronous=True))
         types = {"asked": "text/plain", "json": "application/json"}
-        answer = await service.predict("m", "", {"asked": b"types", "json": b"1"}, content_types=types)
+        answer = await service.predict(Query("m", "", {"asked": b"types", "json": b"1"}, content_types=types))
         return {key: kind for key, (kind, _) in json.loads(answer.value).items()}
 
     assert in_process.run(run()) == {"asked": "bytearray", "json": "bytearray"}
 
 
 def test_what_a_handler_chooses_for_its_answer(service: ModelService, in_process: Any) -> None:
-    chosen = in_process.run(service.predict("m", "", {"asked": b"chosen"}))
+    chosen = in_process.run(service.predict(Query("m", "", {"asked": b"chosen"})))
     assert (chosen.code, chosen.value, chosen.status, chosen.phrase) == (200, b"answer", 202, "As you like")
     assert chosen.headers == {"content-type": "text/csv", "x-number": "7"}
-    plain = in_process.run(service.predict("m", "", {"asked": b""}))
+    plain = in_process.run(service.predict(Query("m", "", {"asked": b""})))
     assert (plain.status, plain.phrase, plain.headers) == (200, "", {})
     assert 0 <= plain.queue_seconds < 5 and 0 < plain.worker_seconds < 5 and plain.batch_size == 1
 
@@ -174,17 +177,17 @@ def test_every_request_ends_once_and_the_observer_knows_how(
     held = tmp_path / "held"
 
     async def run() -> None:
-        await service.predict("m", "", {"asked": b"metric"})
+        await service.predict(Query("m", "", {"asked": b"metric"}))
         assert ends.observations == [("seen", 2.0), ("part", 1.5)]
         assert (len(ends.answers), ends.failures, len(ends.loads)) == (1, [], 1)
 
-        holding = asyncio.ensure_future(service.predict("m", "", {"asked": f"hold {held}".encode()}))
+        holding = asyncio.ensure_future(service.predict(Query("m", "", {"asked": f"hold {held}".encode()})))
         await eventually(held.exists)
-        late = asyncio.ensure_future(service.predict("m", "", {"asked": b""}, patience=0.05))
-        cancelled = asyncio.ensure_future(service.predict("m", "", {"asked": b""}))
+        late = asyncio.ensure_future(service.predict(Query("m", "", {"asked": b""}, patience=0.05)))
+        cancelled = asyncio.ensure_future(service.predict(Query("m", "", {"asked": b""})))
         await asyncio.sleep(0)
         with pytest.raises(OverloadedError):
-            await service.predict("m", "", {"asked": b""})
+            await service.predict(Query("m", "", {"asked": b""}))
         cancelled.cancel()
         with pytest.raises(DeadlineError):
             await late
@@ -193,14 +196,14 @@ def test_every_request_ends_once_and_the_observer_knows_how(
             "NoneType",
             "OverloadedError",
         ]
-        abandoned = asyncio.ensure_future(service.predict("m", "", {"asked": b""}))
+        abandoned = asyncio.ensure_future(service.predict(Query("m", "", {"asked": b""})))
         await asyncio.sleep(0)
         held.unlink()
         await holding
         await abandoned
         assert len(ends.answers) == 3
         with pytest.raises(WorkerDiedError):
-            await service.predict("m", "", {"asked": b"die"})
+            await service.predict(Query("m", "", {"asked": b"die"}))
         assert isinstance(ends.failures[-1], WorkerDiedError)
         assert (len(ends.answers), len(ends.failures)) == (3, 4)
 
@@ -210,13 +213,13 @@ def test_every_request_ends_once_and_the_observer_knows_how(
 def test_a_stream_that_nobody_reads_is_given_up(service: ModelService, in_process: Any, ends: Ends) -> None:
     async def run() -> int:
         seen = 0
-        async with contextlib.aclosing(service.stream("m", "", {"asked": b"flood"})) as parts:
+        async with contextlib.aclosing(service.stream(Query("m", "", {"asked": b"flood"}))) as parts:
             await anext(parts)
             await eventually(lambda: ends.answers)  # 80 MB have come meanwhile
             with pytest.raises(UnavailableError, match="wait for its reader"):
                 async for part in parts:
                     seen += len(part.value)
-        assert (await service.predict("m", "", {"asked": b""})).value == b"answer"
+        assert (await service.predict(Query("m", "", {"asked": b""}))).value == b"answer"
         return seen
 
     assert 60_000_000 < in_process.run(run()) <= 64 * 1024**2

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from satrap.serving import version_builder
+from satrap.serving.query import Query
 from satrap.serving.version_spec import RegisterParameters
 
 pytestmark = pytest.mark.slow
@@ -22,7 +23,7 @@ def handle(data, context):
 
 async def _properties(service: Any, workers: int) -> list[dict[str, Any]]:
     """What as many requests at once as there are workers are told: one of each worker."""
-    answers = await asyncio.gather(*(service.predict("m", "", {"data": b"x"}) for _ in range(workers)))
+    answers = await asyncio.gather(*(service.predict(Query("m", "", {"data": b"x"})) for _ in range(workers)))
     return [json.loads(answer.value) for answer in answers]
 
 

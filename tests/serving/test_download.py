@@ -25,6 +25,7 @@ from satrap.serving.archive.download import DownloadFailure, Source, download
 from satrap.serving.archive.partial import create_partial, partial_path, remove_abandoned
 from satrap.serving.archive.urls import AllowedUrls
 from satrap.serving.frames import Kind, encode, receive_head
+from satrap.serving.query import Query
 from satrap.serving.version_spec import RegisterParameters
 
 HANDLER = """
@@ -328,7 +329,7 @@ class TestRegistered:
         service = open_service(allowed_urls=[remote.url + "/.*"])
         url = far("a.mar")
         in_process.run(service.register(self.parameters(url)))
-        assert in_process.run(service.predict("m", "", {"data": b"x"})).value == b"here"
+        assert in_process.run(service.predict(Query("m", "", {"data": b"x"}))).value == b"here"
         assert service.list_models()["models"] == [{"modelName": "m", "modelUrl": url}]
         assert [entry.name for entry in store.directory.iterdir()] == ["a.mar"]
         with pytest.raises(ArchiveExistsError, match=r"Model file already exists a\.mar"):

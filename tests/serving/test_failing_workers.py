@@ -8,6 +8,7 @@ import pytest
 
 from satrap.errors import NoWorkerError, WorkerStartError
 from satrap.serving.outcome import OutcomeState
+from satrap.serving.query import Query
 from satrap.serving.version_spec import RegisterParameters
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ def test_it_is_tried_again_after_0_and_1_seconds(
         async with asyncio.timeout(30):
             while True:
                 try:
-                    return bytes((await service.predict("m", "", {"d": b""})).value)
+                    return bytes((await service.predict(Query("m", "", {"d": b""}))).value)
                 except (WorkerStartError, NoWorkerError):
                     await asyncio.sleep(0.01)
 
@@ -72,11 +73,11 @@ def test_it_is_given_up_and_scaling_tries_again(
         (described,) = await service.describe("m")
         assert [(w["status"], w["pid"]) for w in described["workers"]] == [("UNLOADING", -1)]
         with pytest.raises((NoWorkerError, WorkerStartError)):
-            await service.predict("m", "", {"d": b""})
+            await service.predict(Query("m", "", {"d": b""}))
         assert len(tries.read_text().split()) == 3, "at 0, 0 and 1 second: the time is over"
         await service.scale("m", minimum=1, synchronous=True)
         assert service.is_healthy()
-        assert (await service.predict("m", "", {"d": b""})).value == b"loaded"
+        assert (await service.predict(Query("m", "", {"d": b""}))).value == b"loaded"
 
     tries = archive(store, tmp_path, failures=3, config="maxRetryTimeoutInSec: 1\n")
     service = open_service()

@@ -15,6 +15,7 @@ from satrap.errors import (
     WorkerStartError,
 )
 from satrap.serving.model_service import ModelService
+from satrap.serving.query import Query
 from satrap.serving.version_spec import RegisterParameters
 
 pytestmark = pytest.mark.slow
@@ -47,7 +48,7 @@ def register(service: ModelService, version: str, **more: Any) -> Any:
 
 async def ask(service: ModelService, asked: str = "", version: str = "", **more: Any) -> list[str]:
     """[version, pid] that answered."""
-    answer = await service.predict("m", version, {"data": asked.encode()}, **more)
+    answer = await service.predict(Query("m", version, {"data": asked.encode()}, **more))
     assert answer.code == 200
     return answer.value.decode().split()
 

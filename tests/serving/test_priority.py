@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from satrap.serving.query import Query
 from satrap.serving.version_spec import RegisterParameters
 from satrap.serving.worker.priority import in_background
 
@@ -34,5 +35,5 @@ def test_only_loading_is_in_the_background(in_process: Any, open_service: Any, s
     service = open_service()
     parameters = RegisterParameters(url=store.add("m.mar", HANDLER), initial_workers=1, synchronous=True)
     in_process.run(service.register(parameters))
-    answer = in_process.run(service.predict("m", "", {"data": b""}))
+    answer = in_process.run(service.predict(Query("m", "", {"data": b""})))
     assert json.loads(answer.value) == [os.SCHED_BATCH, os.SCHED_OTHER]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from satrap.serving.query import Query
 from satrap.serving.version_spec import RegisterParameters
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,6 @@ def test_it_is_served(
     service = open_service()
     assert service.store.all() == [made.name]
     in_process.run(service.register(RegisterParameters(url=made.name, initial_workers=1, synchronous=True)))
-    assert in_process.run(service.predict("real", "2.1", {"d": b""})).value == b"inner value"
+    assert in_process.run(service.predict(Query("real", "2.1", {"d": b""}))).value == b"inner value"
     (described,) = in_process.run(service.describe("real"))
     assert (described["batchSize"], described["maxBatchDelay"]) == (3, 5)

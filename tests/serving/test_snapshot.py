@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from satrap.errors import ConfigError, ModelNotFoundError
+from satrap.serving.query import Query
 from satrap.serving.settings import ServingSettings
 from satrap.serving.snapshot import Snapshot, VersionState, file_name, parse_snapshot, render_snapshot
 from satrap.serving.snapshot_files import KEPT, SnapshotFiles
@@ -275,7 +276,7 @@ class TestRestored:
             described["workers"] = [worker["status"] for worker in described["workers"]]
             del described["loadedAtStartup"]
         assert after == before
-        assert in_process.run(service.predict("m", "1", {"d": b""})).value == b"1"
+        assert in_process.run(service.predict(Query("m", "1", {"d": b""}))).value == b"1"
         (default,) = in_process.run(service.describe("m"))
         assert default["modelVersion"] == "2"
         in_process.run(service.close())
@@ -337,7 +338,7 @@ class TestRestored:
             in_process.run(service.close())
         (store.directory / "m2.mar").write_bytes(whole)
         service = start()
-        assert in_process.run(service.predict("m", "", {"d": b""})).value == b"2"
+        assert in_process.run(service.predict(Query("m", "", {"d": b""}))).value == b"2"
 
     def test_what_could_not_be_restored_can_be_given_up(
         self, in_process: Any, store: Any, start: Any

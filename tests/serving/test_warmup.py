@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from satrap.errors import ArchiveError, WorkerStartError
 from satrap.serving.archive.warmup import Warmup, WarmupError, read_warmup
+from satrap.serving.query import Query
 from satrap.serving.version_spec import RegisterParameters
 
 HANDLER = """
@@ -146,14 +147,14 @@ class TestServed:
         self.register(in_process, service, self.archive(store, warmup))
         once = [["a", "list", "application/json"], ["b", "str", "text/plain"], ["c", "bytearray", ""]]
         for _ in range(2):
-            answer = in_process.run(service.predict("m", "", {"d": b"x"}))
+            answer = in_process.run(service.predict(Query("m", "", {"d": b"x"})))
             assert json.loads(answer.value)[: 2 * len(once)] == once * 2
             assert answer.times["Look"] == 1.0, "the warm-up's are nobody's"
 
     def test_a_batch(self, in_process: Any, open_service: Any, store: Any) -> None:
         service = open_service(decode_input_request=False)
         self.register(in_process, service, self.archive(store, b"\x00\xff", "first.bin"))
-        answer = in_process.run(service.predict("m", "", {"d": b"x"}))
+        answer = in_process.run(service.predict(Query("m", "", {"d": b"x"})))
         assert json.loads(answer.value)[0] == ["batch", "bytearray", ""]
 
     def test_a_request_that_fails(self, in_process: Any, open_service: Any, store: Any) -> None:

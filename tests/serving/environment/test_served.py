@@ -11,6 +11,7 @@ import pytest
 import typing_extensions
 
 from satrap.errors import RequirementsError, WorkerStartError
+from satrap.serving.query import Query
 from satrap.serving.status import management_status
 from satrap.serving.version_spec import RegisterParameters
 
@@ -73,7 +74,7 @@ def test_workers_import_what_the_file_asks_for(
     )
 
     def seen_by(model: str) -> dict[str, Any]:
-        return json.loads(in_process.run(service.predict(model, "", {"data": b"x"})).value)
+        return json.loads(in_process.run(service.predict(Query(model, "", {"data": b"x"}))).value)
 
     forked, fresh = seen_by("forked"), seen_by("fresh")
     for seen in (forked, fresh):
@@ -120,7 +121,7 @@ def test_nothing_is_installed_where_the_configuration_says_so(
     cache = tmp_path / "cache"
     service = open_service(environments_directory=str(cache), install_requirements=False)
     in_process.run(service.register(add(store, "plain.mar", ["no-such-package-at-all"], handler=plain)))
-    assert in_process.run(service.predict("plain", "", {"data": b"x"})).value == b"plain"
+    assert in_process.run(service.predict(Query("plain", "", {"data": b"x"}))).value == b"plain"
     assert "requirements.txt is not installed" in caplog.text
     (described,) = in_process.run(service.describe("plain"))
     assert described["useVenv"] is False

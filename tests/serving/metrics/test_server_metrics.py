@@ -12,6 +12,7 @@ from satrap.serving.metrics.live import LiveVersion
 from satrap.serving.metrics.server_metrics import KEPT_SECONDS, ServerMetrics
 from satrap.serving.metrics.torchserve import TORCHSERVE
 from satrap.serving.observation import PHASE, Observation
+from satrap.serving.query import Query
 from satrap.serving.request import Prediction, Request
 from satrap.serving.roster import WorkerState
 
@@ -19,7 +20,7 @@ HOST = (("Hostname", "vm"), ("Level", "Host"))
 
 
 def request(version: str = "", *, api: Any = "grpc", **more: Any) -> Request:
-    return Request("id-1", {}, None, protocol=api, version=version, **more)  # type: ignore[arg-type]
+    return Request("id-1", Query("m", version, {}, protocol=api, **more), None)  # type: ignore[arg-type]
 
 
 def prediction(code: int = 200, **more: Any) -> Prediction:

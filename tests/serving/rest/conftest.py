@@ -14,6 +14,7 @@ import uvloop
 from satrap.errors import ModelNotFoundError, ModelVersionNotFoundError
 from satrap.serving.listening import Address
 from satrap.serving.outcome import Outcome
+from satrap.serving.query import Query
 from satrap.serving.request import OK, Prediction
 from satrap.serving.request_ids import request_ids
 from satrap.serving.rest.app import RestApp, Routes
@@ -175,25 +176,13 @@ def talk() -> Talk:
 
 
 @dataclass
-class Asked:
-    """What a prediction was asked for with."""
-
-    model: str
-    version: str
-    inputs: Mapping[str, bytes]
-    content_types: Mapping[str, str]
-    headers: Mapping[str, str]
-    request_id: str
-
-
-@dataclass
 class FakeService:
     """Stands in for the model service: knows the model `m` with the versions `1.0` and `2.0`, and keeps what it got."""
 
     answer: Callable[..., Awaitable[Prediction]] | None = None
     healthy: bool = True
     startup: Sequence[str] = ("m",)
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[Query] = field(default_factory=list)
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     outcome: Outcome = field(default_factory=lambda: Outcome("done"))
     withdrawn: int = 0
@@ -204,21 +193,10 @@ class FakeService:
         if version not in ("", "all", "1.0", "2.0"):
             raise ModelVersionNotFoundError(model, version)
 
-    async def predict(
-        self,
-        model: str,
-        version: str,
-        inputs: Mapping[str, bytes],
-        *,
-        request_id: str,
-        content_types: Mapping[str, str],
-        headers: Mapping[str, str],
-        protocol: str,
-        on_part: Callable[[Prediction], None] | None,
-    ) -> Prediction:
-        assert protocol == "rest"
-        self._check(model, version)
-        self.asked.append(Asked(model, version, dict(inputs), dict(content_types), dict(headers), request_id))
+    async def predict(self, query: Query, on_part: Callable[[Prediction], None] | None = None) -> Prediction:
+        assert query.protocol == "rest"
+        self._check(query.model, query.version)
+        self.asked.append(query)
         try:
             if self.answer is not None:
                 return await self.answer(on_part)
