@@ -4,9 +4,7 @@ Every API on a loopback address may be open. Elsewhere it is encrypted, and asks
 certificate, unless the user has said that the network is theirs.
 """
 
-import ssl
 from collections.abc import Iterator
-from typing import Any
 
 from satrap.config.global_config import ServingConfig, TlsConfig
 from satrap.errors import InvalidInputError
@@ -14,26 +12,20 @@ from satrap.rpc import is_loopback
 from satrap.serving.listening import Address, Listening
 from satrap.tls import Tls
 
-__all__ = ["addresses", "asks_for_tokens", "by_reach", "check_exposure", "serving_tls", "uvicorn_tls"]
+__all__ = ["addresses", "asks_for_tokens", "by_reach", "check_exposure", "serving_tls"]
 
 
 def serving_tls(config: TlsConfig) -> Tls | None:
     """The files of a server; None if it has no certificate."""
-    if not config.certificate:
+    if not config.certificate and not config.keystore:
         return None
-    return Tls(config.certificate, config.private_key, config.client_authority)
-
-
-def uvicorn_tls(tls: Tls | None) -> dict[str, Any]:
-    """The keyword arguments of `uvicorn.Config` that make it serve by TLS; none without."""
-    if tls is None:
-        return {}
-    return {
-        "ssl_certfile": tls.certificate,
-        "ssl_keyfile": tls.private_key,
-        "ssl_ca_certs": tls.authority or None,
-        "ssl_cert_reqs": ssl.CERT_REQUIRED if tls.authority else ssl.CERT_NONE,
-    }
+    return Tls(
+        config.certificate,
+        config.private_key,
+        config.client_authority,
+        config.keystore,
+        config.keystore_password,
+    )
 
 
 def addresses(listening: Listening) -> Iterator[tuple[str, Address]]:
@@ -92,8 +84,8 @@ def check_exposure(config: ServingConfig, listening: Listening, *, insecure: boo
         if address.tls and tls is None:
             raise InvalidInputError(
                 f"the {name} API on {address} is to be served by TLS, and there is no certificate: name certificate "
-                "and private key (serving.tls in global_config.yaml, certificate_file and private_key_file in "
-                "config.properties)"
+                "and private key, or a keystore (serving.tls in global_config.yaml; certificate_file and "
+                "private_key_file, or keystore, in config.properties)"
             )
         if insecure or is_loopback(address.host):
             continue

@@ -16,7 +16,7 @@ import uvloop
 from satrap import __version__, rpc
 from satrap.errors import InvalidInputError, UnavailableError
 from satrap.protos import inference_pb2_grpc, management_pb2_grpc
-from satrap.serving.exposure import serving_tls, uvicorn_tls
+from satrap.serving.exposure import serving_tls
 from satrap.serving.forks import Template
 from satrap.serving.grpc_server.server import GrpcServer
 from satrap.serving.inference_api import SERVICE, InferenceApi
@@ -137,7 +137,7 @@ class _Apis:
         for api in apis:
             bound = bind(api.address)
             where = dataclasses.replace(api.address, port=bound.getsockname()[1])
-            tls = uvicorn_tls(self._tls if where.tls else None)
+            tls = self._tls.server_context() if self._tls is not None and where.tls else None
             self._rest.append(Listener(api.app, bound, self._settings.config.drain_seconds, tls))
             self.places += [(name, where) for name in api.names]
 

@@ -18,6 +18,7 @@ from satrap.config.global_config import (
     TlsConfig,
     TokenConfig,
 )
+from satrap.keystore import to_pkcs12
 from satrap.serving.listening import Listening
 from satrap.serving.ts_keys import ITS_OWN, KEYS, NO_EFFECT
 from satrap.serving.ts_listening import listening
@@ -124,7 +125,7 @@ def _serving(
     warn: Callable[[str], None],
 ) -> ServingConfig:
     """The section `serving`: from the file, otherwise from `base` if that says it, otherwise TorchServe's default."""
-    theirs = {**_numbers(properties), **_rules(properties, machine), **_reports(properties, warn)}
+    theirs = {**_numbers(properties), **_rules(properties, machine, warn), **_reports(properties, warn)}
     theirs["snapshot_directory"] = (), str(snapshot_directory)
     decided = {
         field: value
@@ -142,7 +143,7 @@ def _numbers(properties: Properties) -> _Theirs:
     }
 
 
-def _rules(properties: Properties, machine: Machine) -> _Theirs:
+def _rules(properties: Properties, machine: Machine, warn: Callable[[str], None]) -> _Theirs:
     """What is allowed, and what requests and workers get."""
     read = properties
     gpus = read.integer("number_of_gpu", 0, least=0) if "number_of_gpu" in read.values else None
@@ -164,7 +165,7 @@ def _rules(properties: Properties, machine: Machine) -> _Theirs:
             ("blacklist_env_vars",),
             _patterns(read, "blacklist_env_vars", separator=None),
         ),
-        "tls": (("certificate_file", "private_key_file", "keystore"), _tls(read)),
+        "tls": (("certificate_file", "private_key_file", "keystore"), _tls(read, warn)),
         "cors": (("cors_allowed_origin", "cors_allowed_methods", "cors_allowed_headers"), _cors(read)),
     }
 
@@ -223,19 +224,30 @@ def _token(properties: Properties, base: TokenConfig) -> TokenConfig:
     return base.model_copy(update={"enabled": enabled, "expiration_minutes": minutes})
 
 
-def _tls(properties: Properties) -> TlsConfig:
+def _tls(properties: Properties, warn: Callable[[str], None]) -> TlsConfig:
+    """PEM files win over a keystore, as in TorchServe."""
     certificate, key = properties.text("certificate_file"), properties.text("private_key_file")
-    if store := properties.text("keystore"):
-        raise properties.error(
-            "keystore",
-            f"certificates are read from PEM files. Make them once: openssl pkcs12 -in {store} -nokeys -out cert.pem; "
-            f"openssl pkcs12 -in {store} -nocerts -nodes -out key.pem; then write certificate_file=cert.pem and "
-            "private_key_file=key.pem in place of keystore",
-        )
+    store = properties.text("keystore")
     if bool(certificate) != bool(key):
         given = "certificate_file" if certificate else "private_key_file"
         raise properties.error(given, "certificate_file and private_key_file go together: name both, or none")
-    return TlsConfig(certificate=certificate, private_key=key)
+    if not store:
+        return TlsConfig(certificate=certificate, private_key=key)
+    if certificate:
+        warn(str(properties.error("keystore", f"{store} is not read: certificate_file has the certificate")))
+        return TlsConfig(certificate=certificate, private_key=key)
+    # Java's two types read each other's files, so what the file is counts, not what it is called.
+    if (kind := properties.text("keystore_type", "PKCS12")).upper() not in ("PKCS12", "JKS"):
+        raise properties.error(
+            "keystore_type", f"{kind}: only PKCS12 keystores are read. Make one: {to_pkcs12(store)}"
+        )
+    if (password := properties.values.get("keystore_pass")) is None:
+        raise properties.error(
+            "keystore",
+            "keystore_pass, which opens it, is not there. Snapshots do not keep it: name the configuration file by "
+            "--ts-config, or write enable_envvars_config=true and set TS_KEYSTORE_PASS",
+        )
+    return TlsConfig(keystore=store, keystore_password=password)
 
 
 def _startup_models(properties: Properties) -> str | None:

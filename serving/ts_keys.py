@@ -19,7 +19,9 @@ KEYS: Mapping[str, str] = {
     "enable_grpc_ssl": "both gRPC APIs by TLS",
     "certificate_file": "serving.tls.certificate",
     "private_key_file": "serving.tls.private_key",
-    "keystore": "refused: certificates are PEM files; the error says how to make them of a keystore",
+    "keystore": "serving.tls.keystore: PKCS12; of another format the error says how to make it",
+    "keystore_pass": "serving.tls.keystore_password; snapshots do not keep it",
+    "keystore_type": "PKCS12, or JKS, which in Java means either; what the file is counts",
     "enable_metrics_api": "false: no /metrics",
     "model_store": "--model-store",
     "load_models": "--models",
@@ -75,8 +77,6 @@ NO_EFFECT: Mapping[str, str] = {
         "there is no sequence batching",
     ),
     "system_metrics_cmd": "the frontend reads /proc itself",
-    "keystore_pass": "certificates are PEM files",
-    "keystore_type": "certificates are PEM files",
 }
 """Keys of TorchServe that are read and change nothing, and why."""
 

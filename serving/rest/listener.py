@@ -5,7 +5,7 @@ Of uvicorn its protocol is used and what starts and stops it; neither its signal
 
 import asyncio
 import socket
-from collections.abc import Mapping
+import ssl
 from typing import Any, cast
 
 import uvicorn
@@ -57,10 +57,11 @@ class Listener:
         app: Any,
         bound: socket.socket,
         drain_seconds: int,
-        tls: Mapping[str, Any] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Start nothing; the socket becomes the listener's. `tls`: uvicorn's settings of that name."""
+        """Start nothing; the socket becomes the listener's. With `tls` it is served by TLS only."""
         self._socket = bound
+        self._tls = tls
         self._drain_seconds = drain_seconds
         self._config = uvicorn.Config(
             app,
@@ -75,7 +76,6 @@ class Listener:
             server_header=False,
             date_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
-            **(tls or {}),
         )
         self._state = uvicorn.server.ServerState()
         self._server: asyncio.Server | None = None
@@ -95,7 +95,7 @@ class Listener:
         self._server = await asyncio.get_running_loop().create_server(
             lambda: ClientConnection(self._config, self._state, {}),
             sock=self._socket,
-            ssl=self._config.ssl,
+            ssl=self._tls,
             backlog=_BACKLOG,
         )
 

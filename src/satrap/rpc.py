@@ -116,20 +116,21 @@ def _is_local_socket(address: str) -> bool:
 
 def channel_credentials(tls: Tls) -> grpc.ChannelCredentials:
     """What a client shows and believes. Raises InvalidInputError if a file cannot be read."""
-    return grpc.ssl_channel_credentials(
-        tls.authority_bytes(), tls.private_key_bytes(), tls.certificate_bytes()
-    )
+    pair = tls.key_pair()
+    shown = (pair.private_key or None, pair.certificate) if pair is not None else (None, None)
+    return grpc.ssl_channel_credentials(tls.authority_bytes(), *shown)
 
 
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
     """What a server shows and asks for.
 
     Raises:
-        InvalidInputError: a file cannot be read, is no PEM, or key and certificate do not go together.
+        InvalidInputError: a file cannot be read, is no PEM and no keystore, or key and certificate do not go together.
     """
     tls.check()  # gRPC would say no more than that it cannot listen
+    pair = tls.key_pair()
     return grpc.ssl_server_credentials(
-        [(tls.private_key_bytes() or b"", tls.certificate_bytes() or b"")],
+        [(pair.private_key, pair.certificate) if pair is not None else (b"", b"")],
         root_certificates=tls.authority_bytes(),
         require_client_auth=bool(tls.authority),
     )

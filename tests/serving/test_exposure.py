@@ -8,7 +8,7 @@ import trustme
 
 from satrap.config.global_config import ServingConfig
 from satrap.errors import InvalidInputError
-from satrap.serving.exposure import asks_for_tokens, check_exposure, serving_tls, uvicorn_tls
+from satrap.serving.exposure import asks_for_tokens, check_exposure, serving_tls
 from satrap.serving.listening import Address, Listening
 
 APIS = ("grpc_inference", "grpc_management", "rest_inference", "rest_management", "metrics")
@@ -138,10 +138,11 @@ def test_a_key_with_a_password_is_refused_and_nobody_is_asked(files, tmp_path):
         check_exposure(ServingConfig.model_validate({"tls": tls}), Listening(), insecure=False, remedy="")
 
 
-def test_what_uvicorn_is_told(files):
-    assert uvicorn_tls(None) == {}
+def test_clients_are_asked_for_a_certificate_where_an_authority_is_named(files):
     assert serving_tls(ServingConfig().tls) is None
-    told = uvicorn_tls(serving_tls(configured(files, authority=files["ca.pem"]).tls))
-    assert (told["ssl_certfile"], told["ssl_keyfile"]) == (files["server.pem"], files["server-key.pem"])
-    assert (told["ssl_ca_certs"], told["ssl_cert_reqs"].name) == (files["ca.pem"], "CERT_REQUIRED")
-    assert uvicorn_tls(serving_tls(configured(files).tls))["ssl_cert_reqs"].name == "CERT_NONE"
+    asked = serving_tls(configured(files, authority=files["ca.pem"]).tls)
+    open_to_all = serving_tls(configured(files).tls)
+    assert asked is not None
+    assert open_to_all is not None
+    assert asked.server_context().verify_mode.name == "CERT_REQUIRED"
+    assert open_to_all.server_context().verify_mode.name == "CERT_NONE"

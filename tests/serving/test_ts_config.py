@@ -129,6 +129,22 @@ def test_the_certificate(translated):
     assert (tls.certificate, tls.private_key, tls.client_authority) == ("c.pem", "k.pem", "")
 
 
+@pytest.mark.parametrize("kind", ["", "keystore_type=PKCS12\n", "keystore_type=jks\n"])
+def test_a_keystore(translated, kind):
+    found = translated(f"keystore=k.p12\n{kind}keystore_pass= se\\u0063ret \n")
+    assert (found.config.tls.keystore, found.config.tls.keystore_password) == ("k.p12", "secret ")
+    assert found.warnings == ()
+    assert "secret" not in f"{found}"
+    assert "keystore_pass" not in found.properties
+
+
+def test_pem_files_win_over_a_keystore_as_in_torchserve(translated):
+    found = translated("keystore=k.p12\nkeystore_pass=s\ncertificate_file=c.pem\nprivate_key_file=k.pem\n")
+    assert (found.config.tls.certificate, found.config.tls.keystore) == ("c.pem", "")
+    (warning,) = found.warnings
+    assert "k.p12 is not read" in warning
+
+
 @pytest.mark.parametrize(
     ("text", "key", "words"),
     [
@@ -144,7 +160,8 @@ def test_the_certificate(translated):
         ("token_expiration_min=0", "token_expiration_min", "no number above 0"),
         ("allowed_urls=http://(", "allowed_urls", "no regular expression"),
         ("blacklist_env_vars=[", "blacklist_env_vars", "no regular expression"),
-        ("keystore=k.p12", "keystore", "openssl pkcs12 -in k.p12"),
+        ("keystore=k.p12", "keystore", "keystore_pass, which opens it, is not there"),
+        ("keystore_type=BCFKS\nkeystore_pass=x\nkeystore=k", "keystore_type", "-srckeystore k -destkeystore"),
         ("certificate_file=c.pem", "certificate_file", "go together"),
         ("service_envelope=kserve", "service_envelope", "request envelopes (kserve) are not served"),
         ("private_key_file=c.pem", "private_key_file", "go together"),

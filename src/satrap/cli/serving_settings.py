@@ -112,7 +112,7 @@ def serving_settings(flags: ServingFlags, ts_config: Path | None) -> "ServingSet
 
 
 def _native_settings(flags: ServingFlags, config: GlobalConfig) -> "ServingSettings":
-    from satrap.serving.exposure import asks_for_tokens, check_exposure
+    from satrap.serving.exposure import asks_for_tokens, check_exposure, serving_tls
     from satrap.serving.listening import Listening
     from satrap.serving.settings import ServingSettings
 
@@ -126,7 +126,7 @@ def _native_settings(flags: ServingFlags, config: GlobalConfig) -> "ServingSetti
     if flags.token_auth is not None:
         changed["token"] = config.serving.token.model_copy(update={"enabled": flags.token_auth})
     serving = config.serving.model_copy(update=changed)
-    listening = flags.listening(Listening().with_tls(bool(serving.tls.certificate)))
+    listening = flags.listening(Listening().with_tls(serving_tls(serving.tls) is not None))
     check_exposure(
         serving, listening, insecure=flags.insecure, remedy="pass --insecure if the network is yours"
     )

@@ -184,22 +184,27 @@ class MiddlewareConfig(Section):
 
 
 class TlsConfig(Section):
-    """Files in PEM of one process: its certificate, its key, and who signs the certificates of its peers.
+    """Files of one process: its certificate and key, and who signs the certificates of its peers.
 
-    Empty: none. With `client_authority` a server asks its clients for a certificate that this authority has signed.
+    Certificate and key are PEM files, or a PKCS12 keystore. Empty: none. With `client_authority` a server asks its
+    clients for a certificate that this authority has signed.
     """
 
     certificate: str = ""
     private_key: str = ""
+    keystore: str = ""
+    keystore_password: str = Field(default="", repr=False)
     client_authority: str = ""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if bool(self.certificate) != bool(self.private_key):
             raise ValueError("certificate and private_key go together: name both, or none")
-        if self.client_authority and not self.certificate:
+        if self.certificate and self.keystore:
+            raise ValueError("certificate and keystore: name one of them")
+        if self.client_authority and not (self.certificate or self.keystore):
             raise ValueError(
-                "client_authority without certificate and private_key: there is no TLS without them"
+                "client_authority without certificate and private_key, or keystore: there is no TLS without them"
             )
         return self
 

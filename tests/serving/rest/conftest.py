@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -133,7 +134,7 @@ class Site:
 
 @asynccontextmanager
 async def served(
-    app: RestApp, drain_seconds: int = 5, tls: Mapping[str, Any] | None = None
+    app: RestApp, drain_seconds: int = 5, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[Site]:
     """Serve an application on a free port."""
     bound = bind(Address())
@@ -160,7 +161,7 @@ def talk() -> Talk:
         what: Sequence[Routes] | RestApp,
         conversation: Conversation,
         drain_seconds: int = 5,
-        tls: Mapping[str, Any] | None = None,
+        tls: ssl.SSLContext | None = None,
         **options: Any,
     ) -> None:
         app = what if isinstance(what, RestApp) else RestApp(what, request_ids(), **options)

@@ -16,6 +16,7 @@ from satrap.serving.request_ids import request_ids
 from satrap.serving.rest.apis import RestApi, rest_apis
 from satrap.serving.settings import ServingSettings
 from satrap.serving.tokens import TokenAuthorization
+from satrap.tls import Tls
 
 
 def render(names: Sequence[str]) -> bytes:
@@ -230,5 +231,4 @@ def test_tls(service: Any, talk: Any) -> None:
     authority.configure_trust(client)
     certificate = authority.issue_cert("localhost")
     with certificate.private_key_and_cert_chain_pem.tempfile() as pem:
-        tls = {"ssl_certfile": pem, "ssl_keyfile": pem}
-        talk(apis(service)["REST inference"].app, conversation, tls=tls)
+        talk(apis(service)["REST inference"].app, conversation, tls=Tls(pem, pem).server_context())
