@@ -21,6 +21,7 @@ from satrap.errors import (
     NoDescribeWorkerError,
     NoDescriptionError,
     NoWorkerError,
+    SatrapError,
     UnregisterTimeoutError,
     VersionRegisteredError,
     WorkerStartError,
@@ -475,4 +476,18 @@ class ModelService:
         task = asyncio.get_running_loop().create_task(change)
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_log_failure)
+            raise
+
+
+def _log_failure(change: asyncio.Task[Any]) -> None:
+    """Of a change whose caller went away: nobody else is told."""
+    if change.cancelled() or (error := change.exception()) is None:
+        return
+    if isinstance(error, SatrapError):
+        log.error("a change whose caller went away failed: %s", error)
+    else:
+        log.error("a change whose caller went away failed", exc_info=error)
