@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 from satrap.config.global_config import ServingConfig, TlsConfig
 from satrap.errors import InvalidInputError
-from satrap.rpc import is_loopback
 from satrap.serving.listening import Address, Listening
 from satrap.tls import Tls
 
@@ -44,7 +43,7 @@ def asks_for_tokens(config: ServingConfig, listening: Listening, *, insecure: bo
     """Whether calls need a token: as configured, otherwise if any API is beyond loopback and not `insecure`."""
     if config.token.enabled is not None:
         return config.token.enabled
-    return not insecure and any(not is_loopback(address.host) for _, address in addresses(listening))
+    return not insecure and any(not address.is_local for _, address in addresses(listening))
 
 
 def by_reach(config: ServingConfig, listening: Listening, *, model_api_said: bool) -> ServingConfig:
@@ -53,7 +52,7 @@ def by_reach(config: ServingConfig, listening: Listening, *, model_api_said: boo
     On loopback calls need no token and models may be registered, as natively; if any API is beyond it TorchServe's
     defaults hold: tokens, and no model API. `model_api_said`: a file or a flag has decided that one.
     """
-    is_local = all(is_loopback(address.host) for _, address in addresses(listening))
+    is_local = all(address.is_local for _, address in addresses(listening))
     changed: dict[str, object] = {}
     if config.token.enabled is None:
         changed["token"] = config.token.model_copy(update={"enabled": not is_local})
@@ -75,8 +74,9 @@ def check_exposure(config: ServingConfig, listening: Listening, *, insecure: boo
         tls.check()
     by_place: dict[tuple[str, int], tuple[str, Address]] = {}
     for name, address in addresses(listening):
-        other, there = by_place.setdefault((address.host, address.port), (name, address))
-        if address.port and there.tls != address.tls:
+        place = address.place
+        other, there = by_place.setdefault(place, (name, address)) if place else (name, address)
+        if there.tls != address.tls:
             raise InvalidInputError(
                 f"the {other} and {name} APIs share {address}, and only one of them is to be served by TLS: write "
                 "https for both, or give each a port of its own"
@@ -87,7 +87,7 @@ def check_exposure(config: ServingConfig, listening: Listening, *, insecure: boo
                 "and private key, or a keystore (serving.tls in global_config.yaml; certificate_file and "
                 "private_key_file, or keystore, in config.properties)"
             )
-        if insecure or is_loopback(address.host):
+        if insecure or address.is_local:
             continue
         if not address.tls:
             raise InvalidInputError(

@@ -1,4 +1,4 @@
-"""Where a serving process listens: five addresses, TorchServe's ports."""
+"""Where a serving process listens: five addresses, TorchServe's ports or Unix sockets."""
 
 from dataclasses import dataclass, field, replace
 
@@ -11,8 +11,8 @@ __all__ = ["Address", "Listening"]
 class Address:
     """Host and port of one API; port 0 picks a free one. With `tls` it is served by TLS only.
 
-    The ages, in milliseconds, are for gRPC: a connection is closed at the one, and its calls have the other to end;
-    None: no limit.
+    A REST API may have a Unix socket's path in their place. The ages, in milliseconds, are for gRPC: a connection is
+    closed at the one, and its calls have the other to end; None: no limit.
     """
 
     host: str = "127.0.0.1"
@@ -20,10 +20,23 @@ class Address:
     tls: bool = False
     max_connection_age_ms: int | None = None
     max_connection_age_grace_ms: int | None = None
+    socket_path: str = ""
 
     def __str__(self) -> str:
-        """`host:port`, with brackets around an IPv6 address."""
-        return rpc.address(self.host, self.port)
+        """`host:port`, with brackets around an IPv6 address, or `unix:path`."""
+        return f"unix:{self.socket_path}" if self.socket_path else rpc.address(self.host, self.port)
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """What APIs that share an address have in common; None: nobody shares a port that the kernel picks."""
+        if self.socket_path:
+            return self.socket_path, 0
+        return (self.host, self.port) if self.port else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it."""
+        return bool(self.socket_path) or rpc.is_loopback(self.host)
 
 
 @dataclass(frozen=True, kw_only=True)

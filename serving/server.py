@@ -30,6 +30,7 @@ from satrap.serving.prediction_message import parse_request
 from satrap.serving.request_ids import request_ids
 from satrap.serving.rest.apis import rest_apis
 from satrap.serving.rest.listener import Listener, bind
+from satrap.serving.rest.unix_socket import UnixSocket
 from satrap.serving.settings import ServingSettings
 from satrap.serving.startup import register_startup_models
 from satrap.serving.token_interceptor import TokenInterceptor
@@ -135,8 +136,7 @@ class _Apis:
             version=__version__,
         )
         for api in apis:
-            bound = bind(api.address)
-            where = dataclasses.replace(api.address, port=bound.getsockname()[1])
+            bound, where = _bound(api.address)
             tls = self._tls.server_context() if self._tls is not None and where.tls else None
             self._rest.append(Listener(api.app, bound, self._settings.config.drain_seconds, tls))
             self.places += [(name, where) for name in api.names]
@@ -190,6 +190,16 @@ class _Apis:
             raise InvalidInputError(str(error)) from error
         self.places.append((api, dataclasses.replace(where, port=port)))
         return server
+
+
+def _bound(address: Address) -> tuple[socket.socket | UnixSocket, Address]:
+    """What a REST address is served on, and the address with its port."""
+    if address.socket_path:
+        path = UnixSocket(address.socket_path)
+        path.check()
+        return path, address
+    bound = bind(address)
+    return bound, dataclasses.replace(address, port=bound.getsockname()[1])
 
 
 def _tokens(settings: ServingSettings) -> TokenAuthorization | None:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 __all__ = ["ITS_OWN", "KEYS", "NO_EFFECT"]
 
 KEYS: Mapping[str, str] = {
-    "inference_address": "address of the REST inference API; https: by TLS",
-    "management_address": "address of the REST management API; https: by TLS",
-    "metrics_address": "address of /metrics; https: by TLS",
+    "inference_address": "address of the REST inference API; https: by TLS; unix:/path: a Unix socket",
+    "management_address": "address of the REST management API; https: by TLS; unix:/path: a Unix socket",
+    "metrics_address": "address of /metrics; https: by TLS; unix:/path: a Unix socket",
     "grpc_inference_address": "address of the gRPC inference API",
     "grpc_inference_port": "port of the gRPC inference API",
     "grpc_management_address": "address of the gRPC management API",

@@ -1,5 +1,6 @@
 """TorchServe's addresses: keys like `inference_address` and `grpc_inference_port`, and the ages of gRPC connections."""
 
+import os
 import re
 
 from satrap.serving.listening import Address, Listening
@@ -8,6 +9,9 @@ from satrap.serving.ts_properties import Properties
 __all__ = ["listening"]
 
 _ADDRESS = re.compile(r"(https?)://(\[[^\]]+\]|[^:^/\[\]]+)(?::([0-9]+))?", re.IGNORECASE)
+
+_LONGEST_PATH = 107
+"""Bytes of a Unix socket's path on Linux."""
 
 
 def listening(properties: Properties) -> Listening:
@@ -48,17 +52,29 @@ def _age(properties: Properties, key: str) -> int | None:
 
 
 def _address(properties: Properties, key: str, default: str, ports: tuple[int, int]) -> Address:
-    """`http://host:port` or `https://host:port`; `ports` are those of either without one."""
+    """`http://host:port`, `https://host:port` or `unix:/path`; `ports` are those of the first two without one."""
     text = properties.text(key, default)
     if text.lower().startswith("unix:"):
-        raise properties.error(
-            key, f"{text}: REST is served on a host and a port only; write http://127.0.0.1:PORT"
-        )
+        return _unix_socket(properties, key, text[len("unix:") :])
     found = _ADDRESS.fullmatch(text)
     if found is None:
-        raise properties.error(key, f"{text!r} is no address like http://127.0.0.1:8080")
+        raise properties.error(
+            key, f"{text!r} is no address like http://127.0.0.1:8080 or unix:/run/satrap.sock"
+        )
     tls = found[1].lower() == "https"
     port = int(found[3]) if found[3] is not None else ports[tls]
     if port > 65_535:
         raise properties.error(key, f"{text}: ports end at 65535")
     return Address(found[2].strip("[]"), port, tls)
+
+
+def _unix_socket(properties: Properties, key: str, path: str) -> Address:
+    if not path.startswith("/"):
+        raise properties.error(key, f"unix:{path}: the path of a socket begins with /")
+    if len(os.fsencode(path)) > _LONGEST_PATH:
+        raise properties.error(key, f"unix:{path}: the path of a socket has {_LONGEST_PATH} bytes at most")
+    if " " in path or not path.isprintable():
+        raise properties.error(
+            key, f"unix:{path!r}: no blanks and control characters in the path of a socket"
+        )
+    return Address(socket_path=path)

@@ -38,13 +38,14 @@ class CallLog:
         """A REST call, by its ASGI scope."""
         self._count(status)
         if self._lines:
-            host, port = scope.get("client") or ("", 0)
+            client = scope.get("client")
+            place = f"{client[0]}:{client[1]}" if client else "unix:"  # as gRPC names such a peer
             path = scope.get("raw_path") or scope["path"].encode()
             query = scope.get("query_string") or b""
             target = (path + b"?" + query if query else path).decode("latin-1")
             log.info(
-                '/%s:%s "%s %s HTTP/%s" %d %d',
-                *(host, port, scope["method"], _printable(target), scope["http_version"], status),
+                '/%s "%s %s HTTP/%s" %d %d',
+                *(place, scope["method"], _printable(target), scope["http_version"], status),
                 round(seconds * 1e3),
             )
 

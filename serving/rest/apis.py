@@ -56,8 +56,7 @@ def rest_apis(
     places: dict[object, _Shared] = {}
 
     def at(address: Address, name: str, paths: Mapping[str, Any]) -> _Shared:
-        # A port that the kernel picks is never shared.
-        place = places.setdefault((address.host, address.port) if address.port else name, _Shared(address))
+        place = places.setdefault(address.place or name, _Shared(address))
         place.names.append(name)
         place.paths.update(paths)
         return place

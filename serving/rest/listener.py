@@ -13,6 +13,7 @@ import uvicorn
 from satrap.errors import InvalidInputError
 from satrap.serving.listening import Address
 from satrap.serving.rest.connection import KEEP_ALIVE_SECONDS, ClientConnection
+from satrap.serving.rest.unix_socket import UnixSocket
 
 __all__ = ["Listener", "bind"]
 
@@ -45,22 +46,34 @@ def bind(address: Address) -> socket.socket:
     return bound
 
 
+def _listening(bound: socket.socket | UnixSocket) -> socket.socket:
+    """Here, because uvloop does not tell when it fails."""
+    if isinstance(bound, UnixSocket):
+        return bound.listen(_BACKLOG)
+    try:
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        raise _cannot_listen(str(Address(host, port)), error) from error
+    return bound
+
+
 def _cannot_listen(where: str, error: OSError) -> InvalidInputError:
     return InvalidInputError(f"cannot listen on {where} (is another server running there?): {error}")
 
 
 class Listener:
-    """One address: a bound socket, and after `start` a server on it."""
+    """One address: a bound socket, or a path for one, and after `start` a server on it."""
 
     def __init__(
         self,
         app: Any,
-        bound: socket.socket,
+        bound: socket.socket | UnixSocket,
         drain_seconds: int,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Start nothing; the socket becomes the listener's. With `tls` it is served by TLS only."""
-        self._socket = bound
+        self._bound = bound
         self._tls = tls
         self._drain_seconds = drain_seconds
         self._config = uvicorn.Config(
@@ -87,14 +100,9 @@ class Listener:
             InvalidInputError: another server took the address meanwhile.
         """
         self._config.load()
-        try:
-            self._socket.listen(_BACKLOG)  # here, because uvloop does not tell when it fails
-        except OSError as error:
-            host, port = self._socket.getsockname()[:2]
-            raise _cannot_listen(str(Address(host, port)), error) from error
         self._server = await asyncio.get_running_loop().create_server(
             lambda: ClientConnection(self._config, self._state, {}),
-            sock=self._socket,
+            sock=_listening(self._bound),
             ssl=self._tls,
             backlog=_BACKLOG,
         )
@@ -105,8 +113,10 @@ class Listener:
         What has not come whole soon after is given up.
         """
         if self._server is None:
-            self._socket.close()
+            self._bound.close()
             return
+        if isinstance(self._bound, UnixSocket):
+            self._bound.close()
         self._server.close()
         for connection in list(self._state.connections):
             connection.shutdown()

@@ -173,7 +173,7 @@ def test_flags_become_words_again():
         "--enable-model-api", "--shards", "a,b",
     ]  # fmt: skip
     assert ServingFlags().words() == []
-    again = flags.with_ports([1, 2, 3]).words()
+    again = flags.with_ports({"REST inference": 3, "management": 2, "inference": 1}).words()
     assert again[4:10] == [
         "--grpc-inference-port",
         "1",

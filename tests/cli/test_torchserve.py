@@ -8,6 +8,7 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -123,7 +124,8 @@ def test_a_real_torchserve_is_left_alone(folder):
 
 
 @pytest.mark.slow
-def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder):
+def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder, table_directory):
+    metrics = table_directory / "metrics"  # its path is short enough for a socket
     with zipfile.ZipFile(folder / "store" / "noop.mar", "w") as archive:
         document = {
             "runtime": "python",
@@ -134,7 +136,7 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder):
             "h.py", "def handle(data, context):\n    return None if data is None else [b'one'] * len(data)\n"
         )
     (folder / "config.properties").write_text(
-        f"{FREE_PORTS}default_workers_per_model=1\nvmargs=-Xmx1g\nfoo=1\n"
+        f"{FREE_PORTS}default_workers_per_model=1\nvmargs=-Xmx1g\nfoo=1\nmetrics_address=unix:{metrics}\n"
     )
     with (folder / "log").open("w") as log:
         started = command(
@@ -154,6 +156,8 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder):
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.read() == b"one"
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(metrics))) as client:
+            assert "Requests2XX" in client.get("http://localhost/metrics").text
         refused = command("--start", "--model-store", "store")
         assert refused.returncode == 1
         assert "already running" in refused.stdout
@@ -165,6 +169,7 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder):
         stopped = command("--stop")
     assert (stopped.returncode, stopped.stdout) == (0, "TorchServe has stopped.\n")
     assert not (folder / "key_file.json").exists()
+    assert not metrics.exists()
     assert not (folder / "tmp" / ".model_server.pid").exists()
     with (folder / "log").open("w") as log:
         again = command("--start", "--model-store", "store", stderr=log)

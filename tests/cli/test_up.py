@@ -24,4 +24,12 @@ def test_the_ready_line_adds_up_what_the_children_said():
 
 def test_serving_keeps_the_ports_that_it_picked():
     line = "satrap serving ready on [::1]:4101 (inference), [::1]:4102 (management): 1 model"
-    assert serving_ports(line) == (4101, 4102)
+    assert serving_ports(line) == {"inference": 4101, "management": 4102}
+
+
+def test_a_unix_socket_has_no_port_and_apis_that_share_one_have_it_both():
+    line = (
+        "satrap serving ready on 127.0.0.1:1 (inference), 127.0.0.1:2 (management), 127.0.0.1:3 (REST inference), "
+        "127.0.0.1:3 (metrics), unix:/a/b:80 (REST management): 1 model"
+    )
+    assert serving_ports(line) == {"inference": 1, "management": 2, "REST inference": 3, "metrics": 3}

@@ -8,7 +8,7 @@ import trustme
 
 from satrap.config.global_config import ServingConfig
 from satrap.errors import InvalidInputError
-from satrap.serving.exposure import asks_for_tokens, check_exposure, serving_tls
+from satrap.serving.exposure import asks_for_tokens, by_reach, check_exposure, serving_tls
 from satrap.serving.listening import Address, Listening
 
 APIS = ("grpc_inference", "grpc_management", "rest_inference", "rest_management", "metrics")
@@ -74,6 +74,14 @@ def test_beyond_loopback_calls_need_a_token_or_a_client_certificate(files, api):
     check_exposure(everybody, beyond(api, tls=True), insecure=True, remedy="")
     known = configured(files, enabled=False, authority=files["ca.pem"])
     check_exposure(known, beyond(api, tls=True), insecure=False, remedy="")
+
+
+def test_a_unix_socket_is_as_local_as_loopback():
+    config = ServingConfig()
+    listening = dataclasses.replace(Listening(), rest_inference=Address(socket_path="/run/satrap.sock"))
+    check_exposure(config, listening, insecure=False, remedy="")
+    assert not asks_for_tokens(config, listening, insecure=False)
+    assert by_reach(config, listening, model_api_said=False).model_api
 
 
 @pytest.mark.parametrize("api", APIS)

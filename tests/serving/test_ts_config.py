@@ -120,6 +120,16 @@ def test_addresses(translated):
     assert listening.grpc_management == Address("127.0.0.1", 0, tls=True)
 
 
+def test_unix_sockets(translated):
+    path = "/" + 106 * "a"
+    listening = translated(
+        f"inference_address=unix:/run/satrap.sock\nmetrics_address=UNIX:{path}\n"
+    ).listening
+    assert listening.rest_inference == Address(socket_path="/run/satrap.sock")
+    assert str(listening.rest_inference) == "unix:/run/satrap.sock"
+    assert listening.metrics == Address(socket_path=path)
+
+
 def test_no_metrics(translated):
     assert translated("enable_metrics_api=false").listening.metrics is None
 
@@ -153,7 +163,11 @@ def test_pem_files_win_over_a_keystore_as_in_torchserve(translated):
         ("inference_address=http://a:b", "inference_address", "no address like"),
         ("inference_address=http://a:1/x", "inference_address", "no address like"),
         ("management_address=http://a:65536", "management_address", "ports end at 65535"),
-        ("metrics_address=unix:/tmp/s", "metrics_address", "on a host and a port only"),
+        ("metrics_address=unix:s", "metrics_address", "begins with /"),
+        ("metrics_address=unix:/a b", "metrics_address", "no blanks"),
+        ("metrics_address=unix:/a\\u0000b", "metrics_address", "no blanks"),
+        (f"metrics_address=unix:/{107 * 'a'}", "metrics_address", "107 bytes at most"),
+        (f"metrics_address=unix:/{53 * 'a'}{27 * 'ä'}", "metrics_address", "107 bytes at most"),
         ("grpc_inference_port=65536", "grpc_inference_port", "not from 0 to 65535"),
         ("job_queue_size=many", "job_queue_size", "no whole number"),
         ("default_response_timeout=0", "default_response_timeout", "not from 1"),

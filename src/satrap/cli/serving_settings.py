@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["ServingFlags", "serving_settings", "torchserve_settings", "ts_snapshots"]
 
-_PORTS = (
-    "grpc_inference_port",
-    "grpc_management_port",
-    "rest_inference_port",
-    "rest_management_port",
-    "metrics_port",
-)
-"""In the order of serving's ready line."""
+_PORTS = {
+    "inference": "grpc_inference_port",
+    "management": "grpc_management_port",
+    "REST inference": "rest_inference_port",
+    "REST management": "rest_management_port",
+    "metrics": "metrics_port",
+}
+"""By the names of serving's ready line."""
 
 _SWITCHES = {
     "token_auth": ("--disable-token-auth", "--token-auth"),
@@ -57,9 +57,9 @@ class ServingFlags:
     embedding_config: Path | None = None
     shards: str | None = None
 
-    def with_ports(self, ports: Sequence[int]) -> "ServingFlags":
-        """The same with these ports, in the order of a ready line; it may end early."""
-        named: Mapping[str, Any] = dict(zip(_PORTS, ports, strict=False))
+    def with_ports(self, ports: Mapping[str, int]) -> "ServingFlags":
+        """The same with these ports, by the names of a ready line."""
+        named: Mapping[str, Any] = {_PORTS[name]: port for name, port in ports.items()}
         return dataclasses.replace(self, **named)
 
     def words(self) -> list[str]:
@@ -80,9 +80,8 @@ class ServingFlags:
         """The same addresses, with the hosts and ports that were given."""
 
         def moved(address: "Address", port: int | None) -> "Address":
-            return dataclasses.replace(
-                address, host=self.host or address.host, port=address.port if port is None else port
-            )
+            there = dataclasses.replace(address, host=self.host or address.host)
+            return there if port is None else dataclasses.replace(there, port=port, socket_path="")
 
         return dataclasses.replace(
             base,

@@ -40,9 +40,10 @@ def ready_line(lines: Sequence[str]) -> str:
     return f"satrap up {serving}, {shards} {'shard' if shards == 1 else 'shards'}, {rows:,} rows"
 
 
-def serving_ports(line: str) -> tuple[int, ...]:
-    """The ports of serving's ready line, in its order."""
-    return tuple(int(port) for port in re.findall(r":(\d+) \(", line))
+def serving_ports(line: str) -> dict[str, int]:
+    """The ports of serving's ready line by the names of their APIs; a Unix socket has none."""
+    found = re.findall(r"(\S+):(\d+) \(([^)]+)\)", line)
+    return {name: int(port) for host, port, name in found if not host.startswith("unix:")}
 
 
 def up(

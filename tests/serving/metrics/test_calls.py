@@ -52,6 +52,6 @@ def test_nobody_writes_lines_of_their_own(caplog: pytest.LogCaptureFixture) -> N
         calls.rest({**SCOPE, "raw_path": b'/a\r\n/1.1.1.1 "GET\x00\xff', "client": None}, 404, 0.0)
         calls.rest({key: value for key, value in SCOPE.items() if key != "raw_path"}, 200, 0.0)
     assert lines(caplog) == [
-        '/:0 "POST /a%0D%0A/1.1.1.1%20"GET%00%FF HTTP/1.1" 404 0',
+        '/unix: "POST /a%0D%0A/1.1.1.1%20"GET%00%FF HTTP/1.1" 404 0',
         '/127.0.0.1:40592 "POST /predictions/noop HTTP/1.1" 200 0',
     ]

@@ -1,0 +1,106 @@
+"""A Unix socket for a REST address: taken over from a dead server, never from a living one, removed at the end."""
+
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from satrap.errors import InvalidInputError
+
+__all__ = ["UnixSocket"]
+
+
+class UnixSocket:
+    """A path, and after `listen` a socket there, until `close`. Who may connect the umask decides."""
+
+    def __init__(self, path: str) -> None:
+        """Nothing is touched before it is asked for."""
+        self._path = Path(path)
+        self._identity: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """See whether the path could be had now.
+
+        Raises:
+            InvalidInputError: something lies there that is no dead server's socket, or the folder cannot be written.
+        """
+        folder = self._path.parent
+        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise self._error(f"{folder} is no folder that this process may write to")
+        self._is_left_behind()
+
+    def listen(self, backlog: int) -> socket.socket:
+        """A socket that listens at the path; the caller closes it, and `close` removes the path.
+
+        Raises:
+            InvalidInputError: the path cannot be had.
+        """
+        bound = socket.socket(socket.AF_UNIX)
+        bound.setblocking(False)
+        try:
+            with self._alone():
+                if self._is_left_behind():
+                    self._path.unlink()
+                bound.bind(os.fspath(self._path))
+                self._identity = self._found()
+                bound.listen(backlog)
+        except OSError as error:
+            bound.close()
+            raise self._error(str(error)) from error
+        except InvalidInputError:
+            bound.close()
+            raise
+        return bound
+
+    def close(self) -> None:
+        """Remove the path, if it is still this socket's."""
+        if self._identity is not None and self._found() == self._identity:
+            with suppress(OSError):
+                self._path.unlink()
+        self._identity = None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Of two servers that take over the same path at once, one: the other would remove a living one's."""
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(folder)
+
+    def _is_left_behind(self) -> bool:
+        """Whether a dead server's socket lies there; False: nothing does.
+
+        Raises:
+            InvalidInputError: something else does.
+        """
+        try:
+            if not stat.S_ISSOCK(self._path.lstat().st_mode):
+                raise self._error("what lies there is no socket; remove it, or name another path")
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.setblocking(False)
+                probe.connect(os.fspath(self._path))
+        except FileNotFoundError:
+            return False
+        except ConnectionRefusedError:
+            return True
+        except BlockingIOError:
+            pass  # many wait to be accepted
+        except OSError as error:
+            raise self._error(f"whether a server is behind it cannot be told: {error}") from error
+        raise self._error("another server has it; stop that one, or name another path")
+
+    def _found(self) -> tuple[int, int] | None:
+        """What lies at the path; None: nothing that we may see."""
+        try:
+            status = self._path.lstat()
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _error(self, reason: str) -> InvalidInputError:
+        return InvalidInputError(f"cannot listen on unix:{self._path}: {reason}")
