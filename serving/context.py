@@ -1,5 +1,6 @@
 """What a handler is told about its model and the requests at hand: TorchServe's `context`."""
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -35,8 +36,13 @@ class RequestProcessor:
         return self._request_header
 
     def report_status(self, code: int, reason_phrase: str | None = None) -> None:
-        """Choose the answer's HTTP status."""
-        self._status, self._phrase = code, reason_phrase
+        """Choose the answer's HTTP status.
+
+        Raises:
+            TypeError: the code is no integer, of Python's or NumPy's.
+        """
+        self._status = operator.index(code)  # here, where the handler's author sees which line it is
+        self._phrase = None if reason_phrase is None else str(reason_phrase)
 
     def get_response_status_code(self) -> int:
         """The answer's HTTP status."""
@@ -48,7 +54,7 @@ class RequestProcessor:
 
     def add_response_property(self, key: str, value: str) -> None:
         """Set a response header."""
-        self._response_header[key] = value
+        self._response_header[str(key)] = value
 
     def get_response_headers(self) -> dict[str, str]:
         """All response headers."""
@@ -126,10 +132,16 @@ class Context:
 
         Raises:
             RuntimeError: the handler is not answering a batch.
+            IndexError: there is no request at one of the places.
         """
         if self.send_part is None:
             raise RuntimeError("an intermediate response can only be sent while the handler answers a batch")
-        self.send_part(values, range(len(self.request_processor)) if places is None else places)
+        count = len(self.request_processor)
+        chosen = range(count) if places is None else [operator.index(place) for place in places]
+        for place in chosen:
+            if not 0 <= place < count:
+                raise IndexError(f"there is no request at place {place} of a batch of {count}")
+        self.send_part(values, chosen)
 
     def set_response_content_type(self, idx: int, value: str) -> None:
         """Set the content type of the answer at `idx` (REST only, as in TorchServe)."""

@@ -69,7 +69,7 @@ class HandlerMetric:
         metrics: "HandlerMetrics | None" = None,
     ) -> None:
         """Name it; its values' dimensions have these names, in this order."""
-        self.metric_name, self.unit = metric_name, unit
+        self.metric_name, self.unit = str(metric_name), _unit(unit)
         self.dimension_names = list(dimension_names or ())
         self.metric_type = MetricTypes(_type(metric_type))
         self._metrics = metrics
@@ -156,7 +156,11 @@ class HandlerMetrics:
 
     def add_phase(self, phase: str, seconds: float) -> None:
         """Report how long a part of answering the batch took: satrap's histogram of phases, and `satrap-timing`."""
-        self.observe(Observation(PHASE, seconds, "s", "histogram", (("phase", phase),), is_exact=True))
+        number = _number(seconds)
+        if number is None:
+            log.error("phase %s did not take %r seconds: that is no number", phase, seconds)
+            return
+        self.observe(Observation(PHASE, number, "s", "histogram", (("phase", str(phase)),), is_exact=True))
 
     def set_request_ids(self, request_ids: Mapping[int, str] | None) -> None:
         """The ids of the batch's requests, by index."""
@@ -287,7 +291,7 @@ class HandlerMetrics:
         dimensions: Sequence[Any] | None,
         exact: tuple[tuple[str, str], ...] | None = None,
     ) -> None:
-        kind = _type(metric_type)
+        kind, name, unit = _type(metric_type), str(name), _unit(unit)
         pairs = exact if exact is not None else _pairs(dimensions)
         metric = self._metrics.get((kind, name))
         if metric is None:
@@ -306,10 +310,15 @@ class HandlerMetrics:
         self.observe(Observation(name, number, unit, kind, pairs, place, exact is not None))
 
 
+def _unit(unit: str) -> str:
+    """Handlers give None, too, which is a unit of its own."""
+    return unit if unit is None else str(unit)
+
+
 def _number(value: object) -> float | None:
     try:
         number = float(cast(float, value))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return None if math.isnan(number) else number  # a counter would be NaN for ever
 

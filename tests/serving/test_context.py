@@ -1,5 +1,11 @@
 """The context: TorchServe's names, per request."""
 
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
 from satrap.serving.context import Context, RequestProcessor
 
 
@@ -55,3 +61,34 @@ def test_answers() -> None:
     assert c.get_response_status(1) == (404, "nothing")
     c.set_all_response_status(500, "all")
     assert c.get_response_status(0) == c.get_response_status(1) == (500, "all")
+
+
+def test_what_an_answer_carries_can_be_sent_whatever_a_handler_gives() -> None:
+    """It leaves the worker as JSON, and the frontend counts on it."""
+    c = context()
+    odd: Any = ("a", 1)
+    c.set_response_header(0, odd, "x")
+    c.set_response_status(np.int64(201), odd)
+    assert json.loads(json.dumps([c.get_response_headers(0), *c.get_response_status(0)])) == [
+        {"('a', 1)": "x"},
+        201,
+        "('a', 1)",
+    ]
+
+
+@pytest.mark.parametrize("code", ["404", None, 4.5, [1]], ids=repr)
+def test_a_status_that_is_no_number_is_an_error_of_its_line(code: Any) -> None:
+    c = context()
+    with pytest.raises(TypeError):
+        c.set_response_status(code)
+    assert c.get_response_status(0) == (200, None)
+
+
+@pytest.mark.parametrize("place", [-1, 2])
+def test_a_part_for_no_request(place: int) -> None:
+    c, sent = context(), []
+    c.send_part = lambda values, places: sent.extend(places)
+    with pytest.raises(IndexError, match=f"no request at place {place} of a batch of 2"):
+        c.send_intermediate([b"p"] * 3, [0, place])
+    c.send_intermediate([b"p"] * 2)
+    assert sent == [0, 1]

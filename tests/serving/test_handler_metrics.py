@@ -4,6 +4,7 @@ import logging
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from satrap.serving.handler_metrics import (
@@ -15,7 +16,7 @@ from satrap.serving.handler_metrics import (
     MetricsCacheValueError,
     MetricTypes,
 )
-from satrap.serving.observation import Observation
+from satrap.serving.observation import PHASE, Observation
 
 
 def dimension(name: str, value: str) -> Any:
@@ -122,3 +123,27 @@ def test_a_metric_of_the_handlers_own_making_goes_to_the_log(caplog: pytest.LogC
     caplog.set_level(logging.INFO)
     HandlerMetric("Own", "ms", ["a"], MetricTypes.GAUGE).add_or_update(2.5, ["b"], "request-1")
     assert caplog.messages == ["[METRICS]Own.Milliseconds:2.5|#a:b|#type:GAUGE|request-1"]
+
+
+def test_what_is_reported_can_be_sent_whatever_a_handler_gives() -> None:
+    """It leaves the worker as JSON: a value that is none of JSON's would end the worker, not the call."""
+    metrics = HandlerMetrics("m")
+    name: Any = ValueError("odd")
+    unit: Any = ["count"]
+    metrics.add_metric(name, np.float32(1.5), unit, metric_type=MetricTypes.GAUGE)
+    metrics.add_phase(name, np.float32(0.5))
+    HandlerMetric(name, unit, metric_type=MetricTypes.GAUGE, metrics=metrics).add_or_update(np.int64(2))
+    assert metrics.take() == [
+        Observation("odd", 1.5, "['count']", "gauge"),
+        Observation(PHASE, 0.5, "s", "histogram", (("phase", "odd"),), is_exact=True),
+        Observation("odd", 2.0, "['count']", "gauge", is_exact=True),
+    ]
+
+
+def test_what_is_no_number_is_not_reported(caplog: pytest.LogCaptureFixture) -> None:
+    metrics = HandlerMetrics("m")
+    soon: Any = "soon"
+    metrics.add_phase("p", soon)
+    metrics.add_metric("g", 10**400)
+    assert metrics.take() == []
+    assert [record.levelno for record in caplog.records] == [logging.ERROR] * 2
