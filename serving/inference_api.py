@@ -55,7 +55,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
     ) -> inference_pb2.TorchServeHealthResponse:
         """TorchServe's health document."""
         with _Call("Ping", context, self._calls) as call:
-            health = "Healthy" if self._service.is_healthy() else "Unhealthy"
+            health = "Healthy" if self._service.catalog.is_healthy() else "Unhealthy"
             call.status = OK
         return inference_pb2.TorchServeHealthResponse(health=f'{{\n  "status": "{health}"\n}}')
 

@@ -110,7 +110,7 @@ class ManagementApi(management_pb2_grpc.ManagementAPIsServiceServicer):
     @_answers
     async def DescribeModel(self, request: pb.DescribeModelRequest) -> str:  # noqa: N802
         """A JSON array with a description of each version asked for."""
-        described = await self._service.describe(
+        described = await self._service.catalog.describe(
             _named(request.model_name), request.model_version, customized=request.customized
         )
         return json.dumps(described, indent=2)
@@ -118,7 +118,9 @@ class ManagementApi(management_pb2_grpc.ManagementAPIsServiceServicer):
     @_answers
     async def ListModels(self, request: pb.ListModelsRequest) -> str:  # noqa: N802
         """A JSON document with the models; a limit of 0 means 100, as the proto file says."""
-        return json.dumps(self._service.list_models(request.limit or 100, request.next_page_token), indent=2)
+        return json.dumps(
+            self._service.catalog.list_models(request.limit or 100, request.next_page_token), indent=2
+        )
 
 
 def _named(model: str) -> str:

@@ -59,6 +59,7 @@ class Registry(Generic[V]):
     def __init__(self) -> None:
         """Start empty."""
         self._models: dict[str, _Model[V]] = {}
+        self._leaving: set[V] = set()
         self._registered = 0
 
     def add(self, model: str, version: str, value: V, *, waits_for: int = 0) -> None:
@@ -176,7 +177,7 @@ class Registry(Generic[V]):
         return True
 
     def remove(self, model: str, version: str = "") -> V:
-        """Take a version out: the named one, or the default.
+        """Take a version out: the named one, or the default. It leaves until it is `gone`.
 
         Raises:
             ModelNotFoundError: no model of that name.
@@ -192,7 +193,7 @@ class Registry(Generic[V]):
         return value
 
     def discard(self, model: str, version: str, value: V) -> None:
-        """Take out a version that could not be started, if that registration is still there.
+        """Take out a version that could not be started, if that registration is still there. It leaves as well.
 
         Were it the default, the default becomes what it would be had it never been registered: the version
         registered first of those that are left.
@@ -201,6 +202,14 @@ class Registry(Generic[V]):
         entry = known.versions.get(version) if known else None
         if known is not None and entry is not None and entry.value is value:
             self._drop(model, known, version)
+
+    def gone(self, value: V) -> None:
+        """A version that was taken out has finished what it had accepted."""
+        self._leaving.discard(value)
+
+    def not_gone(self) -> set[V]:
+        """All versions of all models, and those that leave."""
+        return {*self, *self._leaving}
 
     def versions(self, model: str) -> list[V]:
         """All versions of a model, in the order of their registration.
@@ -234,7 +243,7 @@ class Registry(Generic[V]):
             raise ModelVersionNotFoundError(model, version) from None
 
     def _drop(self, model: str, known: _Model[V], version: str) -> None:
-        del known.versions[version]
+        self._leaving.add(known.versions.pop(version).value)
         if known.next_default == version:
             known.next_default = ""
         if not known.versions:

@@ -31,6 +31,7 @@ from satrap.serving.request_ids import request_ids
 from satrap.serving.rest.apis import rest_apis
 from satrap.serving.rest.listener import Listener, bind
 from satrap.serving.rest.unix_socket import UnixSocket
+from satrap.serving.service_builder import build_model_service
 from satrap.serving.settings import ServingSettings
 from satrap.serving.startup import register_startup_models
 from satrap.serving.token_interceptor import TokenInterceptor
@@ -67,9 +68,9 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
         hostname=socket.gethostname(),
         mode=settings.config.metrics_mode,
         definitions=definitions,
-        live=lambda: service.live_versions(),
+        live=lambda: service.catalog.live_versions(),
     )
-    service = ModelService(settings, template, metrics, definitions.handlers)
+    service = build_model_service(settings, template, metrics, definitions.handlers)
     tokens = _tokens(settings)
     apis = _Apis(settings, metrics)
     stopped = asyncio.create_task(_until_set(stop))
@@ -83,7 +84,7 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
             return
         await apis.start()
         gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
-        models = service.model_count()
+        models = service.catalog.model_count()
         places = ", ".join(f"{address} ({name})" for name, address in apis.places)
         on_ready(f"satrap serving ready on {places}: {models} model{'' if models == 1 else 's'}")
         await stopped

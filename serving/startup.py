@@ -30,10 +30,10 @@ async def register_startup_models(settings: ServingSettings, service: ModelServi
         await _restore(service, parse_snapshot(settings.model_snapshot, origin), origin)
     elif settings.startup_models:
         await _register_named(settings, service)
-    elif settings.restore and (newest := await asyncio.to_thread(service.snapshots.newest)) is not None:
+    elif settings.restore and (newest := await asyncio.to_thread(service.record.files.newest)) is not None:
         path, snapshot = newest
         await _restore(service, snapshot, path)
-    await service.started()
+    await service.record.started()
 
 
 async def _register_named(settings: ServingSettings, service: ModelService) -> None:
@@ -66,7 +66,7 @@ async def _restore(service: ModelService, snapshot: Snapshot, origin: Path | str
             try:
                 await service.register(_parameters(model, state), at_startup=True)
             except SatrapError as error:
-                service.keep_unrestored(model, state)
+                service.record.unrestored.add(model, state)
                 log.error(
                     "%s: model %s version %s is not restored: %s. The next start tries again unless it is unregistered",
                     *(origin, model, state.version, error),

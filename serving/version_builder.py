@@ -49,8 +49,13 @@ class VersionBuilder:
         self._request_ids = request_ids()
 
     async def open(self) -> None:
-        """Make the working directory."""
+        """Make the working directory and start the template.
+
+        Raises:
+            UnavailableError: the template cannot be used.
+        """
         await self._archives.open()
+        await self._template.start()
 
     async def build(
         self, parameters: RegisterParameters, on_ready: Callable[[Version], None], *, at_startup: bool

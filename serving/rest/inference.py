@@ -69,7 +69,7 @@ class InferenceRoutes:
             case Predict() as asked:
                 return await self._predict(request, asked)
             case Ping():
-                healthy = self._service.is_healthy()
+                healthy = self._service.catalog.is_healthy()
                 return document({"status": "Healthy" if healthy else "Unhealthy"}, 200 if healthy else 500)
             case Unsupported(what):
                 raise UnsupportedError(f"satrap does not serve {what}, only predictions")
@@ -81,10 +81,10 @@ class InferenceRoutes:
         inputs = await self._inputs(request, asked)
         model = asked.model or self._model(request, asked, inputs)
         if asked.url_path and not asked.version:
-            self._service.has_workers(model)  # it is known, or an error
+            self._service.catalog.has_workers(model)  # it is known, or an error
             raise ModelVersionNotFoundError(model, "")
         if request.method == "OPTIONS":
-            self._service.has_workers(model, asked.version)  # it is known, or an error
+            self._service.catalog.has_workers(model, asked.version)  # it is known, or an error
             return document(describe_predictions_of(model))
         stream: BodyStream | None = None
         failed: Prediction | None = None
@@ -145,7 +145,7 @@ class InferenceRoutes:
         named = request.parameter("model_name")
         if named:
             return named
-        startup = self._service.startup_models()
+        startup = self._service.catalog.startup_models()
         if len(startup) == 1:
             return startup[0]
         field = inputs.values.get("model_name")

@@ -43,11 +43,11 @@ class ManagementRoutes:
             case "DELETE", ["", "models", model, version]:
                 return _of(await self._service.unregister(model, version))
             case "OPTIONS", ["", "models", model, *rest] if len(rest) <= 1:
-                self._service.has_workers(model, *rest)  # it is known, or an error
+                self._service.catalog.has_workers(model, *rest)  # it is known, or an error
                 return document(describe_management_of(model))
             case "GET", ["", "v1", "models", model]:
                 model = model.partition(":")[0]
-                return document({"name": model, "ready": self._service.has_workers(model)})
+                return document({"name": model, "ready": self._service.catalog.has_workers(model)})
             case _, ["", "workflows", *_]:
                 raise UnsupportedError("satrap does not serve workflows, only models")
             case _, ["", "models"] | ["", "models", _] | ["", "models", _, _]:
@@ -61,7 +61,9 @@ class ManagementRoutes:
         limit = number(request, "limit")
         page = number(request, "next_page_token")
         return document(
-            self._service.list_models(_DEFAULT_LIMIT if limit is None else limit, 0 if page is None else page)
+            self._service.catalog.list_models(
+                _DEFAULT_LIMIT if limit is None else limit, 0 if page is None else page
+            )
         )
 
     async def _register(self, request: RestRequest) -> RestResponse:
@@ -70,7 +72,7 @@ class ManagementRoutes:
 
     async def _describe(self, request: RestRequest, model: str, version: str) -> RestResponse:
         customized = boolean(request, "customized", default=False)
-        return document(await self._service.describe(model, version, customized=customized))
+        return document(await self._service.catalog.describe(model, version, customized=customized))
 
     async def _scale(self, request: RestRequest, model: str, version: str) -> RestResponse:
         warn_about_misspelled(request.parameters)

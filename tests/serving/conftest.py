@@ -23,6 +23,7 @@ from satrap.config.global_config import ServingConfig
 from satrap.protos import inference_pb2, inference_pb2_grpc, management_pb2, management_pb2_grpc
 from satrap.serving.forks import Template
 from satrap.serving.model_service import ModelService
+from satrap.serving.service_builder import build_model_service
 from satrap.serving.settings import ServingSettings
 
 _POLL_SECONDS = 0.005
@@ -310,7 +311,7 @@ def open_service(in_process: InProcess, store: Store, tmp_path: Path, monkeypatc
         settings: dict[str, Any] | None = None, /, *, observer: Any = None, **config: Any
     ) -> ModelService:
         given = {"model_store": store.directory, **(settings or {})}
-        service = ModelService(
+        service = build_model_service(
             ServingSettings(config=ServingConfig(**config), **given), in_process.template, observer
         )
         in_process.run(service.open())

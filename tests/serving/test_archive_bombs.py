@@ -110,4 +110,4 @@ def test_workers_without_number(in_process: Any, open_service: Any, store: Any) 
     in_process.run(service.register(RegisterParameters(url="m.mar")))
     with pytest.raises(InvalidInputError, match="at most"):
         in_process.run(service.scale("m", minimum=2**31 - 1))
-    assert in_process.run(service.describe("m"))[0]["workers"] == []
+    assert in_process.run(service.catalog.describe("m"))[0]["workers"] == []

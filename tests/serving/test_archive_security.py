@@ -49,7 +49,7 @@ def refused(in_process: Any, open_service: Any, store: Any) -> Any:
                 )
             )
         assert part in str(caught.value)
-        assert service.list_models() == {"models": []}
+        assert service.catalog.list_models() == {"models": []}
         assert sorted(store.directory.rglob("*")) == before
 
     return run

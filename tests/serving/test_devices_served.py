@@ -42,7 +42,7 @@ def test_workers_get_gpus_by_turns(
     )
     found = in_process.run(_properties(service, 2))
     assert sorted(each["gpu_id"] for each in found) == [0, 2], "the configuration leaves out the fourth"
-    (described,) = in_process.run(service.describe("m", ""))
+    (described,) = in_process.run(service.catalog.describe("m", ""))
     assert (described["deviceType"], described["deviceIds"]) == ("gpu", [0, 2, 3])
     assert [worker["gpu"] for worker in described["workers"]] == [True, True]
 
@@ -56,7 +56,7 @@ def test_a_model_may_stay_on_the_cpu(
     register(in_process, service, store.add("m.mar", HANDLER, config=config))
     (found,) = in_process.run(_properties(service, 1))
     assert found["gpu_id"] is None
-    (described,) = in_process.run(service.describe("m", ""))
+    (described,) = in_process.run(service.catalog.describe("m", ""))
     assert described["deviceType"] == "cpu"
     assert "deviceIds" not in described
 

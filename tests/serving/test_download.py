@@ -330,7 +330,7 @@ class TestRegistered:
         url = far("a.mar")
         in_process.run(service.register(self.parameters(url)))
         assert in_process.run(service.predict(Query("m", "", {"data": b"x"}))).value == b"here"
-        assert service.list_models()["models"] == [{"modelName": "m", "modelUrl": url}]
+        assert service.catalog.list_models()["models"] == [{"modelName": "m", "modelUrl": url}]
         assert [entry.name for entry in store.directory.iterdir()] == ["a.mar"]
         with pytest.raises(ArchiveExistsError, match=r"Model file already exists a\.mar"):
             in_process.run(service.register(self.parameters(url, model_name="other")))
@@ -357,7 +357,7 @@ class TestRegistered:
             with pytest.raises(kind, match=sentence):
                 in_process.run(service.register(self.parameters(url)))
             assert list(store.directory.iterdir()) == []
-        assert service.list_models() == {"models": []}
+        assert service.catalog.list_models() == {"models": []}
 
     def test_a_call_that_is_cancelled_by_the_end_leaves_nothing(
         self, in_process: Any, open_service: Any, store: Any, remote: Remote

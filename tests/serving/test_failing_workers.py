@@ -67,16 +67,16 @@ def test_it_is_given_up_and_scaling_tries_again(
 ) -> None:
     async def scene() -> None:
         await register(service)
-        assert service.is_healthy(), "it is being started"
-        await until(lambda: not service.is_healthy())
+        assert service.catalog.is_healthy(), "it is being started"
+        await until(lambda: not service.catalog.is_healthy())
         await until(lambda: "is given up: scale the model" in caplog.text)
-        (described,) = await service.describe("m")
+        (described,) = await service.catalog.describe("m")
         assert [(w["status"], w["pid"]) for w in described["workers"]] == [("UNLOADING", -1)]
         with pytest.raises((NoWorkerError, WorkerStartError)):
             await service.predict(Query("m", "", {"d": b""}))
         assert len(tries.read_text().split()) == 3, "at 0, 0 and 1 second: the time is over"
         await service.scale("m", minimum=1, synchronous=True)
-        assert service.is_healthy()
+        assert service.catalog.is_healthy()
         assert (await service.predict(Query("m", "", {"d": b""}))).value == b"loaded"
 
     tries = archive(store, tmp_path, failures=3, config="maxRetryTimeoutInSec: 1\n")
@@ -91,11 +91,11 @@ def test_health_is_of_default_versions(
         await service.register(RegisterParameters(url="good.mar", initial_workers=1, synchronous=True))
         await register(service)
         await until(tries.exists)
-        assert service.is_healthy(), "2.0 is not the default"
+        assert service.catalog.is_healthy(), "2.0 is not the default"
         service.set_default("m", "2.0")
-        await until(lambda: not service.is_healthy())
+        await until(lambda: not service.catalog.is_healthy())
         service.set_default("m", "1.0")
-        assert service.is_healthy()
+        assert service.catalog.is_healthy()
 
     tries = tmp_path / "tries"
     store.add("good.mar", "def handle(data, context):\n    return data and ['x'] * len(data)\n")

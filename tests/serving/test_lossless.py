@@ -83,7 +83,7 @@ async def waiting(service: ModelService, version: str, count: int, *named: str) 
     await asyncio.sleep(0)
 
     async def pending() -> int:
-        (described,) = await service.describe("m", version)
+        (described,) = await service.catalog.describe("m", version)
         return int(described["jobQueueStatus"]["pendingRequests"])
 
     while await pending() < count:  # noqa: ASYNC110
@@ -167,7 +167,7 @@ def test_a_first_version_that_fails_leaves_its_requests_to_the_next(
 
     async def scene() -> None:
         registering = asyncio.create_task(register(service, "1"))
-        await until(service.model_count)
+        await until(service.catalog.model_count)
         asked = await waiting(service, "1", 1)
         await register(service, "2")
         service.set_default("m", "2")
@@ -191,7 +191,7 @@ def test_the_same_version_again_while_the_old_one_drains(
         await asyncio.sleep(0)
         with pytest.raises(ModelVersionNotFoundError):
             await ask(service, "", "2")
-        assert len(await service.describe("m", "all")) == 1
+        assert len(await service.catalog.describe("m", "all")) == 1
         await register(service, "2")
         version, pid = await ask(service, "", "2")
         assert version == "2" and not held.done() and not unregistering.done()
@@ -225,11 +225,11 @@ def test_a_version_that_is_unregistered_while_it_is_registered(
 
     async def scene() -> None:
         registering = asyncio.create_task(register(service, "1"))
-        await until(service.model_count)
+        await until(service.catalog.model_count)
         await service.unregister("m", "1")
         with pytest.raises(WorkerStartError, match="it was unregistered meanwhile"):
             await registering
-        assert service.model_count() == 0
+        assert service.catalog.model_count() == 0
 
     in_process.run(scene())
 

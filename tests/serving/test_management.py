@@ -58,7 +58,7 @@ def test_registrations(in_process: Any, open_service: Any, store: Any) -> None:
         with pytest.raises(kind) as caught:
             in_process.run(service.register(parameters))
         assert str(caught.value) == sentence
-    assert service.list_models() == {"models": []}
+    assert service.catalog.list_models() == {"models": []}
     assert in_process.run(service.register(given(first))) == Outcome(
         'Model "m" Version: 1.0 registered with 1 initial workers'
     )
@@ -72,7 +72,7 @@ def test_registrations(in_process: Any, open_service: Any, store: Any) -> None:
     assert in_process.run(service.register(in_background)) == Outcome(
         "Processing worker updates...", OutcomeState.ACCEPTED
     )
-    assert service.model_count() == 2
+    assert service.catalog.model_count() == 2
 
 
 def test_scaling(in_process: Any, open_service: Any, store: Any) -> None:
@@ -85,20 +85,20 @@ def test_scaling(in_process: Any, open_service: Any, store: Any) -> None:
         in_process.run(service.scale("nope"))
     with pytest.raises(ModelVersionNotFoundError, match="Model version: 9 does not exist for model: m"):
         in_process.run(service.scale("m", "9"))
-    assert not service.has_workers("m")
+    assert not service.catalog.has_workers("m")
     assert in_process.run(service.scale("m", minimum=2, synchronous=True)) == Outcome(
         "Workers scaled to 2 for model: m"
     )
-    assert service.has_workers("m")
+    assert service.catalog.has_workers("m")
     assert in_process.run(service.scale("m", "1.0", 1, synchronous=True)) == Outcome(
         "Workers scaled to 1 for model: m, version: 1.0"
     )
-    (described,) = in_process.run(service.describe("m"))
+    (described,) = in_process.run(service.catalog.describe("m"))
     assert [worker["status"] for worker in described["workers"]] == ["READY"], "the other is gone by then"
     assert in_process.run(service.scale("m", minimum=0)) == Outcome(
         "Processing worker updates...", OutcomeState.ACCEPTED
     )
-    (described,) = in_process.run(service.describe("m"))
+    (described,) = in_process.run(service.catalog.describe("m"))
     assert (described["minWorkers"], described["maxWorkers"]) == (0, 0)
 
 
@@ -123,7 +123,7 @@ def test_a_scale_whose_workers_do_not_start(in_process: Any, open_service: Any, 
         WorkerStartError, match=r"Failed to start workers for model bad version: 1\.0: ValueErr"
     ):
         in_process.run(service.scale("bad", synchronous=True))
-    assert service.has_workers("bad"), "it is tried again"
+    assert service.catalog.has_workers("bad"), "it is tried again"
 
 
 def test_defaults(in_process: Any, open_service: Any, store: Any) -> None:
@@ -157,12 +157,13 @@ def test_lists(in_process: Any, open_service: Any, store: Any) -> None:
     for name in ("b", "a"):
         in_process.run(service.register(given(url, 0, model_name=name)))
     a, b = ({"modelName": name, "modelUrl": url} for name in "ab")
-    assert service.list_models() == service.list_models(101) == service.list_models(-1) == {"models": [a, b]}
-    assert service.list_models(2) == {"nextPageToken": "2", "models": [a, b]}
-    assert service.list_models(1, 1) == {"nextPageToken": "2", "models": [b]}
-    assert service.list_models(1, 2) == {"models": []}
-    assert service.list_models(1, -5) == {"nextPageToken": "1", "models": [a]}
-    assert service.list_models(0) == {"nextPageToken": "0", "models": []}
+    listed = service.catalog.list_models
+    assert listed() == listed(101) == listed(-1) == {"models": [a, b]}
+    assert listed(2) == {"nextPageToken": "2", "models": [a, b]}
+    assert listed(1, 1) == {"nextPageToken": "2", "models": [b]}
+    assert listed(1, 2) == {"models": []}
+    assert listed(1, -5) == {"nextPageToken": "1", "models": [a]}
+    assert listed(0) == {"nextPageToken": "0", "models": []}
 
 
 def test_without_the_model_api(in_process: Any, open_service: Any, store: Any) -> None:
@@ -175,7 +176,7 @@ def test_without_the_model_api(in_process: Any, open_service: Any, store: Any) -
         in_process.run(service.unregister("m"))
     in_process.run(service.scale("m", minimum=1, synchronous=True))
     service.set_default("m", "1.0")
-    (described,) = in_process.run(service.describe("m"))
+    (described,) = in_process.run(service.catalog.describe("m"))
     assert described["loadedAtStartup"] is True
 
 
@@ -183,12 +184,12 @@ def test_a_handlers_own_description(in_process: Any, open_service: Any, store: A
     service = open_service()
     url = add(store)
     in_process.run(service.register(given(url)))
-    (plain,) = in_process.run(service.describe("m"))
+    (plain,) = in_process.run(service.catalog.describe("m"))
     assert "customizedMetadata" not in plain
-    (described,) = in_process.run(service.describe("m", "1.0", customized=True))
+    (described,) = in_process.run(service.catalog.describe("m", "1.0", customized=True))
     assert list(described)[-1] == "customizedMetadata" and described["customizedMetadata"] == {"classes": 3}
     assert json.dumps(described)
-    (every,) = in_process.run(service.describe("m", "all", customized=True))
+    (every,) = in_process.run(service.catalog.describe("m", "all", customized=True))
     assert "customizedMetadata" not in every, "as in TorchServe only one version is asked"
 
 
@@ -198,7 +199,7 @@ def test_a_description_that_is_no_dict(
 ) -> None:
     service = open_service()
     in_process.run(service.register(given(add(store, described=described))))
-    (answer,) = in_process.run(service.describe("m", customized=True))
+    (answer,) = in_process.run(service.catalog.describe("m", customized=True))
     assert answer["customizedMetadata"] == expected
 
 
@@ -207,9 +208,9 @@ def test_a_description_that_cannot_be_had(in_process: Any, open_service: Any, st
     url = add(store, described="1 / 0")
     in_process.run(service.register(given(url, 0)))
     with pytest.raises(NoDescribeWorkerError, match='Model "m" has no worker to serve describe request'):
-        in_process.run(service.describe("m", customized=True))
+        in_process.run(service.catalog.describe("m", customized=True))
     in_process.run(service.scale("m", synchronous=True))
     with pytest.raises(NoDescriptionError, match='Prediction failed: the handler of model "m"'):
-        in_process.run(service.describe("m", customized=True))
+        in_process.run(service.catalog.describe("m", customized=True))
     with pytest.raises(ModelVersionNotFoundError):
-        in_process.run(service.describe("m", "9", customized=True))
+        in_process.run(service.catalog.describe("m", "9", customized=True))

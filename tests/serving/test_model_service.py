@@ -5,7 +5,7 @@ import gc
 import logging
 
 from satrap.serving.forks import Template
-from satrap.serving.model_service import ModelService
+from satrap.serving.service_builder import build_model_service
 from satrap.serving.settings import ServingSettings
 from satrap.serving.version_spec import RegisterParameters
 
@@ -16,7 +16,7 @@ def test_a_change_that_fails_when_its_caller_is_gone_is_a_line_in_the_log(tmp_pa
     async def abandon() -> None:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(lambda _, context: unhandled.append(context))
-        service = ModelService(ServingSettings(model_store=tmp_path), Template())
+        service = build_model_service(ServingSettings(model_store=tmp_path), Template())
         before = asyncio.all_tasks()
         caller = loop.create_task(service.register(RegisterParameters(url="absent.mar")))
         await asyncio.sleep(0)

@@ -51,5 +51,5 @@ def test_it_is_served(
     assert service.store.all() == [made.name]
     in_process.run(service.register(RegisterParameters(url=made.name, initial_workers=1, synchronous=True)))
     assert in_process.run(service.predict(Query("real", "2.1", {"d": b""}))).value == b"inner value"
-    (described,) = in_process.run(service.describe("real"))
+    (described,) = in_process.run(service.catalog.describe("real"))
     assert (described["batchSize"], described["maxBatchDelay"]) == (3, 5)

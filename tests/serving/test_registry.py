@@ -47,6 +47,17 @@ def test_a_version_is_registered_once(two: Registry[str]) -> None:
     assert two.get("m", "2.0") == "two"
 
 
+def test_what_was_taken_out_is_there_until_it_is_gone(two: Registry[str]) -> None:
+    two.remove("m", "2.0")
+    two.discard("m", "1.0", "one")
+    assert (list(two), two.not_gone()) == ([], {"one", "two"})
+    two.gone("two")
+    two.gone("two")
+    assert two.not_gone() == {"one"}
+    two.add("m", "2.0", "again")
+    assert two.not_gone() == {"one", "again"}
+
+
 def test_the_default_stays_while_there_are_others(two: Registry[str]) -> None:
     for version in ("", "1.0"):
         with pytest.raises(DefaultVersionError):

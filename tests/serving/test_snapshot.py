@@ -267,17 +267,17 @@ class TestRestored:
         in_process.run(service.scale("m", "2", 0, synchronous=True))
         in_process.run(service.unregister("m", "3"))
         in_process.run(default_is_two())
-        before = {m: in_process.run(service.describe(m, "all")) for m in ("m", "other")}
+        before = {m: in_process.run(service.catalog.describe(m, "all")) for m in ("m", "other")}
         in_process.run(service.close())
 
         service = start()
-        after = {m: in_process.run(service.describe(m, "all")) for m in ("m", "other")}
+        after = {m: in_process.run(service.catalog.describe(m, "all")) for m in ("m", "other")}
         for described in (*before["m"], *before["other"], *after["m"], *after["other"]):
             described["workers"] = [worker["status"] for worker in described["workers"]]
             del described["loadedAtStartup"]
         assert after == before
         assert in_process.run(service.predict(Query("m", "1", {"d": b""}))).value == b"1"
-        (default,) = in_process.run(service.describe("m"))
+        (default,) = in_process.run(service.catalog.describe("m"))
         assert default["modelVersion"] == "2"
         in_process.run(service.close())
         names = sorted(p.name[18:] for p in (store.directory / ".satrap").iterdir())
@@ -288,12 +288,12 @@ class TestRestored:
             store.add(f"{name}.mar", HANDLER, name=name)
         service = start({"startup_models": "m.mar"})
         in_process.run(service.close())
-        assert start({"startup_models": "n.mar", "write_snapshots": False}).startup_models() == ["n"]
-        assert start({"restore": False, "write_snapshots": False}).startup_models() == []
+        assert start({"startup_models": "n.mar", "write_snapshots": False}).catalog.startup_models() == ["n"]
+        assert start({"restore": False, "write_snapshots": False}).catalog.startup_models() == []
         document = '{"models": {"o": {"1.0": {"marName": "o.mar"}}}}'
         given = {"model_snapshot": document, "startup_models": "n.mar", "write_snapshots": False}
-        assert start(given).startup_models() == ["o"]
-        assert start({"write_snapshots": False}).startup_models() == ["m"]
+        assert start(given).catalog.startup_models() == ["o"]
+        assert start({"write_snapshots": False}).catalog.startup_models() == ["m"]
 
     def test_a_missing_archive_ends_the_start(self, in_process: Any, store: Any, start: Any) -> None:
         for name in "mn":
@@ -314,8 +314,8 @@ class TestRestored:
         store.add("m.mar", "raise ValueError('at import')")
         (store.directory / "n.mar").write_text("no archive")
         service = start()
-        assert service.startup_models() == ["m"], "what cannot be unpacked is logged and left out"
-        assert service.has_workers("m")
+        assert service.catalog.startup_models() == ["m"], "what cannot be unpacked is logged and left out"
+        assert service.catalog.has_workers("m")
 
     def test_what_could_not_be_restored_is_tried_by_the_next_start(
         self, in_process: Any, store: Any, start: Any
@@ -333,7 +333,9 @@ class TestRestored:
         (store.directory / "m2.mar").write_text("no archive")
         for _ in range(2):
             service = start()
-            assert [each["modelVersion"] for each in in_process.run(service.describe("m", "all"))] == ["1"]
+            assert [
+                each["modelVersion"] for each in in_process.run(service.catalog.describe("m", "all"))
+            ] == ["1"]
             in_process.run(service.scale("m", "1", 1, 2))
             in_process.run(service.close())
         (store.directory / "m2.mar").write_bytes(whole)
@@ -355,13 +357,13 @@ class TestRestored:
             in_process.run(service.unregister("m"))
         in_process.run(service.close())
         (store.directory / "m.mar").unlink()
-        assert start().startup_models() == []
+        assert start().catalog.startup_models() == []
 
     def test_a_folder_of_ones_own(self, in_process: Any, store: Any, start: Any, tmp_path: Path) -> None:
         store.add("m.mar", HANDLER)
         service = start({"properties": {"load_models": "m.mar"}}, snapshot_directory=str(tmp_path / "config"))
         in_process.run(service.register(RegisterParameters(url="m.mar")))
-        newest = service.snapshots.newest()
+        newest = service.record.files.newest()
         assert newest is not None and newest[0].parent == tmp_path / "config"
         assert javaproperties.loads(newest[0].read_text())["load_models"] == "m.mar"
         assert not (store.directory / ".satrap").exists()

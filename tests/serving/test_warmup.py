@@ -164,7 +164,7 @@ class TestServed:
             WorkerStartError, match=r"warm-up by warmup\.json: request 1 was answered 503: Prediction failed"
         ):
             self.register(in_process, service, url)
-        assert service.list_models() == {"models": []}
+        assert service.catalog.list_models() == {"models": []}
 
     def test_a_bad_file_is_refused_with_its_archive(
         self, in_process: Any, open_service: Any, store: Any

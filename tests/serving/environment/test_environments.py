@@ -59,7 +59,7 @@ def test_a_user_without_a_home_is_told_what_to_do(
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(RequirementsError, match=r"Could not determine.*serving\.environments_directory"):
         in_process.run(service.register(with_requirements("")))
-    assert service.list_models()["models"] == []
+    assert service.catalog.list_models()["models"] == []
 
 
 @pytest.mark.slow

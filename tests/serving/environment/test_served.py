@@ -86,10 +86,10 @@ def test_workers_import_what_the_file_asks_for(
     assert forked["typing_extensions"] == typing_extensions.__file__
     assert fresh["typing_extensions"].startswith(str(cache))
 
-    (described,) = in_process.run(service.describe("forked"))
+    (described,) = in_process.run(service.catalog.describe("forked"))
     assert described["useVenv"] is True
     assert described["workers"][0]["environment"]["process"] == "forked"
-    (described,) = in_process.run(service.describe("fresh"))
+    (described,) = in_process.run(service.catalog.describe("fresh"))
     (worker,) = described["workers"]
     assert worker["environment"]["process"] == "fresh"
     (replaced,) = worker["environment"]["replaced"]
@@ -108,7 +108,7 @@ def test_workers_import_what_the_file_asks_for(
         match="satrap does not run with the packages of its requirements file: ImportError: no yaml today",
     ):
         in_process.run(service.register(add(store, "harmful.mar", [f"./{harmful.name}"], harmful)))
-    assert [model["modelName"] for model in service.list_models()["models"]] == ["forked", "fresh"]
+    assert [model["modelName"] for model in service.catalog.list_models()["models"]] == ["forked", "fresh"]
 
     in_process.run(service.unregister("fresh"))
     assert seen_by("forked")["anything"] == 42
@@ -123,7 +123,7 @@ def test_nothing_is_installed_where_the_configuration_says_so(
     in_process.run(service.register(add(store, "plain.mar", ["no-such-package-at-all"], handler=plain)))
     assert in_process.run(service.predict(Query("plain", "", {"data": b"x"}))).value == b"plain"
     assert "requirements.txt is not installed" in caplog.text
-    (described,) = in_process.run(service.describe("plain"))
+    (described,) = in_process.run(service.catalog.describe("plain"))
     assert described["useVenv"] is False
     assert "environment" not in described["workers"][0]
     assert not cache.exists()

@@ -188,6 +188,11 @@ class FakeService:
     outcome: Outcome = field(default_factory=lambda: Outcome("done"))
     withdrawn: int = 0
 
+    @property
+    def catalog(self) -> "FakeService":
+        """It tells as well what there is."""
+        return self
+
     def _check(self, model: str, version: str) -> None:
         if model != "m":
             raise ModelNotFoundError(model)
