@@ -5,6 +5,8 @@ difference whether the template that forked it still lives.
 """
 
 import asyncio
+import contextlib
+import errno
 import itertools
 import json
 import logging
@@ -112,21 +114,13 @@ class Template:
             raise UnavailableError("serving is shutting down")
         if self._process is not None:
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 (vfork and exec: well under a millisecond)
-                [sys.executable, "-P", "-m", "satrap.serving.template", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # standard output carries the ready line and nothing else
-                env={**os.environ, **_ENVIRONMENT},
-                start_new_session=True,
-            )
-        self._control = ours
+        try:
+            self._process, self._control = _exec_template()
+        except OSError as error:
+            raise UnavailableError(f"the worker template cannot be started: {_why(error)}") from error
         loop = asyncio.get_running_loop()
         self._answer, self._asked = loop.create_future(), 0
-        loop.add_reader(ours.fileno(), self._read)
+        loop.add_reader(self._control.fileno(), self._read)
         try:
             answer = await self._answer
         except _TemplateDiedError:
@@ -144,10 +138,10 @@ class Template:
 
     async def _fork(self, role: str, python: str) -> Child:
         assert self._control is not None
-        ours, theirs = socket.socketpair()
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-        output, output_of_child = os.pipe()
+        try:
+            ours, theirs, output, output_of_child = _channels()
+        except OSError as error:
+            raise UnavailableError(f"no process can be had: {_why(error)}") from error
         self._answer = asyncio.get_running_loop().create_future()
         self._asked = next(self._ids)
         message = json.dumps({"id": self._asked, "fork": role, "python": python}).encode()
@@ -190,7 +184,10 @@ class Template:
                 ended.set_result(_describe_status(message["status"]))
         elif self._answer is not None and not self._answer.done() and message["id"] == self._asked:
             answer = _Answer(failed=message.get("failed", ""), pid=message.get("pid", 0))
-            if descriptors:
+            if answer.pid and not descriptors:  # so the kernel says that we may have no more
+                lost = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                answer.failed = f"process {answer.pid} cannot be watched and is given up: {_why(lost)}"
+            elif descriptors:
                 # Registered here, not by whoever waits: the child's end may be the next message.
                 answer.pidfd = descriptors[0]
                 answer.ended = self._ends[answer.pid] = asyncio.get_running_loop().create_future()
@@ -213,6 +210,51 @@ class Template:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(_TemplateDiedError())
         return process
+
+
+def _exec_template() -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """A template process, and our end of its socket.
+
+    Raises:
+        OSError: it cannot be had.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(ours)
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "satrap.serving.template", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=2,  # standard output carries the ready line and nothing else
+                env={**os.environ, **_ENVIRONMENT},
+                start_new_session=True,
+            )
+        ours.setblocking(False)
+        undo.pop_all()
+    return process, ours
+
+
+def _channels() -> tuple[socket.socket, socket.socket, int, int]:
+    """A socket pair, and a pipe with its read end first.
+
+    Raises:
+        OSError: they cannot be had.
+    """
+    with contextlib.ExitStack() as undo:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            undo.enter_context(end)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
+        output, output_of_child = os.pipe()
+        undo.pop_all()
+    return ours, theirs, output, output_of_child
+
+
+def _why(error: OSError) -> str:
+    if error.errno == errno.EMFILE:
+        return f"{error.strerror} in the serving process: let it have more (ulimit -n)"
+    return str(error)
 
 
 def _reap(process: subprocess.Popen[bytes]) -> None:

@@ -58,20 +58,24 @@ class SnapshotFiles:
         return path, parse_snapshot(properties.get(KEY, "{}"), path)
 
     async def save(self, snapshot: Snapshot, kind: SnapshotKind) -> None:
-        """Write a file; that it cannot be written is said once, and no error."""
-        if self._folder is not None and self._is_written:
+        """Write a file; that it cannot be written is said once, and no error. After `close` nothing is written."""
+        if self._folder is None or not self._is_written:
+            return
+        try:
             write = self._writer.submit(self._write, self._folder, snapshot, kind)
-            await asyncio.shield(asyncio.wrap_future(write))
+        except RuntimeError:  # closed; the last one written is that of the shutdown
+            return
+        await asyncio.shield(asyncio.wrap_future(write))
 
     def close(self) -> None:
         """Wait until everything is written."""
         self._writer.shutdown()
 
     def _write(self, folder: Path, snapshot: Snapshot, kind: SnapshotKind) -> None:
-        moment = _next_moment(folder)
-        name = file_name(kind, moment)
-        hidden = folder / f".{name}"
         try:
+            moment = _next_moment(folder)
+            name = file_name(kind, moment)
+            hidden = folder / f".{name}"
             folder.mkdir(parents=True, exist_ok=True)
             hidden.write_text(render_snapshot(snapshot, name, moment, self._properties), encoding="ascii")
             hidden.replace(folder / name)

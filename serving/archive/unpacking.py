@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from satrap.errors import ArchiveError
+from satrap.errors import ArchiveError, UnavailableError
 from satrap.serving.archive.manifest import ArchiveOptions, Manifest
 from satrap.serving.archive.unpack import Limits
 from satrap.serving.errand import ErrandError, run_errand
@@ -57,9 +57,12 @@ class Unpacker:
 
         Raises:
             ArchiveError: the archive is refused, and why.
-            UnavailableError: no process could be had.
+            UnavailableError: no process or no directory could be had.
         """
-        target = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._root))
+        try:
+            target = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._root))
+        except OSError as error:
+            raise UnavailableError(f"there is no room to unpack {archive.name}: {error}") from error
         try:
             head: dict[str, object] = {
                 "archive": str(archive),

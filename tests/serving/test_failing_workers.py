@@ -1,12 +1,20 @@
-"""Workers that do not load: they are tried again with pauses, health says when that has gone on for too long."""
+"""Workers that do not load: they are tried again with pauses, health says when that has gone on for too long.
+
+And those that there are no means to start.
+"""
 
 import asyncio
+import os
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from satrap.errors import NoWorkerError, WorkerStartError
+from satrap.errors import NoWorkerError, UnavailableError, WorkerStartError
+from satrap.serving.forks import Child
 from satrap.serving.outcome import OutcomeState
 from satrap.serving.query import Query
 from satrap.serving.version_spec import RegisterParameters
@@ -103,3 +111,39 @@ def test_health_is_of_default_versions(
     store.add("m.mar", failing, version="2.0", config="maxRetryTimeoutInSec: 0\n")
     service = open_service()
     in_process.run(scene())
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """This process may open so many more, and then none."""
+    free = [os.open("/", os.O_RDONLY) for _ in range(count + 1)]
+    for descriptor in free:
+        os.close(descriptor)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(free), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_a_server_that_may_open_no_more_says_so_and_goes_on(in_process: Any, count: int) -> None:
+    """A process takes a socket pair, a pipe, and what it is watched by."""
+
+    async def fork() -> Child:
+        return await in_process.template.fork("worker")
+
+    async def refused() -> None:
+        with descriptors_left(count), pytest.raises(UnavailableError, match=r"\(ulimit -n\)"):
+            await fork()
+
+    async def end(child: Child) -> str:
+        child.kill()
+        child.connection.close()
+        os.close(child.output)
+        os.close(child.pidfd)
+        return await child.ended
+
+    in_process.run(refused())
+    assert "signal 9" in in_process.run(end(in_process.run(fork())))

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -203,6 +205,23 @@ class TestFiles:
             in_loop(files.save(Snapshot({}), "snapshot"))
         (record,) = caplog.records
         assert "--ncs turns snapshots off" in record.message
+
+    def test_a_folder_that_cannot_be_read(
+        self, tmp_path: Path, in_loop: Any, caplog: Any, monkeypatch: Any
+    ) -> None:
+        def refuse(_: Path) -> Any:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+        monkeypatch.setattr("satrap.serving.snapshot_files.newest_snapshot", refuse)
+        in_loop(SnapshotFiles(tmp_path).save(Snapshot({}), "snapshot"))
+        assert "Too many open files" in caplog.text
+
+    def test_nothing_is_written_when_it_is_closed(self, tmp_path: Path, in_loop: Any) -> None:
+        """A model may become the default while the server stops."""
+        files = SnapshotFiles(tmp_path)
+        files.close()
+        in_loop(files.save(Snapshot({}), "snapshot"))
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_file_that_is_none(self, tmp_path: Path) -> None:
         path = tmp_path / "20260101000000000-snapshot.cfg"
