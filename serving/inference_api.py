@@ -160,8 +160,9 @@ class _Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._calls is not None:
-            if self.status == CANCELLED and kind is not None and issubclass(kind, Exception):
-                self.status = INTERNAL_ERROR
+            if self.status == CANCELLED and isinstance(error, Exception):
+                # A message of a stream that cannot be parsed says what it is.
+                self.status = getattr(error, "http_status", INTERNAL_ERROR)
             seconds = time.perf_counter() - self._started
             self._calls.grpc(SERVICE + self._name, self._peer, self.status, seconds)
 

@@ -105,7 +105,9 @@ class _Apis:
     def __init__(self, settings: ServingSettings, metrics: ServerMetrics) -> None:
         self._settings = settings
         self._metrics = metrics
-        self._calls = CallLog(metrics.count_call, lines=settings.config.access_log)
+        self._calls = CallLog(
+            metrics.count_call, lines=settings.config.access_log, count_refused=metrics.count_refused
+        )
         self._tls = serving_tls(settings.config.tls)
         self._grpc: list[grpc.aio.Server | GrpcServer] = []
         self._rest: list[Listener] = []
@@ -134,12 +136,14 @@ class _Apis:
             tokens=tokens,
             render=self._metrics.render,
             answered=self._calls.rest,
+            refused=functools.partial(self._calls.refused, "rest"),
             version=__version__,
         )
         for api in apis:
             bound, where = _bound(api.address)
             tls = self._tls.server_context() if self._tls is not None and where.tls else None
-            self._rest.append(Listener(api.app, bound, self._settings.config.drain_seconds, tls))
+            drain_seconds = self._settings.config.drain_seconds
+            self._rest.append(Listener(api.app, bound, drain_seconds, tls, self._calls.rest_refused))
             self.places += [(name, where) for name in api.names]
 
     async def start(self) -> None:
@@ -169,7 +173,7 @@ class _Apis:
             max_receive=config.max_request_bytes,
             max_send=config.max_response_bytes + _MESSAGE_BYTES,
             admit=functools.partial(tokens.check, "inference") if tokens is not None else None,
-            on_refused=lambda method, peer, error: self._calls.grpc(method, peer, error.http_status, 0.0),
+            on_refused=self._calls.grpc_refused,
         )
         self._grpc.append(server)
         self.places.append(("inference", dataclasses.replace(where, port=listening.getsockname()[1])))

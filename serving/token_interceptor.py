@@ -53,7 +53,7 @@ class TokenInterceptor(Interceptor):
     def _refused(self, method: str, error: InvalidTokenError) -> Callable[[object, Context], Awaitable[None]]:
         async def refuse(_: object, context: Context) -> None:
             if self._calls is not None:
-                self._calls.grpc(method.removeprefix("/"), context.peer(), error.http_status, 0.0)
+                self._calls.grpc_refused(method.removeprefix("/"), context.peer(), "token")
             await context.abort(error.grpc_status, str(error))
 
         return refuse

@@ -94,20 +94,24 @@ class Call:
         "context",
         "handler",
         "held",
+        "is_broken",
         "messages",
         "parser",
+        "path",
         "queued",
         "requests",
         "room",
         "task",
     )
 
-    def __init__(self, handler: Handler, context: CallContext, parser: MessageParser) -> None:
+    def __init__(self, path: bytes, handler: Handler, context: CallContext, parser: MessageParser) -> None:
         """Begin now; nothing has come yet."""
-        self.handler, self.context, self.parser = handler, context, parser
+        self.path, self.handler, self.context, self.parser = path, handler, context, parser
         self.begun = time.monotonic()
+        self.is_broken = False  # nothing that comes of it is looked at any more
         self.messages: list[bytes | bytearray] = []
-        self.requests: asyncio.Queue[bytes | bytearray | None] | None = None  # of a request that streams
+        # Of a request that streams; None in it is the end.
+        self.requests: asyncio.Queue[bytes | bytearray | MessageError | None] | None = None
         self.queued, self.held = 0, False  # bytes in it, and whether the client was told to wait
         self.room = asyncio.Event()
         self.task: asyncio.Task[None] | None = None

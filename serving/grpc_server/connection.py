@@ -30,8 +30,9 @@ from satrap.serving.grpc_server.messages import (
     header_block,
     status_block,
 )
+from satrap.serving.refusal import Refusal
 
-__all__ = ["ClientConnection", "Owner"]
+__all__ = ["ClientConnection", "OnRefused", "Owner"]
 
 log = logging.getLogger("satrap.serving")
 
@@ -46,13 +47,17 @@ _MESSAGE_COST = 256
 """What a waiting message takes besides its bytes."""
 
 
+OnRefused = Callable[[str, str, Refusal], None]
+"""Told about a call that no method gets: what it asked for, the peer, and why."""
+
+
 class Owner(Protocol):
     """What a connection needs of its server: the limits of a message in bytes, the methods, and who may call them."""
 
     max_receive: int
     max_send: int
     admit: Callable[[str | None], None] | None
-    on_refused: Callable[[str, str, SatrapError], None] | None
+    on_refused: OnRefused | None
     connections: "set[ClientConnection]"
 
     def method(self, path: bytes) -> Handler | None:
@@ -155,8 +160,7 @@ class ClientConnection(asyncio.BufferedProtocol):
         """Refuse the requests that are not whole: nobody knows when they would be."""
         for stream, call in list(self._calls.items()):
             if call.task is None:
-                self._drop(stream, call)
-                self._refuse(stream, grpc.StatusCode.UNAVAILABLE, "the server stops")
+                self._give_up(stream, call, grpc.StatusCode.UNAVAILABLE, "the server stops", "stopping")
         self._send()
 
     def abort(self) -> None:
@@ -197,8 +201,8 @@ class ClientConnection(asyncio.BufferedProtocol):
             return
         for stream, call in list(self._calls.items()):
             if call.task is None and time.monotonic() - call.begun > _REQUEST_SECONDS:
-                self._drop(stream, call)
-                self._refuse(stream, grpc.StatusCode.DEADLINE_EXCEEDED, "the request did not come to its end")
+                details = "the request did not come to its end"
+                self._give_up(stream, call, grpc.StatusCode.DEADLINE_EXCEEDED, details, "late")
         self._send()
         self._asked = not self._heard and self.is_busy
         if self._asked:
@@ -215,9 +219,11 @@ class ClientConnection(asyncio.BufferedProtocol):
         ):  # the same object comes again with every request that has the same ones
             self._headers, self._fields, self._metadata = headers, dict(headers), metadata_of(headers)
         fields = self._fields
+        path = fields.get(b":path", b"")
         if fields.get(b":method") != b"POST" or not fields.get(b"content-type", b"").startswith(
             b"application/grpc"
         ):
+            self._count(path, "malformed")
             self._http2.send_end(stream, header_block([(b":status", b"415")]))
             return
         if self._server.admit is not None:
@@ -225,17 +231,17 @@ class ClientConnection(asyncio.BufferedProtocol):
             try:
                 self._server.admit(None if header is None else header.decode("latin-1"))
             except SatrapError as error:
-                if self._server.on_refused is not None:
-                    path = fields.get(b":path", b"").decode("latin-1").removeprefix("/")
-                    self._server.on_refused(path, self._peer, error)
+                self._count(path, "token")
                 self._refuse(stream, error.grpc_status, str(error))
                 return
-        handler = self._server.method(fields.get(b":path", b""))
+        handler = self._server.method(path)
         if handler is None:
+            self._count(path, "unknown method")
             self._refuse(stream, grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
             return
         encoding = fields.get(b"grpc-encoding", b"identity")
         call = Call(
+            path,
             handler,
             CallContext(self._metadata, fields.get(b"grpc-timeout"), self._peer),
             MessageParser(self._server.max_receive, encoding),
@@ -250,19 +256,17 @@ class ClientConnection(asyncio.BufferedProtocol):
     def data(self, stream: int, data: memoryview) -> None:
         """Part of `Streams`."""
         call = self._calls.get(stream)
-        if call is None:
+        if call is None or call.is_broken:
             return
         try:
             messages = call.parser.feed(data)
         except MessageError as error:
-            self._drop(stream, call)
-            self._refuse(stream, error.status, str(error))
+            self._break(stream, call, error)
             return
         if call.requests is None:
             call.messages += messages
             if len(call.messages) > 1:  # now, because there is no end to how many a client may send
-                self._drop(stream, call)
-                self._refuse(stream, grpc.StatusCode.INTERNAL, "the request is not one whole message")
+                self._break(stream, call, _not_whole())
         else:
             for message in messages:
                 call.queued += len(message) + _MESSAGE_COST
@@ -274,11 +278,10 @@ class ClientConnection(asyncio.BufferedProtocol):
     def ended(self, stream: int) -> None:
         """Part of `Streams`."""
         call = self._calls.get(stream)
-        if call is None:
+        if call is None or call.is_broken:
             return
         if not call.parser.is_between or (call.requests is None and len(call.messages) != 1):
-            self._drop(stream, call)
-            self._refuse(stream, grpc.StatusCode.INTERNAL, "the request is not one whole message")
+            self._break(stream, call, _not_whole())
         elif call.requests is not None:
             call.requests.put_nowait(None)
         else:
@@ -290,10 +293,30 @@ class ClientConnection(asyncio.BufferedProtocol):
         if call is not None:
             self._drop(stream, call)
 
+    def _break(self, stream: int, call: Call, error: MessageError) -> None:
+        """What comes is no request: a method that has begun is told by its requests, any other never learns of it."""
+        call.is_broken = True
+        if call.requests is not None:
+            call.requests.put_nowait(error)
+        else:
+            self._give_up(stream, call, error.status, str(error), error.reason)
+
+    def _give_up(
+        self, stream: int, call: Call, status: grpc.StatusCode, details: str, reason: Refusal
+    ) -> None:
+        """Refuse a call whose method has not begun."""
+        self._drop(stream, call)
+        self._count(call.path, reason)
+        self._refuse(stream, status, details)
+
     def _drop(self, stream: int, call: Call) -> None:
         del self._calls[stream]
         if call.task is not None:
             call.task.cancel()
+
+    def _count(self, path: bytes, reason: Refusal) -> None:
+        if self._server.on_refused is not None:
+            self._server.on_refused(path.decode("latin-1").removeprefix("/"), self._peer, reason)
 
     def _refuse(self, stream: int, status: grpc.StatusCode, details: str) -> None:
         self._http2.send_end(stream, _trailers_only(status, details))
@@ -311,7 +334,7 @@ class ClientConnection(asyncio.BufferedProtocol):
     async def _answer(self, stream: int, call: Call) -> None:
         handler, context = call.handler, call.context
         try:
-            request = parsed(handler, call.messages[0])
+            request = self._request(call)
             response = await cast(Any, handler.unary_unary)(request, context)
             message = framed(serialized(handler, response))
             self._check_size(message)
@@ -333,7 +356,7 @@ class ClientConnection(asyncio.BufferedProtocol):
             if call.requests is not None:
                 responses = cast(Any, handler.stream_stream)(self._requests(stream, call), context)
             else:
-                responses = cast(Any, handler.unary_stream)(parsed(handler, call.messages[0]), context)
+                responses = cast(Any, handler.unary_stream)(self._request(call), context)
             async with asyncio.timeout(context.time_remaining()), contextlib.aclosing(responses):
                 async for response in responses:
                     message = framed(serialized(handler, response))
@@ -356,12 +379,22 @@ class ClientConnection(asyncio.BufferedProtocol):
     async def _requests(self, stream: int, call: Call) -> AsyncIterator[object]:
         assert call.requests is not None
         while (message := await call.requests.get()) is not None:
+            if isinstance(message, MessageError):
+                raise message
             call.queued -= len(message) + _MESSAGE_COST
             if call.held and call.queued * 2 < _MAX_WAITING_BYTES:
                 call.held = False
                 self._http2.hold(stream, held=False)
                 self._send()
             yield parsed(call.handler, message)
+
+    def _request(self, call: Call) -> object:
+        """What the one message of a call says. Raises MessageError if nothing, which its method never learns."""
+        try:
+            return parsed(call.handler, call.messages[0])
+        except MessageError as error:
+            self._count(call.path, error.reason)
+            raise
 
     async def _room(self, stream: int, call: Call) -> None:
         """Wait until the client has read most of what is sent to it."""
@@ -396,6 +429,10 @@ class ClientConnection(asyncio.BufferedProtocol):
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"SERVER: Sent message larger than max ({len(message)} vs. {self._server.max_send})",
             )
+
+
+def _not_whole() -> MessageError:
+    return MessageError(grpc.StatusCode.INTERNAL, "the request is not one whole message")
 
 
 def _trailers_only(

@@ -9,6 +9,8 @@ from urllib.parse import quote
 
 import grpc
 
+from satrap.serving.refusal import STATUS, Refusal
+
 __all__ = [
     "RESPONSE_HEADERS",
     "MessageError",
@@ -25,12 +27,16 @@ _WINDOW_BITS = {b"gzip": 16 + zlib.MAX_WBITS, b"deflate": zlib.MAX_WBITS}
 
 
 class MessageError(Exception):
-    """What the client sent is no message for us; `status` and the text are its answer."""
+    """What the client sent is no message for us; `status` and the text are its answer.
 
-    def __init__(self, status: grpc.StatusCode, reason: str) -> None:
-        """Keep both."""
-        super().__init__(reason)
-        self.status = status
+    `http_status` is what that would be over REST.
+    """
+
+    def __init__(self, status: grpc.StatusCode, text: str, reason: Refusal = "malformed") -> None:
+        """Keep all."""
+        super().__init__(text)
+        self.status, self.reason = status, reason
+        self.http_status = STATUS[reason]
 
 
 class MessageParser:
@@ -101,6 +107,7 @@ class MessageParser:
             raise MessageError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
                 f"SERVER: Received message larger than max ({length} vs. {self._max_bytes})",
+                "too large",
             )
 
     def _inflated(self, message: bytes | bytearray) -> bytes:

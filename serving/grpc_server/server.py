@@ -10,9 +10,8 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
-from satrap.errors import SatrapError
 from satrap.serving.grpc_server.call import Handler
-from satrap.serving.grpc_server.connection import ClientConnection
+from satrap.serving.grpc_server.connection import ClientConnection, OnRefused
 
 __all__ = ["GrpcServer"]
 
@@ -30,12 +29,12 @@ class GrpcServer:
         max_receive: int,
         max_send: int,
         admit: Callable[[str | None], None] | None = None,
-        on_refused: Callable[[str, str, SatrapError], None] | None = None,
+        on_refused: OnRefused | None = None,
     ) -> None:
         """Take a socket that listens; nobody is answered before `start`. Limits of one message are in bytes.
 
         `admit` sees the metadata `authorization` of every call before anything else of it is looked at, and raises a
-        `SatrapError` to refuse it; `on_refused` is then told the method, the peer and the error.
+        `SatrapError` to refuse it; `on_refused` hears of it, and of every other call that no method gets.
         """
         self.max_receive, self.max_send = max_receive, max_send
         self.admit, self.on_refused = admit, on_refused

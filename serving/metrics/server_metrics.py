@@ -22,6 +22,7 @@ from satrap.serving.metrics.server_lines import ServerLines, named_labels
 from satrap.serving.metrics.text import text
 from satrap.serving.metrics.torchserve import LEGACY, TORCHSERVE, warn_of_other_definitions
 from satrap.serving.observation import PHASE, Observation
+from satrap.serving.refusal import Refusal
 from satrap.serving.request import OK, Prediction, Request
 from satrap.serving.roster import WorkerState
 
@@ -97,6 +98,9 @@ class ServerMetrics:
         self._requests = registry.counter("satrap_requests_total", "Requests that reached a version.")
         self._failures = registry.counter(
             "satrap_request_failures_total", "Requests that got an error, by reason."
+        )
+        self._refused_requests = registry.counter(
+            "satrap_refused_requests_total", "Requests that were refused before an API had them, by reason."
         )
         self._request_seconds = registry.histogram(
             "satrap_request_seconds", "From a request's arrival to its answer."
@@ -205,6 +209,10 @@ class ServerMetrics:
         self._statuses[kind].value += 1
         if self._lines is not None:
             self._lines.write(f"Requests{kind}XX", 1.0, (("Level", "Host"),))
+
+    def count_refused(self, api: str, reason: Refusal) -> None:
+        """A request by `rest` or `grpc` was refused before an API had it; `count_call` hears of it as well."""
+        self._refused_requests.labels(("api", api), ("reason", reason)).value += 1
 
     def set_system(self, name: str, value: float, device: int | None = None) -> None:
         """The machine's metric of TorchServe's name is this now; `device` is a GPU's number."""

@@ -1,11 +1,12 @@
 """Which routes are served at which address; several APIs may share one, as in TorchServe."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from satrap.serving.listening import Address
 from satrap.serving.model_service import ModelService
+from satrap.serving.refusal import Refusal
 from satrap.serving.rest.app import Answered, RestApp, Routes
 from satrap.serving.rest.description_routes import DescriptionRoutes
 from satrap.serving.rest.inference import InferenceRoutes
@@ -49,6 +50,7 @@ def rest_apis(
     tokens: TokenAuthorization | None,
     render: Render,
     answered: Answered | None = None,
+    refused: Callable[[Refusal], None] | None = None,
     version: str,
 ) -> list[RestApi]:
     """The applications of the addresses that `settings` names; without `tokens` nobody needs one."""
@@ -76,7 +78,7 @@ def rest_apis(
     for place in places.values():
         guard: list[Routes] = [TokenRoutes(tokens, place.apis)] if tokens and place.apis else []
         routes = [DescriptionRoutes(place.paths, version), *place.open, *guard, *place.guarded]
-        app = RestApp(routes, request_ids, cors=cors, answered=answered)
+        app = RestApp(routes, request_ids, cors=cors, answered=answered, refused=refused)
         apis.append(RestApi(place.address, place.names, app))
     return apis
 

@@ -5,7 +5,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from satrap.errors import ResourceNotFoundError, SatrapError
+from satrap.errors import InvalidTokenError, RequestTooLargeError, ResourceNotFoundError, SatrapError
+from satrap.serving.refusal import Refusal
 from satrap.serving.rest.asgi import IS_KEPT, Receive, Scope, Send
 from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.departure import ClientGoneError
@@ -22,6 +23,11 @@ Answered = Callable[[Scope, int, float], None]
 _CLOSE = (b"connection", b"close")
 _KEEP_ALIVE = (b"connection", b"keep-alive")
 _WITHOUT_BODY = (204, 304)
+
+_REFUSALS: Mapping[type[SatrapError], Refusal] = {
+    InvalidTokenError: "token",
+    RequestTooLargeError: "too large",
+}
 
 
 class Routes(Protocol):
@@ -46,12 +52,16 @@ class RestApp:
         *,
         cors: Mapping[str, str] | None = None,
         answered: Answered | None = None,
+        refused: Callable[[Refusal], None] | None = None,
     ) -> None:
-        """`cors` are headers by name that an answer gets if it has none of that name."""
+        """`cors` are headers by name that an answer gets if it has none of that name.
+
+        `refused` hears why a request is refused that no API gets; `answered` is told about it as well.
+        """
         self._routes = tuple(routes)
         self._request_ids = request_ids
         self._cors = tuple((name.lower().encode(), value.encode()) for name, value in (cors or {}).items())
-        self._answered = answered
+        self._answered, self._refused = answered, refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Part of ASGI."""
@@ -105,6 +115,8 @@ class RestApp:
                     return response
             raise ResourceNotFoundError
         except SatrapError as error:
+            if self._refused is not None and type(error) in _REFUSALS:
+                self._refused(_REFUSALS[type(error)])
             return error_response(error)
         except ClientGoneError:
             raise

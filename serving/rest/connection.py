@@ -2,14 +2,19 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from satrap.serving.refusal import Refusal
 from satrap.serving.rest.asgi import HEADERS_AS_SENT, IS_KEPT, Scope
 from satrap.serving.rest.response import NEVER_CACHED, RestResponse, error_document
 
-__all__ = ["KEEP_ALIVE_SECONDS", "ClientConnection"]
+__all__ = ["KEEP_ALIVE_SECONDS", "ClientConnection", "OnRefused"]
+
+OnRefused = Callable[[Scope, Refusal], None]
+"""Told about what is no whole request: a scope with what is known of it, and the reason."""
 
 KEEP_ALIVE_SECONDS = 300
 """A connection that is idle for so long is closed. Long: a client whose idle connection is closed just when it sends
@@ -27,9 +32,10 @@ _SLOWEST_BYTES_PER_SECOND = 64 * 1024
 class ClientConnection(HttpToolsProtocol):
     """uvicorn's, which also keeps the headers' names as they were sent, and refuses requests without end."""
 
-    def __init__(self, *given: Any) -> None:
-        """As uvicorn makes it."""
+    def __init__(self, *given: Any, on_refused: OnRefused | None = None) -> None:
+        """As uvicorn makes it; `on_refused` hears of what is refused here, which the application never sees."""
         super().__init__(*given)
+        self._on_refused = on_refused
         self._in_head = False
         self._is_whole = True
         self._fruitless_bytes = 0
@@ -136,15 +142,19 @@ class ClientConnection(HttpToolsProtocol):
             self.transport.close()
         else:
             reason = f"The request did not arrive within {_REQUEST_SECONDS:g} s."
-            self._send_last(error_document(408, "RequestTimeoutException", reason), b"408 Request Timeout")
+            self._refuse(
+                error_document(408, "RequestTimeoutException", reason), b"408 Request Timeout", "late"
+            )
 
     def send_400_response(self, msg: str) -> None:
         """TorchServe's document for what is not HTTP, whatever uvicorn would say."""
-        self._send_last(
-            error_document(400, "BadRequestException", "Invalid HTTP message."), b"400 Bad Request"
-        )
+        answer = error_document(400, "BadRequestException", "Invalid HTTP message.")
+        self._refuse(answer, b"400 Bad Request", "malformed")
 
-    def _send_last(self, answer: RestResponse, status: bytes) -> None:
+    def _refuse(self, answer: RestResponse, status: bytes, reason: Refusal) -> None:
+        """The last answer of this connection."""
+        if self._on_refused is not None:  # between two requests the scope is of the one before
+            self._on_refused({"client": self.client} if self._is_whole else cast(Scope, self.scope), reason)
         headers = [
             *answer.headers,
             (b"x-request-id", str(uuid.uuid4()).encode()),

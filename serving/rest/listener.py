@@ -12,7 +12,7 @@ import uvicorn
 
 from satrap.errors import InvalidInputError
 from satrap.serving.listening import Address
-from satrap.serving.rest.connection import KEEP_ALIVE_SECONDS, ClientConnection
+from satrap.serving.rest.connection import KEEP_ALIVE_SECONDS, ClientConnection, OnRefused
 from satrap.serving.rest.unix_socket import UnixSocket
 
 __all__ = ["Listener", "bind"]
@@ -71,8 +71,13 @@ class Listener:
         bound: socket.socket | UnixSocket,
         drain_seconds: int,
         tls: ssl.SSLContext | None = None,
+        on_refused: OnRefused | None = None,
     ) -> None:
-        """Start nothing; the socket becomes the listener's. With `tls` it is served by TLS only."""
+        """Start nothing; the socket becomes the listener's. With `tls` it is served by TLS only.
+
+        `on_refused` hears of what comes and is no request for `app`.
+        """
+        self._on_refused = on_refused
         self._bound = bound
         self._tls = tls
         self._drain_seconds = drain_seconds
@@ -101,7 +106,7 @@ class Listener:
         """
         self._config.load()
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: ClientConnection(self._config, self._state, {}),
+            lambda: ClientConnection(self._config, self._state, {}, on_refused=self._on_refused),
             sock=_listening(self._bound),
             ssl=self._tls,
             backlog=_BACKLOG,

@@ -131,10 +131,13 @@ def test_with_the_key_calls_pass(served):
 
 def test_refused_calls_are_counted(tmp_path: Path):
     counted: list[int] = []
+    refused: list[tuple[str, str]] = []
 
     async def run() -> None:
         tokens = TokenAuthorization(tmp_path / "key_file.json")
-        calls = CallLog(counted.append, lines=False)
+        calls = CallLog(
+            counted.append, lines=False, count_refused=lambda api, reason: refused.append((api, reason))
+        )
         interceptors = [TokenInterceptor(tokens, "inference", calls)]
         server = rpc.aio_server(max_receive=1000, max_send=1000, interceptors=interceptors)
         inference_pb2_grpc.add_InferenceAPIsServiceServicer_to_server(Answers(), server)
@@ -152,4 +155,5 @@ def test_refused_calls_are_counted(tmp_path: Path):
         await server.stop(None)
 
     asyncio.run(asyncio.wait_for(run(), 30))
+    assert refused == [("grpc", "token")] * 2
     assert counted == [400, 400], "what is let through the API itself counts"

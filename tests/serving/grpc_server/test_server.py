@@ -154,9 +154,7 @@ def running(kind: str) -> Iterator[Running]:
                 max_receive=LIMIT,
                 max_send=LIMIT,
                 admit=admit,
-                on_refused=lambda method, peer, error: service.refused.append(
-                    (method, peer[:15], str(error))
-                ),
+                on_refused=lambda method, peer, reason: service.refused.append((method, peer[:15], reason)),
             )
             port = listening.getsockname()[1]
         else:
@@ -402,6 +400,7 @@ def test_stopping_does_not_wait_for_requests_that_do_not_come() -> None:
                     break
             stopped = one.stop(600)
             assert b"the server stops" in answers.read()
+            assert [reason for _, _, reason in one.service.refused] == ["stopping"]
         stopped.result(20)
 
 
@@ -415,7 +414,7 @@ def test_a_token_is_asked_for_before_anything_else(lean: Running) -> None:
     assert lean.failure(next, parts) == refused
     assert lean.predict("echo", b"x") == b"x"
     assert lean.service.refused == [
-        (method, "ipv4:127.0.0.1:", refused[1])
+        (method, "ipv4:127.0.0.1:", "token")
         for method in (RPC[1:] + "Predictions", "no/Method", RPC[1:] + "StreamPredictions")
     ]
 
@@ -472,6 +471,56 @@ def test_a_second_message_is_refused_before_there_are_more(lean: Running) -> Non
     two = framed(asked("echo").SerializeToString()) * 2
     data = settings_and(frame(1, 4, 1, request_headers()), frame(0, 0, 1, two))
     assert b"one whole message" in talk(lean.port, data, b"message")
+
+
+def reasons(one: Running) -> list[str]:
+    return [reason for _, _, reason in one.service.refused]
+
+
+def test_what_no_method_gets_is_told_of(lean: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    no_method = lean.channel.unary_unary("/no/Method")
+    lean.failure(no_method, b"", timeout=20)
+    no_message = lean.channel.unary_unary(RPC + "Predictions")
+    lean.failure(no_message, b"\xff", timeout=20)
+    lean.failure(lean.predict, "echo", bytes(LIMIT + 1))
+    parts = lean.channel.unary_stream(RPC + "StreamPredictions")
+    lean.failure(next, parts(b"\xff", timeout=20))
+    html = request_headers(**{"content-type": "text/html"})
+    talk(lean.port, settings_and(frame(1, 5, 1, html)), b"415")
+    talk(lean.port, settings_and(frame(1, 5, 1, request_headers())), b"message")
+    monkeypatch.setattr(connection_module, "_KEEPALIVE_SECONDS", 0.5)
+    monkeypatch.setattr(connection_module, "_REQUEST_SECONDS", 0.1)
+    talk(lean.port, settings_and(frame(1, 4, 1, request_headers())), b"end")
+    assert reasons(lean) == [
+        "unknown method", "malformed", "too large", "malformed", "malformed", "malformed", "late",
+    ]  # fmt: skip
+    assert {method for method, _, _ in lean.service.refused} == {
+        "no/Method",
+        RPC[1:] + "Predictions",
+        RPC[1:] + "StreamPredictions",
+    }
+
+
+def test_what_a_method_answers_with_an_error_is_its_own_to_tell(lean: Running) -> None:
+    lean.failure(lean.predict, "fail", b"no")
+    lean.failure(lean.predict, "large", str(LIMIT + 1).encode())
+    assert reasons(lean) == []
+
+
+def test_a_stream_is_told_what_is_wrong_with_a_message_after_those_before_it(lean: Running) -> None:
+    one, bad = framed(asked("echo", b"x").SerializeToString()), framed(b"\xff")
+    large = b"\x00" + (LIMIT + 1).to_bytes(4, "big")
+    for last, ended, sentence in (
+        (bad, 0, b"deserializing"),
+        (large, 0, b"larger than max"),
+        (one[:-1], 1, b"one whole message"),
+        (b"\x02\x00\x00\x00\x00more", 1, b"with the flag 2"),
+    ):
+        head = frame(1, 4, 1, request_headers(RPC + "StreamPredictions2"))
+        answer = talk(lean.port, settings_and(head, frame(0, 0, 1, one), frame(0, ended, 1, last)), sentence)
+        assert framed(answered(b"x").SerializeToString()) in answer
+        assert sentence in answer
+    assert reasons(lean) == []
 
 
 def test_what_speaks_no_http2_is_disconnected(lean: Running) -> None:

@@ -46,6 +46,24 @@ def test_without_lines_they_are_counted(caplog: pytest.LogCaptureFixture) -> Non
     assert lines(caplog) == [] and counted == [503]
 
 
+def test_what_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    counted: list[int] = []
+    refused: list[tuple[str, str]] = []
+    calls = CallLog(counted.append, lines=True, count_refused=lambda *reason: refused.append(reason))
+    with caplog.at_level(logging.INFO):
+        calls.rest_refused({"client": ("127.0.0.1", 1)}, "malformed")
+        calls.rest_refused(SCOPE, "late")
+        calls.grpc_refused("a.B/C", "ipv4:127.0.0.1:1", "too large")
+        calls.refused("rest", "token")
+    assert lines(caplog) == [
+        '/127.0.0.1:1 "-" 400 0',
+        '/127.0.0.1:40592 "POST /predictions/noop HTTP/1.1" 408 0',
+        '/127.0.0.1:1 "gRPC a.B/C HTTP/2.0" 413 0',
+    ]
+    assert counted == [400, 408, 413]
+    assert refused == [("rest", "malformed"), ("rest", "late"), ("grpc", "too large"), ("rest", "token")]
+
+
 def test_nobody_writes_lines_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
     calls = CallLog(lambda status: None, lines=True)
     with caplog.at_level(logging.INFO):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -115,6 +116,23 @@ def test_both_apis_are_counted_alike(shared: Any, failure: Any, wait_until: Call
         ("QueueTime", HOST),
     }
     assert rest.metrics("?name[]=nothing") == {}
+
+
+def test_what_no_api_gets_is_counted_by_its_reason(shared: Any, failure: Any) -> None:
+    rest = Rest(shared)
+    before = rest.metrics()
+    host, port = rest._at["REST inference"].split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as client:
+        client.sendall(b"no request\r\n\r\n")
+        assert b"400 Bad Request" in client.recv(65_536)
+    too_large = bytes(6_553_501)
+    assert rest.call("REST inference", "/predictions/m", too_large)[0] == 413
+    assert failure(shared.client.predict, "m", too_large)[0] == "RESOURCE_EXHAUSTED"
+    after = rest.metrics()
+    for api, reason in (("rest", "malformed"), ("rest", "too large"), ("grpc", "too large")):
+        key = ("satrap_refused_requests_total", ("api", api), ("reason", reason))
+        assert after[key] - before.get(key, 0) == 1
+    assert after["Requests4XX_total", HOST] - before["Requests4XX_total", HOST] == 3
 
 
 def test_lines_say_of_which_worker_they_are(shared: Any, wait_until: Callable[..., None]) -> None:

@@ -156,6 +156,16 @@ def test_calls_and_workers_and_the_machine() -> None:
     assert values["GPUUtilization", ("DeviceId", "1"), *HOST] == 50
 
 
+def test_refused_requests() -> None:
+    metrics = ServerMetrics(hostname="vm")
+    for api, reason in (("rest", "late"), ("grpc", "late"), ("grpc", "late")):
+        metrics.count_refused(api, reason)
+    values = told(metrics)
+    assert values["satrap_refused_requests_total", ("api", "grpc"), ("reason", "late")] == 2
+    assert values["satrap_refused_requests_total", ("api", "rest"), ("reason", "late")] == 1
+    assert values["Requests4XX_total", *HOST] == 0, "that is told by its status"
+
+
 def test_names_choose() -> None:
     metrics = ServerMetrics(hostname="vm")
     metrics.count_call(200)

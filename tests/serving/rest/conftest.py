@@ -19,6 +19,7 @@ from satrap.serving.query import Query
 from satrap.serving.request import OK, Prediction
 from satrap.serving.request_ids import request_ids
 from satrap.serving.rest.app import RestApp, Routes
+from satrap.serving.rest.asgi import Scope
 from satrap.serving.rest.listener import Listener, bind
 from satrap.serving.version_spec import RegisterParameters
 
@@ -115,6 +116,8 @@ class Site:
     port: int
     listener: Listener
     connections: list[Connection] = field(default_factory=list)
+    refused: list[tuple[str, str]] = field(default_factory=list)
+    """What came and was no request: its path as far as it is known, and why."""
 
     async def connect(self) -> Connection:
         """A new connection; closed at the end, at the latest."""
@@ -138,9 +141,14 @@ async def served(
 ) -> AsyncIterator[Site]:
     """Serve an application on a free port."""
     bound = bind(Address())
-    listener = Listener(app, bound, drain_seconds, tls)
+    refused: list[tuple[str, str]] = []
+
+    def on_refused(scope: Scope, reason: str) -> None:
+        refused.append((scope.get("path", ""), reason))
+
+    listener = Listener(app, bound, drain_seconds, tls, on_refused)
     await listener.start()
-    site = Site(bound.getsockname()[1], listener)
+    site = Site(bound.getsockname()[1], listener, refused=refused)
     try:
         yield site
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from satrap.errors import InvalidInputError, OverloadedError
+from satrap.errors import InvalidInputError, InvalidTokenError, OverloadedError
 from satrap.serving.listening import Address
 from satrap.serving.rest import connection as connection_module
 from satrap.serving.rest import listener as listener_module
@@ -78,6 +78,52 @@ def test_what_is_not_http_is_refused(talk: Any, data: bytes) -> None:
         assert (await site.ask("GET", "/status/200")).status == 200
 
     talk([Echo()], conversation)
+
+
+def test_what_is_no_request_is_told_of_as_far_as_it_is_known(talk: Any) -> None:
+    async def conversation(site: Any) -> None:
+        for data in NOT_HTTP:
+            connection = await site.connect()
+            connection.writer.write(data)
+            await connection.reply()
+        assert site.refused == [
+            ("/body" if b"chunked\r\n\r\nzz" in data else "", "malformed") for data in NOT_HTTP
+        ]
+        site.refused.clear()
+        kept = await site.connect()
+        await kept.ask("GET", "/status/200")
+        kept.writer.write(b"\x00")
+        await kept.reply()
+        assert site.refused == [("", "malformed")], "not the request before"
+
+    talk([Echo()], conversation)
+
+
+def test_what_the_routes_refuse_is_told_of_by_its_reason(talk: Any) -> None:
+    refused: list[str] = []
+    answered: list[int] = []
+
+    class Guarded(Echo):
+        async def answer(self, request: RestRequest) -> RestResponse | None:
+            if request.segments == ["", "guarded"]:
+                raise InvalidTokenError
+            return await super().answer(request)
+
+    async def conversation(site: Any) -> None:
+        await site.ask("POST", "/body", bytes(LIMIT + 1))
+        await site.ask("GET", "/guarded")
+        await site.ask("GET", "/full")
+        await site.ask("GET", "/status/413")
+        assert refused == ["too large", "token"]
+        assert answered == [413, 400, 503, 413]
+        assert site.refused == []
+
+    talk(
+        [Guarded()],
+        conversation,
+        refused=refused.append,
+        answered=lambda _, status, __: answered.append(status),
+    )
 
 
 def test_nothing_of_ours(talk: Any) -> None:
@@ -473,6 +519,7 @@ def test_a_request_has_its_time_to_arrive(
         reply = await connection.reply()
         assert reply.error == (408, "RequestTimeoutException")
         assert await connection.reader.read() == b""
+        assert site.refused == [("/body" if b"\r\n\r\n" in half else "", "late")]
 
     talk([Echo()], conversation)
 
