@@ -69,7 +69,7 @@ class Catalog:
         Raises:
             ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
         """
-        return bool(self._registry.get(model, version).roster.workers())
+        return bool(self._registry.get(model, version).pool.roster.workers())
 
     def list_models(self, limit: int = MAX_LISTED, page: int = 0) -> dict[str, Any]:
         """The models by name, `limit` from place `page` on, with their default versions' urls.
@@ -88,7 +88,7 @@ class Catalog:
 
     def is_healthy(self) -> bool:
         """Every model's default version has its workers, as TorchServe's Ping counts them."""
-        return all(self._registry.get(model).is_healthy() for model in self._registry.models())
+        return all(self._registry.get(model).pool.is_healthy() for model in self._registry.models())
 
     def startup_models(self) -> list[str]:
         """The names of the models that are registered since the start, sorted."""
@@ -105,8 +105,8 @@ class Catalog:
                 version.spec.model,
                 version.spec.version,
                 version.pending,
-                Counter(worker.state for worker in version.roster.workers()),
-                [worker.number for worker in version.roster.workers()],
+                Counter(worker.state for worker in version.pool.roster.workers()),
+                [worker.number for worker in version.pool.roster.workers()],
             )
             for version in self._registry.not_gone()
         ]

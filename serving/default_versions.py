@@ -40,7 +40,9 @@ class DefaultVersions:
         if before is not None and after is not None and before is not after:
             count = before.hand_over(after)
             if count:
-                log.info("model %r: %d waiting requests go to the new default %s", model, count, after.name)
+                log.info(
+                    "model %r: %d waiting requests go to the new default %s", model, count, after.spec.name
+                )
 
     def version_ready(self, version: Version) -> None:
         """One of its workers is ready: it is the default now, if the configuration wants the newest to be."""
@@ -65,7 +67,7 @@ class DefaultVersions:
                 *(model, version.spec.sparse_sequence, version_name),
                 " and is the default now" if became_default else "",
             )
-            if version.roster.count(WorkerState.READY):
+            if version.pool.roster.count(WorkerState.READY):
                 self.version_ready(version)
         if any(each.became_default for each in reached):
             self._on_change()

@@ -38,8 +38,8 @@ def describe_version(
         "modelVersion": spec.version,
         "modelUrl": spec.url,
         "runtime": spec.runtime,
-        "minWorkers": version.roster.minimum,
-        "maxWorkers": version.roster.maximum,
+        "minWorkers": version.pool.roster.minimum,
+        "maxWorkers": version.pool.roster.maximum,
         "batchSize": spec.batching.batch_size,
         "maxBatchDelay": round(spec.batching.max_delay * 1000),
         "responseTimeout": spec.response_timeout,
@@ -59,7 +59,7 @@ def describe_version(
         "maxNumSequence": 0,
         "maxSequenceJobQueueSize": 0,
         "loadedAtStartup": spec.loaded_at_startup,
-        "workers": [_describe_worker(version, status) for status in version.roster.workers()],
+        "workers": [_describe_worker(version, status) for status in version.pool.roster.workers()],
         "jobQueueStatus": {
             "remainingCapacity": spec.batching.capacity - version.pending,
             "pendingRequests": version.pending,
@@ -75,8 +75,8 @@ def state_of(version: Version, *, is_default: bool) -> VersionState:
         version=spec.version,
         archive=spec.downloaded.name if spec.downloaded else PurePosixPath(spec.url.replace("\\", "/")).name,
         is_default=is_default,
-        min_workers=version.roster.minimum,
-        max_workers=version.roster.maximum,
+        min_workers=version.pool.roster.minimum,
+        max_workers=version.pool.roster.maximum,
         batch_size=spec.batching.batch_size,
         max_batch_delay=round(spec.batching.max_delay * 1000),
         response_timeout=spec.response_timeout,
@@ -87,7 +87,7 @@ def state_of(version: Version, *, is_default: bool) -> VersionState:
 
 
 def _describe_worker(version: Version, status: WorkerStatus) -> dict[str, Any]:
-    process = version.process(status.number)
+    process = version.pool.process(status.number)
     pid = process.pid if process else None
     return {
         "id": str(status.number),

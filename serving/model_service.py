@@ -80,7 +80,7 @@ class ModelService:
             ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
             WorkerStartError: one could not load its handler; it is tried again.
         """
-        await self._registry.get(model, version).wait_started()
+        await self._registry.get(model, version).pool.wait_started()
 
     async def predict(self, query: Query, on_part: Callable[[Prediction], None] | None = None) -> Prediction:
         """Answer by the version that the query names, or by the one that is the default now; see `Version.predict`.
@@ -193,13 +193,13 @@ class ModelService:
         if minimum < 0:
             raise InvalidInputError("min_worker cannot be less than 0.")
         check_workers(minimum)
-        scaled = self._registry.get(model, version)
-        scaled.scale(minimum, maximum)
+        pool = self._registry.get(model, version).pool
+        pool.scale(minimum, maximum)
         await self.record.save()
         if not synchronous:
             return _ACCEPTED
-        await scaled.wait_started()
-        if scaled.roster.count(WorkerState.READY) < minimum:
+        await pool.wait_started()
+        if pool.roster.count(WorkerState.READY) < minimum:
             return Outcome("Workers scaling in progress...", OutcomeState.PARTIAL)
         named = f", version: {version}" if version else ""
         return Outcome(f"Workers scaled to {minimum} for model: {model}{named}")
@@ -233,7 +233,7 @@ class ModelService:
             self._shards.watch()
         registered = f'Model "{spec.model}" Version: {spec.version} registered with'
         log.info("%s %d initial workers", registered, spec.min_workers)
-        version.scale(spec.min_workers, spec.max_workers)
+        version.pool.scale(spec.min_workers, spec.max_workers)
         if not parameters.synchronous or spec.min_workers == 0:
             await self.record.save()
         if spec.min_workers == 0:
@@ -243,7 +243,7 @@ class ModelService:
         if not parameters.synchronous:
             return _ACCEPTED
         try:
-            await version.wait_started()
+            await version.pool.wait_started()
         except WorkerStartError:
             with self._defaults.changing(spec.model):
                 self._registry.discard(spec.model, spec.version, version)

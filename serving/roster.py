@@ -1,6 +1,6 @@
 """How many workers a version should have, how each is doing, and what to do about it.
 
-No processes and no clock here: the shell (`satrap.serving.version`) reports what happened to a worker and does
+No processes and no clock here: the shell (`satrap.serving.worker_pool`) reports what happened to a worker and does
 what it is told (`Start`, `Stop`). The life of a worker:
 
     STARTING ──loaded──▶ READY ──retire──▶ UNLOADING ──ended──▶ (gone)
@@ -67,6 +67,8 @@ class Roster:
         """Start with none; each new worker gets the next of `numbers`. `patience` is in seconds."""
         self.minimum = self.maximum = 0
         self._patience = patience
+        self.start_failure = ""
+        """Why a worker could not load its handler, the last one that could not."""
         self._workers: dict[int, WorkerStatus] = {}
         self._numbers = numbers
 
@@ -87,6 +89,17 @@ class Roster:
     def is_short(self) -> bool:
         """Fewer than `minimum` workers are ready."""
         return self.count(WorkerState.READY) < self.minimum
+
+    @property
+    def is_settled(self) -> bool:
+        """The minimum is ready, and those that were told to end are gone."""
+        return not self.is_short and not self.count(WorkerState.UNLOADING)
+
+    def why_short(self) -> str:
+        """Why it is not to be expected that the minimum will soon be ready; empty: it is, or is to be expected."""
+        if not self.is_short:
+            return ""
+        return self.start_failure or ("a worker was given up" if self.count(WorkerState.FAILED) else "")
 
     @property
     def is_hopeless(self) -> bool:
@@ -138,8 +151,8 @@ class Roster:
         """The worker answered a batch."""
         self._workers[number].failures = 0
 
-    def ended(self, number: int, now: float) -> list[Start | Stop]:
-        """The worker's process is gone, asked or not."""
+    def ended(self, number: int, now: float, reason: str = "") -> list[Start | Stop]:
+        """The worker's process is gone, asked or not, for that reason."""
         status = self._workers[number]
         if status.state is WorkerState.UNLOADING:
             del self._workers[number]
@@ -147,6 +160,8 @@ class Roster:
         delay = BACKOFF_SECONDS[min(status.failures, len(BACKOFF_SECONDS) - 1)]
         status.failures += 1
         status.start_failed = status.state is WorkerState.STARTING
+        if status.start_failed:
+            self.start_failure = reason
         if status.failing_since is None:
             status.failing_since = now
         if self._is_given_up(status, now):

@@ -20,6 +20,7 @@ from satrap.serving.settings import ServingSettings
 from satrap.serving.version import Version
 from satrap.serving.version_spec import RegisterParameters, VersionSpec, check_runtime, resolve
 from satrap.serving.worker.assignment import Assignment
+from satrap.serving.worker_pool import PoolEvents, WorkerPool
 
 __all__ = ["VersionBuilder"]
 
@@ -79,15 +80,12 @@ class VersionBuilder:
         except BaseException:
             await self._archives.discard(unpacked.directory, unpacked.downloaded)
             raise
-        return Version(
-            spec,
-            self._assignment(spec),
-            self._template,
-            self._numbers,
-            self._request_ids,
-            on_ready,
-            self._observer,
-        )
+        assignment = self._assignment(spec)
+
+        def pool(events: PoolEvents) -> WorkerPool:
+            return WorkerPool(spec, assignment, self._template, self._numbers, events)
+
+        return Version(spec, pool, self._request_ids, on_ready, self._observer)
 
     async def remove(self, version: Version) -> None:
         """Remove what the version had on disk, when its workers are gone."""
@@ -124,7 +122,7 @@ class VersionBuilder:
             spec,
             downloaded=unpacked.downloaded,
             devices=choose_devices(
-                f"{spec.model} {spec.version}",
+                spec.name,
                 unpacked.options.device_type,
                 spec.device_ids,
                 available_gpus() if self._config.gpus is None else min(available_gpus(), self._config.gpus),

@@ -76,6 +76,11 @@ class VersionSpec:
     downloaded: Path | None = None
     warmup: str = ""
 
+    @property
+    def name(self) -> str:
+        """For logs."""
+        return f"{self.model} {self.version}"
+
 
 def check_runtime(runtime: str | None) -> None:
     """Refuse a runtime that is not Python.

@@ -20,15 +20,13 @@ class FakeVersion:
     waiting: int = 0
     ready: int = 1
     spec: Any = field(init=False)
-    roster: Any = field(init=False)
+    pool: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.spec = SimpleNamespace(model="m", version=self.version, sparse_sequence=None)
-        self.roster = SimpleNamespace(count=lambda state: self.ready)
-
-    @property
-    def name(self) -> str:
-        return f"m {self.version}"
+        self.spec = SimpleNamespace(
+            model="m", version=self.version, name=f"m {self.version}", sparse_sequence=None
+        )
+        self.pool = SimpleNamespace(roster=SimpleNamespace(count=lambda state: self.ready))
 
     def hand_over(self, other: "FakeVersion") -> int:
         moved, self.waiting = self.waiting, 0

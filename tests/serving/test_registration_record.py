@@ -25,7 +25,8 @@ def version(name: str) -> Any:
         handler="h",
         manifest=SimpleNamespace(handler="h"),
     )
-    return SimpleNamespace(spec=spec, roster=SimpleNamespace(minimum=1, maximum=2))
+    roster = SimpleNamespace(minimum=1, maximum=2)
+    return SimpleNamespace(spec=spec, pool=SimpleNamespace(roster=roster))
 
 
 def written(record: RegistrationRecord) -> list[tuple[str, bool]]:

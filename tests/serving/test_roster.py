@@ -121,3 +121,25 @@ def test_without_patience_nothing_is_started_again() -> None:
     assert states(r) == [WorkerState.FAILED]
     assert r.is_hopeless, "though it had loaded"
     assert r.scale(0, 0) == [] and r.workers() == []
+
+
+def test_it_says_why_the_minimum_is_not_to_be_expected() -> None:
+    r = roster(2, loaded=False)
+    assert (r.is_settled, r.why_short()) == (False, "")
+    r.loaded(9000)
+    r.ended(9001, 0.0, "could not import torch")
+    assert (r.is_settled, r.why_short()) == (False, "could not import torch")
+    r.scale(1, 2)
+    assert (r.is_settled, r.why_short()) == (True, ""), "one is enough"
+
+
+def test_one_that_was_given_up_is_a_reason_and_one_that_is_leaving_is_not_settled() -> None:
+    r = roster(2, patience=5)
+    r.ended(9000, 0.0, "died")
+    r.starting(9000)
+    r.ended(9000, 6.0, "")
+    assert r.why_short() == "a worker was given up"
+    r.scale(0, 0)
+    assert (r.is_settled, r.why_short()) == (False, ""), "the other one has not ended yet"
+    r.ended(9001, 7.0, "was stopped")
+    assert r.is_settled
