@@ -23,6 +23,7 @@ def file(tmp_path: Path):
 @pytest.fixture(autouse=True)
 def _without_the_users_environment(monkeypatch):
     monkeypatch.delenv("LOG_LOCATION", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
 
 def test_without_anything_every_default_counts():
@@ -70,6 +71,28 @@ def test_a_config_properties_has_torchserves_defaults(file):
     assert (settings.restore, settings.write_snapshots, settings.strict_startup) == (False, True, False)
     assert settings.config.snapshot_directory == "logs/config"
     assert settings.properties == {"model_store": "/s", "load_models": "all"}
+
+
+@pytest.mark.parametrize("properties", [None, ""], ids=["natively", "config.properties"])
+@pytest.mark.parametrize(
+    ("said", "variable", "threads"),
+    [
+        ("{}", None, 1),
+        ("{}", "4", 4),
+        ("{}", "8,2", 8),
+        ("{}", "0", 1),
+        ("{}", "many", 1),
+        ("{threads_per_worker: 2}", "4", 2),
+    ],
+)
+def test_threads_of_workers_are_those_of_the_environment_unless_the_configuration_says(
+    file, monkeypatch, properties, said, variable, threads
+):
+    if variable is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    flags = ServingFlags(global_config=file(f"serving: {said}\n", "global_config.yaml"))
+    settings = serving_settings(flags, None if properties is None else file(properties))
+    assert settings.config.threads_per_worker == threads
 
 
 def test_what_a_config_properties_leaves_open_depends_on_who_can_reach_the_server(file):

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,11 +107,13 @@ def serving_settings(flags: ServingFlags, ts_config: Path | None) -> "ServingSet
     config = options.read_global_config(flags.global_config)
     options.read_embedding_config(flags.embedding_config)
     if ts_config is None:
-        return _native_settings(flags, config)
+        return _native_settings(flags, config, os.environ)
     return torchserve_settings(flags, config, read_properties(ts_config, os.environ), os.environ)
 
 
-def _native_settings(flags: ServingFlags, config: GlobalConfig) -> "ServingSettings":
+def _native_settings(
+    flags: ServingFlags, config: GlobalConfig, environment: Mapping[str, str]
+) -> "ServingSettings":
     from satrap.serving.exposure import asks_for_tokens, check_exposure, serving_tls
     from satrap.serving.listening import Listening
     from satrap.serving.settings import ServingSettings
@@ -119,7 +122,7 @@ def _native_settings(flags: ServingFlags, config: GlobalConfig) -> "ServingSetti
         raise InvalidInputError(
             f"--models {flags.models}: there is no model store: name the archives' directory by --model-store"
         )
-    changed: dict[str, object] = {}
+    changed = _threads(config, environment)
     if flags.model_api is not None:
         changed["model_api"] = flags.model_api
     if flags.token_auth is not None:
@@ -178,6 +181,7 @@ def torchserve_settings(
     insecure = flags.insecure or found.insecure
     said = "enable_model_api" in properties.values or "model_api" in config.serving.model_fields_set
     serving = by_reach(found.config, listening, model_api_said=said)
+    serving = serving.model_copy(update=_threads(config, environment))
     check_exposure(
         serving,
         listening,
@@ -205,6 +209,19 @@ def torchserve_settings(
         shard_addresses=options.shard_addresses(flags.shards, config),
         shard_tls=config.internal_tls.files,
     )
+
+
+def _threads(config: GlobalConfig, environment: Mapping[str, str]) -> dict[str, object]:
+    """`threads_per_worker` from OMP_NUM_THREADS, where the configuration leaves it open, as in TorchServe.
+
+    A list, for nested regions, counts by its first number; what is no count of threads is left to others to refuse.
+    """
+    first = environment.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if "threads_per_worker" in config.serving.model_fields_set or not re.fullmatch(
+        r"0*[1-9][0-9]{0,3}", first
+    ):
+        return {}
+    return {"threads_per_worker": int(first)}
 
 
 def ts_snapshots(environment: Mapping[str, str]) -> Path:
