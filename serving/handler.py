@@ -13,6 +13,7 @@ from satrap.batch import Decoded, decode
 from satrap.errors import ArchiveError, BatchError, SatrapError
 from satrap.middleware import LOCAL_ADDRESS, Embedding, EmbeddingLookup, Embeddings, open_lookup
 from satrap.serving.context import Context
+from satrap.serving.input_names import input_names
 from satrap.serving.prediction import PredictionException
 from satrap.serving.tensors import embedding_tensor, tensor_of
 from satrap.serving.torch_handler.base_handler import BaseHandler
@@ -205,8 +206,7 @@ def _batch_bytes(inputs: Mapping[str, Any]) -> bytes | bytearray | memoryview:
     value = inputs.get(BATCH_KEY)
     if value is None:
         if len(inputs) != 1:
-            names = ", ".join(map(repr, inputs)) or "none"
-            raise BatchError(f"the request needs an input named {BATCH_KEY!r}; it has {names}")
+            raise BatchError(f"the request needs an input named {BATCH_KEY!r}; it has {input_names(inputs)}")
         value = next(iter(inputs.values()))
     if not isinstance(value, bytes | bytearray | memoryview):
         raise BatchError(

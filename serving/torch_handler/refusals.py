@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from satrap.serving.context import Context
+from satrap.serving.input_names import input_names
 from satrap.serving.prediction import PredictionException
 from satrap.serving.torch_handler.base_handler import BaseHandler
 
@@ -72,9 +73,8 @@ def row_value(row: Any) -> Any:
         value = row.get(key)
         if value is not None and not (isinstance(value, bytes | bytearray | str) and len(value) == 0):
             return value
-    names = ", ".join(map(repr, row)) or "none"
     raise PredictionException(
-        f"the request needs an input 'data' or 'body' that is not empty; it has {names}", 400
+        f"the request needs an input 'data' or 'body' that is not empty; it has {input_names(row)}", 400
     )
 
 

@@ -98,6 +98,9 @@ def test_an_image_may_come_in_several_forms(value: Any, key: str, tmp_path: Path
         ({"image": png()}, "the request needs an input 'data' or 'body' that is not empty; it has 'image'"),
         ({"data": b""}, "the request needs an input 'data' or 'body'"),
         ({}, "it has none"),
+        ({"\udc89PNG\r\n": b"1"}, "it has bytes that were read as a form: send a file by `curl -T`"),
+        ({f"field {n}": b"1" for n in range(9)}, "'field 5', and 3 more"),
+        ({"n" * 1000: b"1"}, "it has 'nnnnnnnnnnnnnnnnn...nnnnnnnnnnnnnnnnnn'"),
     ],
 )
 def test_a_request_without_an_image_alone_is_refused(row: Any, reason: str, tmp_path: Path) -> None:
