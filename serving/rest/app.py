@@ -7,7 +7,7 @@ from typing import Protocol
 
 from satrap.errors import InvalidTokenError, RequestTooLargeError, ResourceNotFoundError, SatrapError
 from satrap.serving.refusal import Refusal
-from satrap.serving.rest.asgi import IS_KEPT, Receive, Scope, Send
+from satrap.serving.rest.asgi import IS_KEPT, SET_PHRASE, Receive, Scope, Send
 from satrap.serving.rest.body_stream import BodyStream
 from satrap.serving.rest.departure import ClientGoneError
 from satrap.serving.rest.request import RestRequest
@@ -69,6 +69,7 @@ class RestApp:
         streams: list[BodyStream] = []
 
         def begin(response: RestResponse) -> BodyStream:
+            scope[SET_PHRASE](response.phrase)
             streams.append(BodyStream(send, response.status, self._headers(request, response, None)))
             return streams[0]
 
@@ -84,6 +85,7 @@ class RestApp:
             streams.pop().abort()  # in time to say what went wrong
         if not streams:
             status, body = response.status, response.body
+            scope[SET_PHRASE](response.phrase)
             headers = self._headers(request, response, len(body))
             await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": b"" if status in _WITHOUT_BODY else body})

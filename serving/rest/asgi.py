@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-__all__ = ["HEADERS_AS_SENT", "IS_KEPT", "Message", "Receive", "Scope", "Send"]
+__all__ = ["HEADERS_AS_SENT", "IS_KEPT", "Message", "Receive", "SET_PHRASE", "Scope", "Send"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -15,3 +15,6 @@ HEADERS_AS_SENT = "satrap.headers"
 
 IS_KEPT = "satrap.is_kept"
 """In a scope: a function that says whether the connection stays open after the answer."""
+
+SET_PHRASE = "satrap.set_phrase"
+"""In a scope: a function that says with which reason phrase the answer begins; empty: the status' own."""

@@ -5,10 +5,10 @@ import uuid
 from collections.abc import Callable
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from satrap.serving.refusal import Refusal
-from satrap.serving.rest.asgi import HEADERS_AS_SENT, IS_KEPT, Scope
+from satrap.serving.rest.asgi import HEADERS_AS_SENT, IS_KEPT, SET_PHRASE, Scope
 from satrap.serving.rest.response import NEVER_CACHED, RestResponse, error_document
 
 __all__ = ["KEEP_ALIVE_SECONDS", "ClientConnection", "OnRefused"]
@@ -99,7 +99,13 @@ class ClientConnection(HttpToolsProtocol):
         self._in_head, self._fruitless_bytes = False, 0
         super().on_headers_complete()
         cycle = self.cycle
-        cast(Scope, self.scope)[IS_KEPT] = lambda: cycle.keep_alive
+        scope, transport = cast(Scope, self.scope), self.transport
+        scope[IS_KEPT] = lambda: cycle.keep_alive
+
+        def set_phrase(phrase: str) -> None:
+            cycle.transport = cast(Any, _Phrased(cycle, transport, phrase)) if phrase else transport
+
+        scope[SET_PHRASE] = set_phrase
 
     def on_body(self, body: bytes) -> None:
         """Part of the parser's protocol."""
@@ -165,6 +171,23 @@ class ClientConnection(HttpToolsProtocol):
         lines = b"".join(b"%s: %s\r\n" % header for header in headers)
         self.transport.write(b"HTTP/1.1 " + status + b"\r\n" + lines + b"\r\n" + answer.body)
         self.transport.close()
+
+
+class _Phrased:
+    """Stands for the transport of an answer until its head is written, whose reason phrase is another then."""
+
+    def __init__(self, cycle: RequestResponseCycle, transport: asyncio.Transport, phrase: str) -> None:
+        self._cycle, self._transport, self._phrase = cycle, transport, phrase
+
+    def write(self, head: bytes) -> None:
+        self._cycle.transport = self._transport
+        status, _, rest = head.partition(b"\r\n")
+        self._transport.write(
+            b"%s %s\r\n%s" % (status[: len("HTTP/1.1 200")], self._phrase.encode("ascii"), rest)
+        )
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._transport, name)
 
 
 def _seconds_left(passed: float, body_bytes: int) -> float:

@@ -185,4 +185,8 @@ def _response(request: RestRequest, prediction: Prediction, started: float) -> R
     if request.header(TIMING_HEADER):
         times = {"server": (time.perf_counter() - started) * 1e3, **prediction.times}
         headers.append((TIMING_HEADER.encode(), json.dumps(times).encode()))
-    return RestResponse(_valid_status(prediction.status), prediction.value, headers)
+    phrase = prediction.phrase.encode("ascii", "replace").decode()
+    if not _HEADER_VALUE.fullmatch(phrase):
+        text = f"the handler set a reason phrase that HTTP does not allow: {prediction.phrase!r}"
+        return error_document(500, "InternalServerException", text)
+    return RestResponse(_valid_status(prediction.status), prediction.value, headers, phrase)

@@ -39,6 +39,8 @@ class RestResponse:
     status: int
     body: bytes
     headers: Headers = ()
+    phrase: str = ""
+    """ASCII; empty: the status' own."""
 
 
 def json_text(content: Any) -> str:

@@ -34,6 +34,7 @@ class Reply:
     status: int
     headers: dict[str, str]
     body: bytes
+    phrase: str = ""
 
     @property
     def document(self) -> Any:
@@ -86,7 +87,8 @@ class Connection:
                 body += chunk
         else:
             body = await self.reader.readexactly(int(headers.get("content-length", "0")))
-        return Reply(int(head[0].split()[1]), headers, body)
+        _, status, phrase = head[0].split(" ", 2)
+        return Reply(int(status), headers, body, phrase)
 
     async def chunk(self) -> bytes:
         """One chunk of an answer in chunks; empty: the end."""

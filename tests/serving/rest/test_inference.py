@@ -244,7 +244,7 @@ def test_what_a_handler_chose(talk: Any, service: Any) -> None:
 
     async def conversation(site: Any) -> None:
         reply = await site.ask("POST", "/predictions/m", b"x")
-        assert (reply.status, reply.body) == (418, b"short")
+        assert (reply.status, reply.phrase, reply.body) == (418, "teapot", b"short")
         assert reply.headers["content-type"] == "text/tea; charset=utf-8"
         assert reply.headers["x-leaves"] == "grün"
         assert reply.headers["x-number"] == "3"
@@ -252,6 +252,41 @@ def test_what_a_handler_chose(talk: Any, service: Any) -> None:
         assert reply.headers["connection"] == "close"
         assert "private" in reply.headers["cache-control"]
         assert reply.headers["x-request-id"] == service.asked[0].request_id
+
+    talk([InferenceRoutes(service, LIMIT)], conversation)
+
+
+def test_a_reason_phrase_is_that_of_one_answer(talk: Any, service: Any) -> None:
+    phrases = iter(["As you like", "", "schön  so"])
+
+    async def answer(*_: Any, **__: Any) -> Prediction:
+        return Prediction(OK, b"x", {}, status=202, phrase=next(phrases))
+
+    service.answer = answer
+
+    async def conversation(site: Any) -> None:
+        connection = await site.connect()
+        for _ in range(3):
+            await connection.send("POST", "/predictions/m", b"x")
+        assert [(await connection.reply()).phrase for _ in range(3)] == [
+            "As you like",
+            "Accepted",
+            "sch?n  so",
+        ], "of requests that were sent at once, too"
+        assert (await connection.ask("GET", "/ping")).phrase == "OK"
+
+    talk([InferenceRoutes(service, LIMIT)], conversation)
+
+
+@pytest.mark.parametrize("phrase", ["a\r\nSet-Cookie: b", "a\nb", "\0"])
+def test_a_phrase_that_http_does_not_allow(talk: Any, service: Any, phrase: str) -> None:
+    service.answer = answering(Prediction(OK, b"fine", {}, phrase=phrase))
+
+    async def conversation(site: Any) -> None:
+        reply = await site.ask("POST", "/predictions/m", b"x")
+        assert reply.error == (500, "InternalServerException")
+        assert reply.phrase == "Internal Server Error"
+        assert "a reason phrase that HTTP does not allow" in reply.document["message"]
 
     talk([InferenceRoutes(service, LIMIT)], conversation)
 
@@ -340,7 +375,7 @@ def test_parts_are_sent_as_they_come(talk: Any, service: Any) -> None:
     async def stream(on_part: Callable[[Prediction], None]) -> Prediction:
         for number, event in enumerate(go[:2]):
             await event.wait()
-            on_part(part(b"part %d " % number, headers={"x-first": str(number)}))
+            on_part(part(b"part %d " % number, headers={"x-first": str(number)}, phrase="Bit by bit"))
         await go[2].wait()
         return part(b"end")
 
@@ -351,6 +386,7 @@ def test_parts_are_sent_as_they_come(talk: Any, service: Any) -> None:
         await connection.send("POST", "/predictions/m", b"x")
         go[0].set()
         head = await connection.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 Bit by bit\r\n")
         assert b"transfer-encoding: chunked" in head
         assert b"x-first: 0" in head
         assert b"content-length" not in head
@@ -384,6 +420,20 @@ def test_a_stream_that_fails_has_no_end(
         assert await connection.chunk() == b"part"
         sent.set()
         assert await connection.reader.read() == b""
+
+    talk([InferenceRoutes(service, LIMIT)], conversation)
+
+
+def test_a_stream_that_fails_before_anything_is_sent_has_no_phrase(talk: Any, service: Any) -> None:
+    async def stream(on_part: Callable[[Prediction], None]) -> Prediction:
+        on_part(part(b"part", phrase="Bit by bit"))
+        return Prediction(503, b"Prediction failed", {})
+
+    service.answer = stream
+
+    async def conversation(site: Any) -> None:
+        reply = await site.ask("POST", "/predictions/m", b"x")
+        assert (reply.status, reply.phrase) == (503, "Service Unavailable")
 
     talk([InferenceRoutes(service, LIMIT)], conversation)
 
