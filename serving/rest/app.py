@@ -1,11 +1,18 @@
 """The ASGI application of one address: asks its routes in turn, and gives every answer what all answers have."""
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from satrap.errors import InvalidTokenError, RequestTooLargeError, ResourceNotFoundError, SatrapError
+from satrap.errors import (
+    InvalidTokenError,
+    RequestTooLargeError,
+    ResourceNotFoundError,
+    SatrapError,
+    UnavailableError,
+)
 from satrap.serving.refusal import Refusal
 from satrap.serving.rest.asgi import IS_KEPT, SET_PHRASE, Receive, Scope, Send
 from satrap.serving.rest.body_stream import BodyStream
@@ -83,16 +90,25 @@ class RestApp:
             return
         if streams and response.status >= 400 and not streams[0].begun:
             streams.pop().abort()  # in time to say what went wrong
-        if not streams:
-            status, body = response.status, response.body
-            scope[SET_PHRASE](response.phrase)
-            headers = self._headers(request, response, len(body))
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            await send({"type": "http.response.body", "body": b"" if status in _WITHOUT_BODY else body})
-        elif not await streams[0].end(response):
-            return  # what was sent has no end, so the client sees that something failed
+        try:
+            if not streams:
+                await self._send(request, response, send)
+            elif not await streams[0].end(response):
+                return  # what was sent has no end, so the client sees that something failed
+        except asyncio.CancelledError:
+            log.warning(
+                "%s %r: the server stops before the client has read its answer", request.method, request.path
+            )
+            return
         if self._answered is not None:
             self._answered(scope, response.status, time.monotonic() - started)
+
+    async def _send(self, request: RestRequest, response: RestResponse, send: Send) -> None:
+        status, body = response.status, response.body
+        request.scope[SET_PHRASE](response.phrase)
+        headers = self._headers(request, response, len(body))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if status in _WITHOUT_BODY else body})
 
     def _headers(self, request: RestRequest, response: RestResponse, length: int | None) -> Headers:
         """All headers of an answer; a length of None is not known yet."""
@@ -122,6 +138,8 @@ class RestApp:
             return error_response(error)
         except ClientGoneError:
             raise
+        except asyncio.CancelledError:  # the server stops, and has waited long enough
+            return error_response(UnavailableError("the server stops before this request is answered"))
         except Exception:
             log.exception("%s %r could not be answered", request.method, request.path)
             return error_document(500, "InternalServerException", "Internal server error; the log says more")

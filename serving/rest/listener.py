@@ -20,6 +20,8 @@ __all__ = ["Listener", "bind"]
 _BACKLOG = 1024
 _ARRIVAL_SECONDS = 2.0
 """After a stop, for requests that have begun to arrive."""
+_LAST_SECONDS = 1.0
+"""After the time to drain, for telling those who still wait. All is told at once, but to who does not read."""
 
 
 def bind(address: Address) -> socket.socket:
@@ -131,10 +133,11 @@ class Listener:
             if cast(ClientConnection, connection).is_arriving:
                 connection.transport.close()
         await self._tasks_done(self._drain_seconds - arrival)
+        for task in list(self._state.tasks):
+            task.cancel()  # which tells its client
+        await self._tasks_done(_LAST_SECONDS)
         for connection in list(self._state.connections):
             connection.transport.close()
-        for task in list(self._state.tasks):
-            task.cancel()
         self._server = None
 
     async def _tasks_done(self, seconds: float) -> None:

@@ -450,7 +450,7 @@ def test_a_stop_answers_what_has_come_and_takes_nothing_new(talk: Any) -> None:
     assert not slow.cancelled.is_set()
 
 
-def test_a_stop_does_not_wait_for_ever(talk: Any) -> None:
+def test_a_stop_does_not_wait_for_ever(talk: Any, caplog: Any) -> None:
     slow = Slow()
 
     async def conversation(site: Any) -> None:
@@ -458,10 +458,39 @@ def test_a_stop_does_not_wait_for_ever(talk: Any) -> None:
         await connection.send("POST", "/", b"abc")
         await slow.begun.wait()
         await site.listener.stop()
+        reply = await connection.reply()
+        assert reply.error == (503, "ServiceUnavailableException")
+        assert "the server stops" in reply.document["message"]
         assert await connection.reader.read() == b""
 
     talk([slow], conversation, drain_seconds=0)
     assert slow.cancelled.is_set()
+    assert not caplog.records
+
+
+def test_a_stop_does_not_wait_for_a_client_that_does_not_read(talk: Any, caplog: Any) -> None:
+    class Endless:
+        def __init__(self) -> None:
+            self.full = asyncio.Event()
+
+        async def answer(self, request: RestRequest) -> RestResponse | None:
+            stream = request.begin_stream(RestResponse(200, b""))
+            for _ in range(64):  # more than the two sides keep for each other
+                stream.write(b"x" * 1024**2)
+            self.full.set()
+            return RestResponse(200, b"")
+
+    endless = Endless()
+
+    async def conversation(site: Any) -> None:
+        connection = await site.connect()
+        await connection.send("GET", "/")
+        await endless.full.wait()
+        await site.listener.stop()
+
+    talk([endless], conversation, drain_seconds=0)
+    assert "before the client has read its answer" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_stop_does_not_wait_for_what_does_not_come(talk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
