@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import grpc
 
-from satrap.serving.grpc_server.http2 import Header
+from satrap.serving.grpc_server.http2_headers import Header
 from satrap.serving.grpc_server.messages import MessageError, MessageParser, parse_timeout
 
 __all__ = ["Abort", "Call", "CallContext", "Handler", "Metadata", "metadata_of", "parsed", "serialized"]

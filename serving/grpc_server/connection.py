@@ -20,7 +20,8 @@ from satrap.serving.grpc_server.call import (
     parsed,
     serialized,
 )
-from satrap.serving.grpc_server.http2 import Connection, Header
+from satrap.serving.grpc_server.http2 import Connection
+from satrap.serving.grpc_server.http2_headers import Header
 from satrap.serving.grpc_server.messages import (
     RESPONSE_HEADERS,
     STATUS_200,

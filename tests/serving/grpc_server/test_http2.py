@@ -13,7 +13,9 @@ from h2.exceptions import ProtocolError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from satrap.serving.grpc_server.http2 import PREFACE, Connection, Header, Limits
+from satrap.serving.grpc_server.http2 import Connection, Limits
+from satrap.serving.grpc_server.http2_frames import PREFACE
+from satrap.serving.grpc_server.http2_headers import Header
 from satrap.serving.grpc_server.messages import RESPONSE_HEADERS, header_block
 
 REQUEST = [

@@ -23,7 +23,7 @@ from satrap import rpc
 from satrap.errors import InvalidTokenError
 from satrap.protos import inference_pb2, inference_pb2_grpc
 from satrap.serving.grpc_server import connection as connection_module
-from satrap.serving.grpc_server.http2 import PREFACE
+from satrap.serving.grpc_server.http2_frames import PREFACE
 from satrap.serving.grpc_server.messages import framed, header_block
 from satrap.serving.grpc_server.server import GrpcServer
 
