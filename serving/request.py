@@ -106,6 +106,9 @@ class Request:
                 code=self.failed_part.code, status=self.failed_part.code, value=self.failed_part.value
             )
         if len(self.parts) + len(last.value) > max_bytes:
-            sentence = f"the parts of the prediction together exceed max_response_bytes ({max_bytes})"
+            sentence = (
+                f"the parts of the prediction together exceed {max_bytes} bytes: raise serving.max_response_bytes "
+                "(max_response_size in config.properties)"
+            )
             return last._replace(code=TOO_LONG, status=TOO_LONG, value=sentence.encode())
         return last._replace(value=bytes(self.parts) + last.value)

@@ -428,7 +428,8 @@ class ClientConnection(asyncio.BufferedProtocol):
         if len(message) > self._server.max_send:
             raise MessageError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"SERVER: Sent message larger than max ({len(message)} vs. {self._server.max_send})",
+                f"SERVER: Sent message larger than max ({len(message)} vs. {self._server.max_send}): raise "
+                "serving.max_response_bytes (max_response_size in config.properties)",
             )
 
 

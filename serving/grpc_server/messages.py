@@ -106,7 +106,8 @@ class MessageParser:
         if length > self._max_bytes:
             raise MessageError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED,
-                f"SERVER: Received message larger than max ({length} vs. {self._max_bytes})",
+                f"SERVER: Received message larger than max ({length} vs. {self._max_bytes}): raise "
+                "serving.max_request_bytes (max_request_size in config.properties), or send less",
                 "too large",
             )
 

@@ -74,7 +74,10 @@ def encode_answer(value: object, max_bytes: int) -> Answer:
         log.exception("a result of type %s cannot be encoded", type(value).__name__)
         return Answer(503, b"Unsupported model output data type.")
     if len(encoded) > max_bytes:
-        sentence = f"the prediction of {len(encoded)} bytes exceeds max_response_bytes ({max_bytes})"
+        sentence = (
+            f"the prediction of {len(encoded)} bytes exceeds {max_bytes} bytes: raise serving.max_response_bytes "
+            "(max_response_size in config.properties)"
+        )
         log.error("%s", sentence)
         return Answer(500, sentence.encode())
     return Answer(OK, encoded)

@@ -89,8 +89,8 @@ def test_the_parts_of_an_answer(shared: Any, failure: Any) -> None:
         "Parameter model_name is required.\nBadRequestException.()",
     )
     assert failure(stream, "bad part") == ("UNAVAILABLE", "Unsupported model output data type." + FAILED)
-    assert "max_response_bytes" in failure(stream, "long part")[1]
-    assert "max_response_bytes" in failure(client.predict, "m", b"long sum")[1]
+    assert "max_response_bytes (max_response_size" in failure(stream, "long part")[1]
+    assert "max_response_bytes (max_response_size" in failure(client.predict, "m", b"long sum")[1]
     assert len(stream("long sum")) == 4, "a stream has no limit, its parts have"
     assert client.worker_pids("m") == pids, "the worker lives"
     parts = client.inference.StreamPredictions(asked("die"), timeout=30)

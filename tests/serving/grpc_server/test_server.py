@@ -199,9 +199,12 @@ def test_the_limits_of_messages(either: Running) -> None:
     status, details = either.failure(either.predict, "echo", bytes(LIMIT + 1))
     assert status == "RESOURCE_EXHAUSTED"
     assert "Received message larger than max (" in details
+    ours = either.kind == "lean"  # grpcio's text is its own
+    assert ("serving.max_request_bytes (max_request_size" in details) == ours
     status, details = either.failure(either.predict, "large", str(LIMIT + 1).encode())
     assert status == "RESOURCE_EXHAUSTED"
     assert "Sent message larger than max (" in details
+    assert ("serving.max_response_bytes (max_response_size" in details) == ours
     assert either.predict("echo", b"next") == b"next"
 
 
