@@ -235,9 +235,11 @@ class Version:
             for request in taken:
                 if request.answer.done():  # its caller went away after another version had handed it over
                     self._observer.failed(self.spec.model, self.spec.version, request, None)
-            self._queue.finished(len(taken) - len(batch))
             if batch:
                 idle.popleft().predict(batch, self.spec.response_timeout)
+            if len(batch) < len(taken):
+                self._queue.finished(len(taken) - len(batch))
+                self._changed.notify()
         self._schedule(self._queue.wake_at(idle=bool(idle)), now)
 
     def _schedule(self, moment: float, now: float) -> None:

@@ -175,3 +175,20 @@ def test_a_new_default_that_will_not_answer_gets_nothing() -> None:
         assert (await waiting).value == b"0"
 
     run(scene())
+
+
+def test_who_drains_hears_that_the_last_request_was_wanted_no_more() -> None:
+    """Its caller went away after another version had handed it over; no worker gets it, and none answers it."""
+
+    async def scene() -> None:
+        old, new = Site(name="1"), Site(name="2")
+        asked = await old.ask()
+        assert old.version.hand_over(new.version) == 1
+        asked.cancel()
+        draining = asyncio.create_task(new.version.drain(60))
+        await asyncio.wait({asked, draining}, return_when=asyncio.FIRST_COMPLETED)
+        worker = new.idle()
+        assert await draining
+        assert worker.batches == [] and new.failures.seen == [None]
+
+    run(scene())
