@@ -1,6 +1,7 @@
 """Channels, servers and errors, with real sockets."""
 
 import asyncio
+import socket
 import threading
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import grpc
 import pytest
 
 from satrap import errors, rpc
+from satrap.serving.grpc_server.server import GrpcServer
 
 METHOD = "/test.Service/Call"
 
@@ -154,3 +156,24 @@ def test_a_connection_is_closed_at_its_age_and_calls_have_the_grace_to_end():
             await server.stop(None)
 
     assert asyncio.run(run()) is grpc.StatusCode.UNAVAILABLE
+
+
+def test_a_server_that_is_slow_to_greet_is_not_taken_for_a_dead_one():
+    async def run() -> bytes:
+        async def echo(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+            return request
+
+        with socket.create_server(("127.0.0.1", 0)) as listening:  # the kernel connects; nobody greets
+            async with rpc.aio_channel(f"127.0.0.1:{listening.getsockname()[1]}") as channel:
+                answer = asyncio.ensure_future(channel.unary_unary(METHOD)(b"x", timeout=30))
+                await asyncio.sleep(0.5)
+                server = GrpcServer(listening, max_receive=100, max_send=100)
+                handlers = {"Call": grpc.unary_unary_rpc_method_handler(echo)}
+                server.add_registered_method_handlers("test.Service", handlers)
+                await server.start()
+                try:
+                    return await answer
+                finally:
+                    await server.stop(None)
+
+    assert asyncio.run(run()) == b"x"

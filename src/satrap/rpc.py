@@ -1,7 +1,8 @@
 """The one place that makes gRPC channels and servers, and that turns gRPC's errors into satrap's.
 
 Between our own processes messages have no size limit, there is no HTTP proxy, a lost connection is tried
-again after 0.1 to 1 s (gRPC's default takes up to two minutes), and keepalive finds a dead peer within 20 s.
+again after 0.1 to 1 s (gRPC's default takes up to two minutes), an attempt to connect may take a second, so that a busy
+server is not taken for a dead one, and keepalive finds a dead peer within 20 s.
 No server shares its port (`so_reuseport` off): a second one on the same port is an error, not half of the
 connections.
 """
@@ -73,7 +74,7 @@ def _channel_options(limit: int) -> Options:
         ("grpc.max_receive_message_length", limit),
         ("grpc.max_send_message_length", limit),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1000),  # how long an attempt may take, whatever its name says
         ("grpc.max_reconnect_backoff_ms", 800),  # gRPC adds up to 20 % at random: within a second
         ("grpc.enable_http_proxy", 0),
         ("grpc.keepalive_permit_without_calls", 1),

@@ -20,7 +20,7 @@ def _harness(monkeypatch):
 
 def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=110
+        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, timeout=280
     )
 
 

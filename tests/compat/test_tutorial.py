@@ -148,5 +148,5 @@ def run_client(folder: Path, inference: str, management: str) -> subprocess.Comp
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=280,
     )

@@ -49,7 +49,7 @@ def tables_of(pid: int) -> list[Path]:
 
 def test_the_demo_serves_what_it_trained(demo: Callable[..., subprocess.Popen[str]], tmp_path: Path):
     running = demo("--seconds", "12")
-    output, errors = running.communicate(timeout=110)
+    output, errors = running.communicate(timeout=280)
     assert running.returncode == 0, errors
     served, offline = (float(line.split("│")[2]) for line in output.splitlines() if line.startswith("│ AUC"))
     assert served == pytest.approx(offline, abs=1e-3)

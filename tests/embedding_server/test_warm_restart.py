@@ -477,7 +477,7 @@ print(json.dumps({"error": error, "missing": group.missing, "left": left, "again
             ["unshare", "-Urm", "sh", "-c", _SMALL, "sh", str(tables), *python],
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=280,
         )
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)

@@ -266,9 +266,9 @@ def shared(_module_server: Server) -> Iterator[Server]:
 
 @pytest.fixture
 def wait_until() -> Callable[..., None]:
-    """Ask again and again until something is true, for 20 seconds at most."""
+    """Ask again and again until something is true, for a minute at most."""
 
-    def wait(condition: Callable[[], object], seconds: float = 20) -> None:
+    def wait(condition: Callable[[], object], seconds: float = 60) -> None:
         late = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < late, "it never came true"

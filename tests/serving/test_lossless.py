@@ -234,7 +234,6 @@ def test_a_version_that_is_unregistered_while_it_is_registered(
     in_process.run(scene())
 
 
-@pytest.mark.timeout(240)
 def test_a_hundred_rounds_lose_nothing(
     in_process: Any, store: Any, open_service: Any, tmp_path: Path
 ) -> None:

@@ -31,7 +31,7 @@ def test_the_example_runs_and_goes_on(tmp_path, published):
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=280,
             env={**os.environ, "OMP_NUM_THREADS": "1"},  # its batches are too small for more
         )
         assert done.returncode == 0, done.stderr

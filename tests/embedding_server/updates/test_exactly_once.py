@@ -80,7 +80,6 @@ def test_killed_at(step, pipelines, packets, expected, table_directory, tmp_path
     assert check(result, expected)["started"] == "warm"
 
 
-@pytest.mark.timeout(180)
 def test_random_cuts(pipelines, packets, expected, table_directory, tmp_path):
     """A third at a step, a third at a moment, a third among a packet's rows. Now and then all tables are lost, or an
     operator rolls back.
@@ -117,7 +116,6 @@ def test_random_cuts(pipelines, packets, expected, table_directory, tmp_path):
         shutil.rmtree(tables)
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("switch", ["beside", "in_place"])
 def test_a_checkpoint_ends_a_gap(switch, pipelines, expected, table_directory, tmp_path):
     """Packets 16 to 22 are lost. A checkpoint of 22 appears, and every process on the way to it is killed somewhere."""

@@ -42,7 +42,6 @@ def served(status: pb.StatusResponse) -> packet_history.Contents:
     return found
 
 
-@pytest.mark.timeout(180)
 def test_ten_kills(satrap, tmp_path, table_directory):
     chance = random.Random(SEED)
     packets = tmp_path / "packets"
