@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from satrap.errors import UnavailableError
@@ -175,7 +176,8 @@ class Template:
         except OSError:
             data, descriptors = b"", []
         if not data:
-            _reap(self._disconnect())
+            is_starting = self._answer is not None and self._asked == 0  # that fails whoever started it
+            _reap(self._disconnect(), log.debug if is_starting else log.warning)
             return
         message = json.loads(data)
         if "ended" in message:
@@ -257,21 +259,26 @@ def _why(error: OSError) -> str:
     return str(error)
 
 
-def _reap(process: subprocess.Popen[bytes]) -> None:
-    """Collect the template's exit status as soon as there is one, without waiting for it here."""
+def _reap(process: subprocess.Popen[bytes], say: Callable[..., None] = log.debug) -> None:
+    """Collect the template's exit status as soon as there is one, and say it; without waiting for it here."""
     loop = asyncio.get_running_loop()
     pidfd = os.pidfd_open(process.pid)
 
     def collect() -> None:
         loop.remove_reader(pidfd)
         os.close(pidfd)
-        process.wait()
+        status = process.wait()
+        ending = _signalled(-status) if status < 0 else f"exited with status {status}"
+        say("the worker template %s; another is started when a process is needed", ending)
 
     loop.add_reader(pidfd, collect)
 
 
 def _describe_status(status: int) -> str:
     if os.WIFSIGNALED(status):
-        number = os.WTERMSIG(status)
-        return f"was killed by signal {number} ({signal.strsignal(number)})"
+        return _signalled(os.WTERMSIG(status))
     return f"exited with status {os.waitstatus_to_exitcode(status)}"
+
+
+def _signalled(number: int) -> str:
+    return f"was killed by signal {number} ({signal.strsignal(number)})"

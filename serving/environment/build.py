@@ -25,6 +25,7 @@ import venv
 from collections.abc import Sequence
 from pathlib import Path
 
+from satrap.serving.environment.inclusions import refused_inclusion
 from satrap.serving.environment.key import environment_key
 from satrap.serving.environment.replaced import distributions, replaced
 from satrap.serving.environment.value import Environment
@@ -90,12 +91,15 @@ def build(
     When the peer of `connection` closes, the installer is killed. `timeout` is seconds for the installer.
 
     Raises:
-        BuildError: pip failed, took too long, or brought another satrap; others may write into the cache.
+        BuildError: the file includes one that is not the archive's; pip failed, took too long, or brought another
+            satrap; others may write into the cache.
         HungUpError: the peer closed.
         OSError: the cache cannot be written.
     """
     if not (requirements.is_file() and requirements.resolve().is_relative_to(directory.resolve())):
         raise BuildError(f"there is no file {requirements.name!r} in the archive, which its manifest names")
+    if reason := refused_inclusion(requirements, directory):
+        raise BuildError(reason)
     server_packages = _server_packages()
     key = environment_key(requirements, directory, server_packages)
     cache.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -129,6 +129,7 @@ def test_a_killed_template_is_replaced_and_workers_go_on(serve: Any, store: Any,
     pids = server.client.worker_pids("m")
     template.kill()
     wait_until(lambda: all_gone([template]))
+    wait_until(lambda: "WARNING satrap.serving: the worker template was killed by signal 9" in server.log())
     assert int(server.client.predict("m").split()[0]) == pids[0]
     server.client.register("n.mar")
     assert server.client.predict("n")

@@ -95,6 +95,19 @@ def test_what_is_linked_to_the_archive_is_refused(tmp_path: Path, archive: Path,
         build(requirements(archive, f"./{wheel.name}"), archive, tmp_path / "cache", 100, connection[0])
 
 
+def test_files_that_the_file_includes(tmp_path: Path, archive: Path, connection, make_wheel):
+    wheel = make_wheel(archive, "anything", "1.5", {"anything.py": ""})
+    (archive / "other.txt").write_text(f"./{wheel.name}\n")
+    built = build(requirements(archive, "-r other.txt"), archive, tmp_path / "cache", 100, connection[0])
+    assert (built.packages / "anything.py").exists()
+    (tmp_path / "secret.txt").write_text("a secret line\n")
+    with pytest.raises(
+        BuildError, match=r"includes '\.\./secret\.txt', which lies outside of the archive"
+    ) as caught:
+        build(requirements(archive, "-r ../secret.txt"), archive, tmp_path / "cache", 100, connection[0])
+    assert "secret line" not in caught.value.log
+
+
 def test_a_cache_that_others_may_write(tmp_path: Path, archive: Path, connection):
     cache = tmp_path / "cache"
     cache.mkdir()
