@@ -1,7 +1,5 @@
 """The client of TorchServe's inference API for programs that run on asyncio."""
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Any, Self
@@ -12,17 +10,24 @@ from google.protobuf import empty_pb2
 from numpy.typing import NDArray
 
 from satrap import rpc
-from satrap.client.call import Metadata, metadata_pairs
-from satrap.client.inference import BATCH_KEY, Inputs, batch_bytes, parse_health, parse_prediction
+from satrap.client.call import Metadata, call_async
+from satrap.client.connected import Client
 from satrap.client.persia_batch import PersiaBatch
+from satrap.client.predictions import (
+    Inputs,
+    batch_inputs,
+    parse_health,
+    parse_prediction,
+    predictions_request,
+)
 from satrap.client.retry import DEFAULT_RETRY, Retry
-from satrap.protos import inference_pb2, inference_pb2_grpc
+from satrap.protos import inference_pb2_grpc
 from satrap.tls import Tls
 
 __all__ = ["AsyncInferenceClient"]
 
 
-class AsyncInferenceClient:
+class AsyncInferenceClient(Client):
     """`InferenceClient` with coroutines: the same arguments, the same errors. Belongs to the loop it is first used in.
 
         async with AsyncInferenceClient("127.0.0.1:7070") as client:
@@ -41,9 +46,8 @@ class AsyncInferenceClient:
         tls: Tls | None = None,
     ) -> None:
         """Keep the arguments; nothing connects before the first call. They are those of `InferenceClient`."""
-        self.address, self.timeout, self.retry = address, timeout, retry
+        super().__init__(address, timeout=timeout, metadata=metadata, retry=retry)
         self._tls = tls
-        self._metadata = dict(metadata or {})
         self._connection: tuple[grpc.aio.Channel, Any] | None = None
 
     async def __aenter__(self) -> Self:
@@ -62,7 +66,7 @@ class AsyncInferenceClient:
 
     async def ping(self, *, timeout: float | None = None) -> str:
         """The server's health in its own word, as `InferenceClient.ping`."""
-        answer = await self._call("Ping", empty_pb2.Empty(), timeout, None)
+        answer = await call_async(self._stub().Ping, empty_pb2.Empty(), self._how(timeout))
         return parse_health(answer.health)
 
     async def infer(
@@ -75,10 +79,10 @@ class AsyncInferenceClient:
         metadata: Metadata | None = None,
     ) -> NDArray[np.generic]:
         """Predictions for a batch of samples, as `InferenceClient.infer`."""
-        inputs = {BATCH_KEY: batch_bytes(batch)}
-        return parse_prediction(
-            await self.predict(model, inputs, version=version, timeout=timeout, metadata=metadata)
+        answer = await self.predict(
+            model, batch_inputs(batch), version=version, timeout=timeout, metadata=metadata
         )
+        return parse_prediction(answer)
 
     async def predict(
         self,
@@ -90,8 +94,8 @@ class AsyncInferenceClient:
         metadata: Metadata | None = None,
     ) -> bytes:
         """What a handler answers to named inputs, as `InferenceClient.predict`."""
-        request = inference_pb2.PredictionsRequest(model_name=model, model_version=version, input=inputs)
-        answer = await self._call("Predictions", request, timeout, metadata)
+        request = predictions_request(model, inputs, version)
+        answer = await call_async(self._stub().Predictions, request, self._how(timeout, metadata))
         return bytes(answer.prediction)
 
     async def stream(
@@ -104,12 +108,9 @@ class AsyncInferenceClient:
         metadata: Metadata | None = None,
     ) -> AsyncIterator[bytes]:
         """What a handler answers part by part, as `InferenceClient.stream`."""
-        request = inference_pb2.PredictionsRequest(model_name=model, model_version=version, input=inputs)
-        call = self._stub().StreamPredictions(
-            request,
-            timeout=self.timeout if timeout is None else timeout,
-            metadata=metadata_pairs({**self._metadata, **(metadata or {})}),
-        )
+        request = predictions_request(model, inputs, version)
+        how = self._how(timeout, metadata)
+        call = self._stub().StreamPredictions(request, timeout=how.timeout, metadata=how.metadata)
         try:
             async for part in call:
                 yield bytes(part.prediction)
@@ -117,22 +118,6 @@ class AsyncInferenceClient:
             raise rpc.error_from_rpc(failure) from failure
         finally:
             call.cancel()
-
-    async def _call(self, name: str, request: Any, timeout: float | None, metadata: Metadata | None) -> Any:
-        method = getattr(self._stub(), name)
-        pairs = metadata_pairs({**self._metadata, **(metadata or {})})
-        deadline = time.monotonic() + (self.timeout if timeout is None else timeout)
-        attempt = 1
-        while True:
-            try:
-                return await method(request, timeout=max(deadline - time.monotonic(), 0.0), metadata=pairs)
-            except grpc.RpcError as failure:
-                error = rpc.error_from_rpc(failure)
-                pause = self.retry.pause(error, attempt, deadline - time.monotonic())
-                if pause is None:
-                    raise error from failure
-            await asyncio.sleep(pause)
-            attempt += 1
 
     def _stub(self) -> Any:
         if self._connection is None:

@@ -1,7 +1,12 @@
-"""One RPC with a deadline and retries: the seam where gRPC's errors become satrap's."""
+"""One RPC with a deadline and retries: the seam where gRPC's errors become satrap's.
 
+`Attempts` decides, without a clock; `call` and `call_async` are its two shells.
+"""
+
+import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -9,7 +14,7 @@ import grpc
 from satrap.client.retry import NO_RETRY, Retry
 from satrap.rpc import error_from_rpc
 
-__all__ = ["Metadata", "call", "metadata_pairs"]
+__all__ = ["Attempts", "Call", "Metadata", "call", "call_async", "metadata_pairs"]
 
 Metadata = Mapping[str, str]
 """Headers of a call. gRPC takes lower-case names only."""
@@ -20,35 +25,74 @@ def metadata_pairs(metadata: Metadata) -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), value) for name, value in metadata.items())
 
 
-def call(
-    rpc: Callable[..., Any],
-    request: Any,
-    *,
-    timeout: float,
-    metadata: tuple[tuple[str, str], ...] = (),
-    retry: Retry = NO_RETRY,
-) -> Any:
-    """Make a unary call and return its response.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """How a call is made.
 
-    Args:
-        rpc: A method of a stub.
-        request: Its message.
-        timeout: Seconds for all attempts and pauses together.
-        metadata: Headers.
-        retry: Which failures are tried again. Give `NO_RETRY` where a second run would do harm.
+    Attributes:
+        timeout: seconds for all attempts and pauses together.
+        metadata: headers.
+        retry: which failures are tried again. `NO_RETRY` where a second run would do harm.
+    """
+
+    timeout: float
+    metadata: tuple[tuple[str, str], ...] = ()
+    retry: Retry = NO_RETRY
+
+
+class Attempts:
+    """The attempts of one unary call; `now` is the monotonic clock's, in seconds."""
+
+    def __init__(self, how: Call, now: float) -> None:
+        """The first one begins."""
+        self._retry, self._deadline = how.retry, now + how.timeout
+        self._attempt = 1
+
+    def seconds_left(self, now: float) -> float:
+        """What the attempt that begins now may take."""
+        return max(self._deadline - now, 0.0)
+
+    def failed(self, failure: grpc.RpcError, now: float) -> float:
+        """The seconds to wait before the next attempt.
+
+        Raises:
+            SatrapError: there is none. The class that fits the server's status, see `satrap.rpc.error_from_rpc`.
+        """
+        error = error_from_rpc(failure)
+        pause = self._retry.pause(error, self._attempt, self._deadline - now)
+        if pause is None:
+            raise error from failure
+        self._attempt += 1
+        return pause
+
+
+def call(method: Callable[..., Any], request: Any, how: Call) -> Any:
+    """Call a unary method of a stub and return its response.
 
     Raises:
-        SatrapError: the class that fits the server's status, see `satrap.rpc.error_from_rpc`.
+        SatrapError: see `Attempts.failed`.
     """
-    deadline = time.monotonic() + timeout
-    attempt = 1
+    attempts = Attempts(how, time.monotonic())
     while True:
         try:
-            return rpc(request, timeout=max(deadline - time.monotonic(), 0.0), metadata=metadata)
+            timeout = attempts.seconds_left(time.monotonic())
+            return method(request, timeout=timeout, metadata=how.metadata)
         except grpc.RpcError as failure:
-            error = error_from_rpc(failure)
-            pause = retry.pause(error, attempt, deadline - time.monotonic())
-            if pause is None:
-                raise error from failure
+            pause = attempts.failed(failure, time.monotonic())
         time.sleep(pause)
-        attempt += 1
+
+
+async def call_async(method: Callable[..., Awaitable[Any]], request: Any, how: Call) -> Any:
+    """The same on asyncio.
+
+    Raises:
+        SatrapError: see `Attempts.failed`.
+    """
+    attempts = Attempts(how, time.monotonic())
+    while True:
+        try:
+            timeout = attempts.seconds_left(time.monotonic())
+            return await method(request, timeout=timeout, metadata=how.metadata)
+        except grpc.RpcError as failure:
+            pause = attempts.failed(failure, time.monotonic())
+        await asyncio.sleep(pause)

@@ -1,30 +1,28 @@
 """The client of TorchServe's inference API."""
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
-import numpy as np
 from google.protobuf import empty_pb2
 from numpy.typing import NDArray
 
-from satrap.client.call import Metadata, metadata_pairs
+from satrap.client.call import Metadata
 from satrap.client.connected import ConnectedClient
 from satrap.client.persia_batch import PersiaBatch
+from satrap.client.predictions import (
+    Inputs,
+    batch_inputs,
+    parse_health,
+    parse_prediction,
+    predictions_request,
+)
 from satrap.client.retry import DEFAULT_RETRY, Retry
-from satrap.errors import UnexpectedAnswerError
-from satrap.protos import inference_pb2, inference_pb2_grpc
+from satrap.protos import inference_pb2_grpc
 from satrap.rpc import error_from_rpc
 from satrap.tls import Tls
 
-__all__ = ["BATCH_KEY", "InferenceClient", "Inputs", "batch_bytes", "parse_health", "parse_prediction"]
-
-Inputs = Mapping[str, bytes]
-"""A request's named inputs."""
-
-BATCH_KEY = "batch"
-"""The input under which PERSIA's handlers, and satrap's, look for a batch."""
+__all__ = ["InferenceClient"]
 
 
 class InferenceClient(ConnectedClient):
@@ -103,8 +101,7 @@ class InferenceClient(ConnectedClient):
             UnexpectedAnswerError: the answer is no list of numbers; `predict` gives it as it is.
             RemoteError: anything else that the server said.
         """
-        inputs = {BATCH_KEY: batch_bytes(batch)}
-        answer = self.predict(model, inputs, version=version, timeout=timeout, metadata=metadata)
+        answer = self.predict(model, batch_inputs(batch), version=version, timeout=timeout, metadata=metadata)
         return parse_prediction(answer)
 
     def predict(
@@ -120,7 +117,7 @@ class InferenceClient(ConnectedClient):
 
         Arguments and errors are those of `infer`.
         """
-        request = inference_pb2.PredictionsRequest(model_name=model, model_version=version, input=inputs)
+        request = predictions_request(model, inputs, version)
         answer = self._call(self._stub.Predictions, request, timeout=timeout, metadata=metadata)
         return bytes(answer.prediction)
 
@@ -138,12 +135,9 @@ class InferenceClient(ConnectedClient):
         A handler that does not stream gives one part. Never tried again: parts may have been seen. Arguments and errors
         are those of `infer`.
         """
-        request = inference_pb2.PredictionsRequest(model_name=model, model_version=version, input=inputs)
-        call = self._stub.StreamPredictions(
-            request,
-            timeout=self.timeout if timeout is None else timeout,
-            metadata=metadata_pairs({**self._metadata, **(metadata or {})}),
-        )
+        request = predictions_request(model, inputs, version)
+        how = self._how(timeout, metadata)
+        call = self._stub.StreamPredictions(request, timeout=how.timeout, metadata=how.metadata)
         try:
             for part in call:
                 yield bytes(part.prediction)
@@ -151,38 +145,3 @@ class InferenceClient(ConnectedClient):
             raise error_from_rpc(failure) from failure
         finally:
             call.cancel()
-
-
-def batch_bytes(batch: PersiaBatch | bytes) -> bytes:
-    """The bytes that a batch travels as."""
-    return batch.to_bytes() if isinstance(batch, PersiaBatch) else bytes(batch)
-
-
-def parse_health(document: str) -> str:
-    """The word in TorchServe's health document.
-
-    Raises:
-        UnexpectedAnswerError: it is something else.
-    """
-    try:
-        return str(json.loads(document)["status"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UnexpectedAnswerError(f"the health is no JSON with a status: {document!r}") from error
-
-
-def parse_prediction(answer: bytes) -> NDArray[Any]:
-    """The array in a handler's answer: a JSON list of numbers, nested to any depth (NaN and Infinity allowed).
-
-    Raises:
-        UnexpectedAnswerError: it is something else, or rows differ in length.
-    """
-    try:
-        values = json.loads(answer)
-        array = np.asarray(values)
-    except ValueError as error:
-        raise UnexpectedAnswerError(
-            f"the prediction is no list of numbers: {error}: {answer[:80]!r}"
-        ) from error
-    if not isinstance(values, list) or (array.size and array.dtype.kind not in "biuf"):
-        raise UnexpectedAnswerError(f"the prediction is no list of numbers: {answer[:80]!r}")
-    return array

@@ -15,7 +15,6 @@ from satrap.client import (
     PersiaBatch,
     Retry,
 )
-from satrap.client.inference import parse_prediction
 from satrap.errors import (
     ConflictError,
     DeadlineError,
@@ -28,29 +27,6 @@ from satrap.errors import (
 )
 
 QUICK = Retry(attempts=3, first_delay=0.01, max_delay=0.01)
-
-
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        (b"[\n  0.1,\n  0.3333333333333333,\n  1e-07\n]", [0.1, 0.3333333333333333, 1e-07]),
-        (b"[]", []),
-        (b"[[1.0, 2.0], [3.0, 4.0]]", [[1.0, 2.0], [3.0, 4.0]]),
-        (b"[NaN, Infinity, -Infinity]", [np.nan, np.inf, -np.inf]),
-        (b"[true, false]", [True, False]),
-    ],
-)
-def test_numbers_of_a_prediction(answer: bytes, expected: list[Any]) -> None:
-    np.testing.assert_array_equal(parse_prediction(answer), np.array(expected))
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [b"", b"[1.0", b"\xff\xfe", b"1.5", b'"text"', b'["a"]', b'{"a": 1}', b"[[1], [1, 2]]", b"[null]"],
-)
-def test_what_is_no_list_of_numbers(answer: bytes) -> None:
-    with pytest.raises(UnexpectedAnswerError, match="no list of numbers"):
-        parse_prediction(answer)
 
 
 def test_infer_sends_the_batch_under_its_name(server: Any) -> None:
