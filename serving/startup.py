@@ -55,16 +55,19 @@ async def _register_named(settings: ServingSettings, service: ModelService) -> N
 async def _restore(service: ModelService, snapshot: Snapshot, origin: Path | str) -> None:
     """Register every version with the workers that it had; who does not load is tried again, as it was before.
 
-    What cannot be registered stays written down: the reason may pass.
+    What cannot be registered stays written down: the reason may pass. A version is what its archive says, as in
+    TorchServe: people write snapshots by hand, and overwrite archives by newer versions.
     """
     for model, versions in snapshot.models.items():
         for state in versions:
             _check_archive(service, model, state, origin)
-    restored: list[tuple[str, VersionState]] = []
+    restored: list[tuple[str, str, bool]] = []
     for model, versions in snapshot.models.items():
         for state in versions:
+            known = _versions(service, model)
+            others = frozenset(each.version for each in versions) - {state.version}
             try:
-                await service.register(_parameters(model, state), at_startup=True)
+                await service.register(_parameters(model, state, others), at_startup=True)
             except SatrapError as error:
                 service.record.unrestored.add(model, state)
                 log.error(
@@ -72,9 +75,10 @@ async def _restore(service: ModelService, snapshot: Snapshot, origin: Path | str
                     *(origin, model, state.version, error),
                 )
             else:
-                restored.append((model, state))
-    for model, state in restored:
-        await _finish(service, model, state)
+                new = _versions(service, model) - known
+                restored += [(model, version, state.is_default) for version in new]
+    for model, version, is_default in restored:
+        await _finish(service, model, version, is_default=is_default)
     log.info("restored what was registered from %s", origin)
 
 
@@ -89,7 +93,11 @@ def _check_archive(service: ModelService, model: str, state: VersionState, origi
         raise ConfigError(origin, KEY, 0, reason) from error
 
 
-def _parameters(model: str, state: VersionState) -> RegisterParameters:
+def _versions(service: ModelService, model: str) -> set[str]:
+    return {each.version for each in service.catalog.live_versions() if each.model == model}
+
+
+def _parameters(model: str, state: VersionState, others: frozenset[str]) -> RegisterParameters:
     return RegisterParameters(
         url=state.archive,
         model_name=model,
@@ -100,14 +108,15 @@ def _parameters(model: str, state: VersionState) -> RegisterParameters:
         workers=(state.min_workers, state.max_workers),
         response_timeout=state.response_timeout,
         startup_timeout=state.startup_timeout,
+        other_versions=others,
     )
 
 
-async def _finish(service: ModelService, model: str, state: VersionState) -> None:
+async def _finish(service: ModelService, model: str, version: str, *, is_default: bool) -> None:
     """Make it the default if it was, and wait for its workers."""
     try:
-        if state.is_default:
-            service.set_default(model, state.version)
-        await service.wait_started(model, state.version)
+        if is_default:
+            service.set_default(model, version)
+        await service.wait_started(model, version)
     except SatrapError as error:
-        log.error("model %s version %s: %s", model, state.version, error)
+        log.error("model %s version %s: %s", model, version, error)

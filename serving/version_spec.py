@@ -27,7 +27,7 @@ class RegisterParameters:
 
     `s3_sse_kms` has no effect: there is no signing of requests to S3. `fallback_name` names the model if neither the
     call nor the archive does. `workers` (least and greatest number) wins over everything; it is not of the API, but
-    what a restart had.
+    what a restart had. So are `other_versions`, which have settings of their own: the archive may be none of them.
     """
 
     url: str | None
@@ -43,6 +43,7 @@ class RegisterParameters:
     startup_timeout: int | None = None
     synchronous: bool = False
     s3_sse_kms: bool = False
+    other_versions: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,8 @@ def resolve(
         raise ArchiveError(parameters.url or "", "Model name is not defined.")
     _check_name("name", name)
     _check_name("version", manifest.version)
+    if manifest.version in parameters.other_versions:
+        raise ArchiveError(parameters.url or "", f"it holds version {manifest.version} now")
     handler = parameters.handler or manifest.handler
     if not handler:
         raise ArchiveError(parameters.url or "", "Model handler is not defined.")

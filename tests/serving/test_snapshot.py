@@ -361,6 +361,35 @@ class TestRestored:
         service = start()
         assert in_process.run(service.predict(Query("m", "", {"d": b""}))).value == b"2"
 
+    def test_an_archive_that_a_newer_version_has_overwritten(
+        self, in_process: Any, store: Any, start: Any, caplog: Any
+    ) -> None:
+        store.add("m.mar", HANDLER, version="1")
+        service = start({"startup_models": "m.mar"})
+        store.add("m.mar", HANDLER, version="2")
+        in_process.run(
+            service.register(
+                RegisterParameters(url="m.mar", batch_size=5, initial_workers=1, synchronous=True)
+            )
+        )
+        in_process.run(service.close())
+        service = start()
+        (described,) = in_process.run(service.catalog.describe("m", "all"))
+        assert (described["modelVersion"], described["batchSize"]) == ("2", 5)
+        assert "model m version 1 is not restored: m.mar: it holds version 2 now" in caplog.text
+        assert "model m version 2" not in caplog.text
+
+    def test_a_snapshot_that_calls_the_version_otherwise_than_its_archive(
+        self, in_process: Any, store: Any, start: Any, caplog: Any
+    ) -> None:
+        store.add("m.mar", HANDLER, version="7")
+        state = {"defaultVersion": True, "marName": "m.mar", "minWorkers": 1, "maxWorkers": 1, "batchSize": 3}
+        service = start({"model_snapshot": json.dumps({"models": {"m": {"1.0": state}}})})
+        (described,) = in_process.run(service.catalog.describe("m"))
+        assert (described["modelVersion"], described["batchSize"]) == ("7", 3)
+        assert [worker["status"] for worker in described["workers"]] == ["READY"]
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
     def test_what_could_not_be_restored_can_be_given_up(
         self, in_process: Any, store: Any, start: Any
     ) -> None:
