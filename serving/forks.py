@@ -30,6 +30,11 @@ _ENVIRONMENT = {
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # torch looks for GPUs without initialising CUDA
 }
 _ATTEMPTS = 3
+_START_SECONDS = 300.0
+"""A template that has not imported torch after so long never will."""
+_ANSWER_SECONDS = 30.0
+"""Forking takes milliseconds. A template that needs longer is stopped, or stuck, and would hold every worker up."""
+_STOP_SECONDS = 5.0
 _SOCKET_BUFFER = 4 * 1024**2
 
 
@@ -99,16 +104,27 @@ class Template:
                 try:
                     return await self._fork(role, python)
                 except _TemplateDiedError:
-                    log.warning("the worker template died while it was asked for a process; starting another")
+                    log.warning(
+                        "the worker template died, or said nothing for %g s, when it was asked for a process; starting "
+                        "another",
+                        _ANSWER_SECONDS,
+                    )
             raise UnavailableError(
-                f"the worker template died {_ATTEMPTS} times while it was asked for a process"
+                f"the worker template died {_ATTEMPTS} times when it was asked for a process"
             )
 
     async def close(self) -> None:
         """End the template and wait until it is gone; children live on."""
         self._closed = True
-        if self._process is not None:
-            await asyncio.to_thread(self._disconnect().wait)
+        if self._process is None:
+            return
+        process = self._disconnect()
+        try:
+            await asyncio.to_thread(process.wait, _STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            log.warning("the worker template did not end within %g s and is killed", _STOP_SECONDS)
+            process.kill()
+            await asyncio.to_thread(process.wait)
 
     async def _ensure_started(self) -> None:
         if self._closed:
@@ -123,10 +139,16 @@ class Template:
         self._answer, self._asked = loop.create_future(), 0
         loop.add_reader(self._control.fileno(), self._read)
         try:
-            answer = await self._answer
+            async with asyncio.timeout(_START_SECONDS):
+                answer = await self._answer
         except _TemplateDiedError:
             raise UnavailableError(
                 "the worker template ended while it started; see its error above"
+            ) from None
+        except TimeoutError:
+            self._kill()
+            raise UnavailableError(
+                f"the worker template did not start within {_START_SECONDS:g} s: look at what holds up its imports"
             ) from None
         except asyncio.CancelledError:
             _reap(self._disconnect())
@@ -148,14 +170,15 @@ class Template:
         message = json.dumps({"id": self._asked, "fork": role, "python": python}).encode()
         try:
             socket.send_fds(self._control, [message], [theirs.fileno(), output_of_child])
-            answer = await self._answer
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                answer = await self._answer
             if answer.failed:
                 raise UnavailableError(answer.failed)
         except BaseException as error:
             ours.close()
             os.close(output)
-            if isinstance(error, OSError):
-                _reap(self._disconnect())
+            if isinstance(error, OSError):  # a time limit's is one
+                self._kill()
                 raise _TemplateDiedError from error
             raise
         finally:
@@ -197,6 +220,12 @@ class Template:
         else:  # whoever asked was cancelled; without a peer the child ends by end-of-file
             for descriptor in descriptors:
                 os.close(descriptor)
+
+    def _kill(self) -> None:
+        """End a template that cannot be talked to, whatever state it is in."""
+        process = self._disconnect()
+        _reap(process)
+        process.kill()
 
     def _disconnect(self) -> subprocess.Popen[bytes]:
         """Forget the template, which ends by it; the caller collects its exit status."""

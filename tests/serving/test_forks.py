@@ -1,0 +1,141 @@
+"""A template that hangs: it is ended and replaced, and holds nobody up. A process that only sleeps stands in for it."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from satrap.errors import UnavailableError
+from satrap.serving import forks
+from satrap.serving.forks import Template
+from satrap.serving.template import MESSAGE_BYTES
+
+Behaviour = Callable[[socket.socket], None]
+
+
+def hangs(control: socket.socket) -> None:
+    """Before it is ready."""
+
+
+def is_ready(control: socket.socket) -> None:
+    """And does nothing after that."""
+    control.send(json.dumps({"id": 0}).encode())
+
+
+def answers(control: socket.socket) -> None:
+    """Is ready, and forks once: itself."""
+    is_ready(control)
+    data, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2)
+    for descriptor in descriptors:
+        os.close(descriptor)
+    message = json.dumps({"id": json.loads(data)["id"], "pid": os.getpid()}).encode()
+    pidfd = os.pidfd_open(os.getpid())
+    socket.send_fds(control, [message], [pidfd])
+    os.close(pidfd)
+
+
+class Templates:
+    """Starts stand-ins, each with the next behaviour; their processes do not notice when their socket is closed."""
+
+    def __init__(self) -> None:
+        self.behaviours: list[Behaviour] = []
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self._threads: list[threading.Thread] = []
+        self._controls: list[socket.socket] = []
+
+    def start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        self._controls.append(theirs)
+        self.processes.append(subprocess.Popen(["sleep", "600"]))
+        self._threads.append(threading.Thread(target=self.behaviours.pop(0), args=(theirs,)))
+        self._threads[-1].start()
+        return self.processes[-1], ours
+
+    def close(self) -> None:
+        for thread in self._threads:
+            thread.join()
+        for control in self._controls:
+            control.close()
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def templates(monkeypatch: pytest.MonkeyPatch) -> Iterator[Templates]:
+    made = Templates()
+    monkeypatch.setattr(forks, "_exec_template", made.start)
+    yield made
+    made.close()
+
+
+def run(scene: Any) -> None:
+    asyncio.run(asyncio.wait_for(scene, 60))
+
+
+async def ended(process: subprocess.Popen[bytes]) -> bool:
+    """By a signal; whoever started it collects it."""
+    while process.returncode is None:  # noqa: ASYNC110 (set by the loop's reader)
+        await asyncio.sleep(0)
+    return process.returncode == -9
+
+
+def test_a_template_that_does_not_answer_is_replaced(
+    templates: Templates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers_in_time(control: socket.socket) -> None:
+        monkeypatch.setattr(forks, "_ANSWER_SECONDS", 60.0)
+        answers(control)
+
+    monkeypatch.setattr(forks, "_ANSWER_SECONDS", 0.01)
+    templates.behaviours = [is_ready, answers_in_time]
+
+    async def scene() -> None:
+        template = Template()
+        child = await template.fork("worker")
+        assert child.pid == os.getpid()
+        child.connection.close()
+        os.close(child.output)
+        os.close(child.pidfd)
+        assert await ended(templates.processes[0])
+        assert templates.processes[1].returncode is None
+        monkeypatch.setattr(forks, "_STOP_SECONDS", 0.01)
+        await template.close()
+
+    run(scene())
+
+
+def test_a_template_that_does_not_start_is_an_error_of_who_asked(
+    templates: Templates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "_START_SECONDS", 0.01)
+    templates.behaviours = [hangs]
+
+    async def scene() -> None:
+        with pytest.raises(UnavailableError, match=r"did not start within 0\.01 s"):
+            await Template().start()
+        assert await ended(templates.processes[0])
+
+    run(scene())
+
+
+def test_a_template_that_does_not_end_does_not_hold_up_a_stop(
+    templates: Templates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "_STOP_SECONDS", 0.01)
+    templates.behaviours = [is_ready]
+
+    async def scene() -> None:
+        template = Template()
+        await template.start()
+        await template.close()
+        assert templates.processes[0].returncode == -9
+
+    run(scene())
