@@ -21,11 +21,13 @@ from satrap.formats.persia_checkpoint import ShardRoute
 from satrap.formats.persia_marker import MARKER
 from satrap.formats.persia_packet import PACKET_MARKER, PersiaDirectory, list_packets, parse_packet
 from satrap.retention import GRACE_NS, Publication, Remainder, StoredCheckpoint, StoredPacket
-from satrap.storage import Entry, Storage
+from satrap.storage import Entry, Storage, name_behind
 
 __all__ = ["Found", "find_checkpoints", "find_packets", "spelled_once"]
 
-_TEMPORARY = re.compile(r"\.\d{20}-[A-Za-z0-9_-]+\..+\.[0-9a-f]{16}")
+_OURS = re.compile(r"\d{20}-[A-Za-z0-9_-]+\..+")
+"""Names of manifests, and of the files of rows beside them."""
+
 _READERS = 8
 """Manifests read at once: over a network most of the time is waiting."""
 
@@ -84,7 +86,7 @@ def _look(storage: Storage, folder: str, settings: CheckpointSettings) -> Stored
     begun = {file.rpartition("/")[2] for file, _ in files}
     try:
         if not any(parse_manifest_name(name) or name == MARKER for name in begun):
-            if files and all(manifest_of_data_file(name) or _TEMPORARY.fullmatch(name) for name in begun):
+            if files and all(manifest_of_data_file(name) or _is_begun(name) for name in begun):
                 return Remainder(publication.unfinished(folder))
             return "it is no checkpoint, or one that is not written to its end" if files else ""
         opened = open_checkpoint(own.url, settings)
@@ -145,7 +147,7 @@ def _find_ours(found: Found, entries: Sequence[Entry]) -> None:
         manifest_of = manifest_of_data_file(entry.name)
         if manifest_of is not None:
             by_manifest.setdefault(manifest_of, []).append((entry.name, entry))
-        elif _TEMPORARY.fullmatch(entry.name):
+        elif _is_begun(entry.name):
             found.remainders.append(
                 Remainder(_Publication(storage.path_of(entry.name), [(entry.name, entry)]).unfinished())
             )
@@ -231,6 +233,11 @@ class _Publication:
             max((entry.modified_ns for _, entry in self.listed), default=0),
             finished,
         )
+
+
+def _is_begun(name: str) -> bool:
+    """Something of ours was to be written there."""
+    return _OURS.fullmatch(name_behind(name) or "") is not None
 
 
 def _says_whole(name: str) -> bool:

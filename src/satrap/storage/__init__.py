@@ -11,5 +11,6 @@ leads out of its folder. `docs/storage.md` is for whoever sets a storage up.
 
 from satrap.storage.base import Entry, Storage, Upload
 from satrap.storage.opening import StorageKind, full_location, open_storage
+from satrap.storage.temporary import name_behind
 
-__all__ = ["Entry", "Storage", "StorageKind", "Upload", "full_location", "open_storage"]
+__all__ = ["Entry", "Storage", "StorageKind", "Upload", "full_location", "name_behind", "open_storage"]

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from satrap.errors import PathEscapeError
 
-__all__ = ["Data", "Entries", "Entry", "Storage", "Upload", "check_name", "is_temporary"]
+__all__ = ["Data", "Entries", "Entry", "Storage", "Upload", "check_name"]
 
 Data = bytes | bytearray | memoryview
 
@@ -157,8 +157,3 @@ def check_name(url: str, name: str) -> None:
     """
     if "\0" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise PathEscapeError(url, f"the name {name!r} does not lead to a file below this folder")
-
-
-def is_temporary(name: str) -> bool:
-    """Whether it is a name under which something is being written."""
-    return name.startswith(".")

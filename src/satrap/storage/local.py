@@ -2,7 +2,6 @@
 
 import errno
 import os
-import secrets
 import stat as modes
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +9,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from satrap.errors import PathEscapeError, StorageError
-from satrap.storage.base import Data, Entries, Entry, Storage, Upload, check_name, is_temporary
+from satrap.storage.base import Data, Entries, Entry, Storage, Upload, check_name
+from satrap.storage.temporary import is_temporary, temporary_name
 
 __all__ = ["LocalStorage"]
 
@@ -84,7 +84,7 @@ class LocalStorage(Storage):
         with self._translated(name):
             place = self._place(name, parent=True)
             place.parent.mkdir(parents=True, exist_ok=True)
-            temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}")
+            temporary = place.with_name(temporary_name(place.name))
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         return _LocalUpload(self.path_of(name), place, temporary, descriptor)
 

@@ -1,7 +1,6 @@
 """Folders that fsspec knows by their URL: S3, HDFS, memory and others."""
 
 import io
-import secrets
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,7 +12,8 @@ import fsspec
 from fsspec.core import url_to_fs
 
 from satrap.errors import InvalidInputError, SatrapError, StorageError
-from satrap.storage.base import Data, Entries, Entry, Storage, Upload, check_name, is_temporary
+from satrap.storage.base import Data, Entries, Entry, Storage, Upload, check_name
+from satrap.storage.temporary import is_temporary, temporary_name
 
 __all__ = ["RemoteStorage"]
 
@@ -124,7 +124,7 @@ class RemoteStorage(Storage):
                 return _ObjectUpload(self.path_of(name), self._fs, place, file)
             folder, _, last = place.rpartition("/")
             self._fs.makedirs(folder, exist_ok=True)
-            temporary = f"{folder}/.{last}.{secrets.token_hex(8)}"
+            temporary = f"{folder}/{temporary_name(last)}"
             return _RenamedUpload(
                 self.path_of(name), self._fs, place, temporary, self._fs.open(temporary, "wb")
             )
