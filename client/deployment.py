@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from satrap.client.descriptions import ModelDescription
-from satrap.errors import DeadlineError, NotFoundError, UnexpectedAnswerError
+from satrap.errors import DeadlineError, NotFoundError, SatrapError, UnexpectedAnswerError
 
 __all__ = ["Deployed", "Managed", "deploy", "older_versions", "registered_version"]
 
@@ -42,6 +42,9 @@ class Managed(Protocol):
 
     def describe(self, model: str, version: str = "") -> tuple[ModelDescription, ...]:
         """The named version, or `all`."""
+
+    def scale(self, model: str, *, min_workers: int, max_workers: int, version: str) -> str:
+        """Change how many workers a version has, and wait for them."""
 
     def set_default(self, model: str, version: str) -> str:
         """Make a version the default."""
@@ -92,6 +95,8 @@ def deploy(
     model, version = registered_version(sentence)
     # Asked for here: a version that somebody else registers from now on is not an older one.
     removable = older_versions(management.describe(model, "all"), version, keep)
+    if workers == 0:
+        _give_workers(management, model, version, on_step)
     _wait_for_embeddings(management, model, version, deadline, on_step)
     on_step(management.set_default(model, version))
     removed = []
@@ -102,6 +107,21 @@ def deploy(
             continue  # somebody else was quicker
         removed.append(older)
     return Deployed(model, version, tuple(removed))
+
+
+def _give_workers(management: Managed, model: str, version: str, on_step: Callable[[str], None]) -> None:
+    """No fewer than the version that it replaces has: its traffic comes all at once."""
+    (new,) = management.describe(model, version)
+    (replaced,) = management.describe(model)
+    least = max(new.min_workers, replaced.min_workers, 1)
+    if new.min_workers == least:
+        return
+    most = max(new.max_workers, replaced.max_workers, least)
+    try:
+        on_step(management.scale(model, min_workers=least, max_workers=most, version=version))
+    except SatrapError:
+        management.unregister(model, version)  # as a registration that cannot load its handler
+        raise
 
 
 def _wait_for_embeddings(

@@ -110,7 +110,7 @@ class ManagementClient(ConnectedClient):
         url: str,
         *,
         model_name: str = "",
-        workers: int = 1,
+        workers: int = 0,
         batch_size: int = 0,
         max_batch_delay: int = 0,
         keep: int = 0,
@@ -124,7 +124,8 @@ class ManagementClient(ConnectedClient):
         Args:
             url: As for `register`.
             model_name: As for `register`.
-            workers: Workers of the new version.
+            workers: Workers of the new version; 0: what the archive or the server says, at least as many as the version
+                that is the default now.
             batch_size: As for `register`.
             max_batch_delay: As for `register`.
             keep: How many of the older versions stay, the last registered ones.

@@ -16,9 +16,9 @@ from satrap.errors import (
 )
 
 
-def described(version: str, waiting: bool = False) -> ModelDescription:
+def described(version: str, waiting: bool = False, workers: tuple[int, int] = (1, 1)) -> ModelDescription:
     return ModelDescription(
-        "m", version, "", "python", 1, 1, 1, 100, 120, False, 7 if waiting else None, waiting, (), {}
+        "m", version, "", "python", *workers, 1, 100, 120, False, 7 if waiting else None, waiting, (), {}
     )
 
 
@@ -29,6 +29,7 @@ class Registered:
         self.versions = list(versions)
         self.default = versions[0] if versions else ""
         self.failing = failing
+        self.workers: dict[str, tuple[int, int]] = {}
         self.waits = 0
         self.timeout = 5.0
 
@@ -45,7 +46,13 @@ class Registered:
         if version == "all":
             return tuple(described(each) for each in self.versions)
         self.waits -= 1
-        return (described(version, self.waits >= 0),)
+        named = version or self.default
+        return (described(named, self.waits >= 0, self.workers.get(named, (1, 1))),)
+
+    def scale(self, model: str, *, min_workers: int, max_workers: int, version: str) -> str:
+        self._fail("scale")
+        self.workers[version] = min_workers, max_workers
+        return f"Workers scaled to {min_workers} for model: m, version: {version}"
 
     def set_default(self, model: str, version: str) -> str:
         self._fail("set_default")
@@ -63,13 +70,13 @@ class Registered:
             raise self.failing[step]
 
 
-def run(server: Registered, url: str, keep: int = 0) -> tuple[Deployed, list[str]]:
+def run(server: Registered, url: str, keep: int = 0, workers: int = 1) -> tuple[Deployed, list[str]]:
     steps: list[str] = []
     done = deploy(
         server,
         url,
         model_name="",
-        workers=1,
+        workers=workers,
         batch_size=0,
         max_batch_delay=0,
         keep=keep,
@@ -126,6 +133,41 @@ def test_a_version_that_is_registered_already() -> None:
     server = Registered(["1"])
     with pytest.raises(ConflictError, match="already registered"):
         run(server, "1.mar")
+    assert (server.versions, server.default) == (["1"], "1")
+
+
+@pytest.mark.parametrize(
+    ("replaced", "own", "given", "has"),
+    [
+        ((4, 6), (1, 1), 0, (4, 6)),
+        ((4, 6), (0, 0), 0, (4, 6)),
+        ((1, 1), (2, 8), 0, (2, 8)),
+        ((0, 0), (0, 0), 0, (1, 1)),
+        ((4, 6), (1, 1), 1, (1, 1)),
+    ],
+    ids=["fewer", "none", "more", "none replaces none", "the count was given"],
+)
+def test_the_new_version_has_no_fewer_workers_than_the_one_that_it_replaces(
+    replaced, own, given, has
+) -> None:
+    server = Registered(["1"])
+    server.workers = {"1": replaced, "2": own}
+    run(server, "2.mar", workers=given)
+    assert server.workers["2"] == has
+
+
+def test_the_first_version_has_a_worker() -> None:
+    server = Registered([])
+    server.workers = {"1": (0, 0)}
+    run(server, "1.mar", workers=0)
+    assert server.workers["1"] == (1, 1)
+
+
+def test_workers_that_cannot_be_had() -> None:
+    server = Registered(["1"], scale=InvalidInputError("no room"))
+    server.workers = {"1": (2, 2), "2": (1, 1)}
+    with pytest.raises(InvalidInputError, match="no room"):
+        run(server, "2.mar", workers=0)
     assert (server.versions, server.default) == (["1"], "1")
 
 

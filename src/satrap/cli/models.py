@@ -131,7 +131,14 @@ def register(
 def deploy(
     url: Url,
     model_name: Name = "",
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Worker processes.")] = 1,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            min=0,
+            help="Worker processes; 0: the archive's or server's count, but as many as the default version has.",
+        ),
+    ] = 0,
     batch_size: BatchSize = 0,
     max_batch_delay: BatchDelay = 0,
     keep: Annotated[
