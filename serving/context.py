@@ -91,7 +91,7 @@ class Context:
         """Describe the model; `gpu` is the device's index, or None on the CPU."""
         self.model_name = model_name
         self.manifest = manifest
-        self.system_properties: dict[str, Any] = {
+        self._system_properties: dict[str, Any] = {
             "model_dir": model_dir,
             "gpu_id": gpu,
             "batch_size": batch_size,
@@ -99,14 +99,39 @@ class Context:
             "server_version": mms_version,
             "limit_max_image_pixels": limit_max_image_pixels,
         }
-        self.metrics = metrics if metrics is not None else HandlerMetrics(model_name)
+        self._metrics = metrics if metrics is not None else HandlerMetrics(model_name)
         self.model_yaml_config: dict[str, Any] = model_yaml_config if model_yaml_config is not None else {}
         self.request_ids: dict[int, str] | None = None
-        self.request_processor: Sequence[RequestProcessor] = [RequestProcessor({})]
+        self._request_processor: Sequence[RequestProcessor] = [RequestProcessor({})]
         self.stopping_criteria: Any = None
         self.cl_socket: Any = None
         self.send_part: Callable[[Any, Iterable[int]], None] | None = None
         """The worker's: sends a part of the answers to the requests at these places, and returns when it is out."""
+
+    # Kept under TorchServe's own names with an underscore: handlers read these as well.
+
+    @property
+    def system_properties(self) -> dict[str, Any]:
+        """Where the model is, its device and its batch size."""
+        return self._system_properties
+
+    @property
+    def metrics(self) -> HandlerMetrics:
+        """What the handler reports by."""
+        return self._metrics
+
+    @metrics.setter
+    def metrics(self, metrics: HandlerMetrics) -> None:
+        self._metrics = metrics
+
+    @property
+    def request_processor(self) -> Sequence[RequestProcessor]:
+        """The headers and statuses of the batch's requests."""
+        return self._request_processor
+
+    @request_processor.setter
+    def request_processor(self, request_processor: Sequence[RequestProcessor]) -> None:
+        self._request_processor = request_processor
 
     def get_request_id(self, idx: int = 0) -> str:
         """The id of the request at `idx` of the batch; empty outside of a batch."""

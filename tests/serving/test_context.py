@@ -29,6 +29,16 @@ def test_what_it_says_of_the_model() -> None:
     assert (c.model_name, c.manifest, c.model_yaml_config) == ("m", {"model": {}}, {"k": 1})
 
 
+def test_handlers_reach_for_what_torchserve_keeps_with_an_underscore() -> None:
+    c: Any = context()
+    assert c._system_properties is c.system_properties
+    assert c._metrics is c.metrics
+    c._request_processor[1].report_status(404)
+    assert c.get_response_status(1)[0] == 404
+    c._request_processor = [RequestProcessor({"key": "value"})]
+    assert c.get_request_header(0, "key") == "value"
+
+
 def test_requests() -> None:
     c = context()
     assert (c.get_request_id(), c.get_request_id(1), c.get_request_id(2)) == ("first", "second", "")
