@@ -151,7 +151,7 @@ class Template:
                 f"the worker template did not start within {_START_SECONDS:g} s: look at what holds up its imports"
             ) from None
         except asyncio.CancelledError:
-            _reap(self._disconnect())
+            self._kill()  # it would see the end of its socket when it has imported everything
             raise
         finally:
             self._answer = None

@@ -126,6 +126,20 @@ def test_a_template_that_does_not_start_is_an_error_of_who_asked(
     run(scene())
 
 
+def test_a_template_that_nobody_waits_for_any_more_is_ended(templates: Templates) -> None:
+    templates.behaviours = [hangs]
+
+    async def scene() -> None:
+        starting = asyncio.create_task(Template().start())
+        while not templates.processes:  # noqa: ASYNC110 (set by the task)
+            await asyncio.sleep(0)
+        starting.cancel()
+        await asyncio.wait({starting})
+        assert await ended(templates.processes[0])
+
+    run(scene())
+
+
 def test_a_template_that_does_not_end_does_not_hold_up_a_stop(
     templates: Templates, monkeypatch: pytest.MonkeyPatch
 ) -> None:
