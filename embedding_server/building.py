@@ -6,7 +6,8 @@ from pathlib import Path
 
 from satrap._core.table import Table, TableGeneration
 from satrap.embedding_server.room import require_room
-from satrap.embedding_server.table_directory import TableDirectory, table_errors
+from satrap.embedding_server.table_directory import TableDirectory
+from satrap.embedding_server.table_errors import table_errors
 from satrap.embedding_server.takeover import GenerationInfo
 from satrap.embedding_server.target import Target
 from satrap.errors import SatrapError

@@ -9,15 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from satrap._core.table import TableInspection, inspect_table
-from satrap.embedding_server.table_directory import (
-    Holder,
-    Identity,
-    examine_generation,
-    held_identities,
-    holder_of,
-    list_generations,
-    table_errors,
-)
+from satrap.embedding_server.generations import examine_generation, list_generations
+from satrap.embedding_server.identity_lock import Holder, holder_of
+from satrap.embedding_server.table_directory import Identity, held_identities
+from satrap.embedding_server.table_errors import table_errors
 from satrap.embedding_server.takeover import Found
 from satrap.errors import SatrapError, TableFolderError
 

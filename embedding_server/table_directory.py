@@ -10,45 +10,31 @@ Nothing is removed but generations of the own identity, and in the end its quara
 """
 
 import contextlib
-import errno
-import fcntl
 import grp
 import logging
 import os
 import re
 import shutil
-import stat
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from satrap._core.table import (
-    MAX_INFO_BYTES,
-    TableError,
-    TableGeneration,
-    TableSpaceError,
-    discard_generation,
-    present_boot,
-    read_control,
-)
-from satrap.embedding_server.takeover import Found, GenerationInfo, Wanted, choose
-from satrap.errors import InvalidInputError, NoSpaceError, TableFolderError, TableHeldError
+from satrap._core.table import MAX_INFO_BYTES, TableGeneration, discard_generation, present_boot
+from satrap.embedding_server.generations import list_generations
+from satrap.embedding_server.identity_lock import LOCK, open_lock, take_lock, write_holder
+from satrap.embedding_server.table_errors import table_errors, unusable
+from satrap.embedding_server.table_folders import check_own, check_table_directory, make_table_directory
+from satrap.embedding_server.takeover import GenerationInfo, Wanted, choose
+from satrap.errors import InvalidInputError, TableFolderError, TableHeldError
 from satrap.formats.persia_checkpoint import ShardRoute
 
 __all__ = [
     "QUARANTINE_FOLDER",
-    "Holder",
     "Identity",
     "TableDirectory",
     "TablePlace",
-    "examine_generation",
     "held_identities",
-    "holder_of",
-    "list_generations",
     "remove_identity",
-    "table_errors",
 ]
 
 log = logging.getLogger(__name__)
@@ -56,13 +42,7 @@ log = logging.getLogger(__name__)
 QUARANTINE_FOLDER = "quarantine"
 """Where an identity's folder keeps the packets that its server refused (`updates.quarantine`)."""
 
-_LOCK = "lock"
-_FLOCK = struct.Struct("@hhqqi4x")
-"""struct flock of fcntl(2): type, whence, start, length, pid."""
 _LOCK_ATTEMPTS = 100
-_IN_MEMORY = ("tmpfs", "ramfs", "hugetlbfs")
-_EVERYBODYS = 0o1777
-"""Each user makes a folder of their own in the table directory, and nobody removes another's, as in /tmp."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +69,6 @@ class Identity:
         """The folder in a table directory."""
         shard = f"{self.owner.replica_index}-of-{self.owner.replica_size}"
         return directory / str(self.uid) / self.namespace / shard
-
-
-class Holder(NamedTuple):
-    """The living server that has a folder's lock: pid and address, 0 and empty until it has said them."""
-
-    pid: int
-    address: str
 
 
 class TableDirectory:
@@ -191,7 +164,7 @@ class TableDirectory:
     def announce(self, address: str) -> None:
         """Say where the server listens, to whoever asks `holder_of`."""
         self._address = address
-        _write_holder(self._lock, address)
+        write_holder(self._lock, address)
 
     def close(self) -> None:
         """Let go of the lock; what is there stays."""
@@ -212,11 +185,11 @@ class TableDirectory:
     def _hold_again(self) -> None:
         """Have the lock of the folder that is there now: of a removed one it keeps nobody out."""
         try:
-            is_ours = os.path.samestat(os.fstat(self._lock), (self.folder / _LOCK).lstat())
+            is_ours = os.path.samestat(os.fstat(self._lock), (self.folder / LOCK).lstat())
         except (FileNotFoundError, NotADirectoryError):
             is_ours = False
         except OSError as error:
-            raise _unusable(error, self.folder) from error
+            raise unusable(error, self.folder) from error
         if is_ours:
             return
         try:
@@ -236,28 +209,28 @@ class TableDirectory:
         """The locked descriptor of the lock file, with our pid and address in it."""
         directory = self._directory
         try:
-            _make_table_directory(directory)
-            _check_table_directory(directory)
+            make_table_directory(directory)
+            check_table_directory(directory)
         except OSError as error:
-            raise _unusable(error, directory) from error
+            raise unusable(error, directory) from error
         for attempts_left in reversed(range(_LOCK_ATTEMPTS)):
             try:
                 self._make_folders()
-                descriptor = _open_lock(self.folder)
+                descriptor = open_lock(self.folder)
             except FileNotFoundError as error:
                 # Another server of this user purged its tables between two of our calls.
                 if attempts_left:
                     continue
-                raise _unusable(error, self.folder) from error
+                raise unusable(error, self.folder) from error
             except OSError as error:
-                raise _unusable(error, self.folder) from error
+                raise unusable(error, self.folder) from error
             try:
-                if _lock_of(self.folder, descriptor):
-                    _write_holder(descriptor, self._address)
+                if take_lock(self.folder, descriptor):
+                    write_holder(descriptor, self._address)
                     return descriptor
             except OSError as error:
                 os.close(descriptor)
-                raise _unusable(error, self.folder) from error
+                raise unusable(error, self.folder) from error
             except TableHeldError:
                 os.close(descriptor)
                 raise
@@ -271,7 +244,7 @@ class TableDirectory:
         for folder in (namespace.parent, namespace, self.folder):
             with contextlib.suppress(FileExistsError):
                 folder.mkdir(mode=self._folder_mode)
-            _check_own(folder)
+            check_own(folder)
             if self._group is not None or folder == self.folder:
                 # Without a group the upper folders stay as they are: another namespace of this user may have one.
                 self._share(folder, self._folder_mode)
@@ -292,102 +265,6 @@ class TableDirectory:
                 self._share(Path(path, name), self._file_mode)
 
 
-def _make_table_directory(directory: Path) -> None:
-    if not directory.is_dir():
-        directory.mkdir(parents=True, exist_ok=True)
-        directory.chmod(_EVERYBODYS)
-
-
-def _check_table_directory(directory: Path) -> None:
-    """Who else could take our folder away, and whether it is memory at all.
-
-    Raises:
-        TableFolderError: everybody may rename or remove what lies in it.
-    """
-    status = directory.stat()
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
-        raise TableFolderError(
-            directory,
-            "everybody may remove what others keep there: set its sticky bit (chmod +t), or choose another "
-            "--table-directory",
-        )
-    if status.st_uid not in (0, os.geteuid()):
-        log.warning(
-            "%s: belongs to user %d, who can take away the tables that lie there", directory, status.st_uid
-        )
-    kind = _file_system_of(directory)
-    if kind and kind not in _IN_MEMORY:
-        log.warning(
-            "%s: lies on %s, not in memory (tmpfs): rows go through the page cache of a disk", directory, kind
-        )
-
-
-def _file_system_of(directory: Path) -> str:
-    """The type of the mount with this device, as /proc/self/mountinfo names it; empty if it does not say."""
-    device = directory.stat().st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return ""
-    for mount in mounts:
-        fields, _, kind = mount.partition(" - ")
-        if fields.split()[2] == number:
-            return kind.split()[0]
-    return ""
-
-
-def _check_own(folder: Path) -> None:
-    """In a directory where everybody may make folders, what is not ours may lead anywhere.
-
-    Raises:
-        TableFolderError: it is no folder of this user's, or a link.
-    """
-    status = folder.lstat()
-    if stat.S_ISLNK(status.st_mode):
-        what = "is a link, which is not followed"
-    elif status.st_uid != os.geteuid():
-        what = f"belongs to user {status.st_uid}, not to {os.geteuid()}, whose tables would lie there"
-    else:
-        return
-    raise TableFolderError(folder, f"{what}: have it removed, or choose another --table-directory")
-
-
-def list_generations(folder: Path) -> list[Found]:
-    """Every generation in an identity's folder, oldest first."""
-    try:
-        entries = sorted(entry for entry in folder.iterdir() if re.fullmatch(r"\d{8,}", entry.name))
-    except OSError:
-        return []
-    return [examine_generation(entry) for entry in entries]
-
-
-def examine_generation(folder: Path) -> Found:
-    """What a generation's control file says; its damage is a finding too."""
-    number = int(folder.name) if folder.name.isdecimal() else 0
-    if folder.is_symlink():
-        return Found(number, folder, damage=f"{folder}: a link, not a folder of ours")
-    if not (folder / "control").exists():
-        return Found(number, folder)  # its server ended before it had one
-    try:
-        control = read_control(str(folder))
-        info = GenerationInfo.from_bytes(control.info)
-    except (TableError, TableSpaceError) as error:
-        return Found(number, folder, damage=str(error))
-    except ValueError as error:
-        return Found(number, folder, damage=f"{folder / 'control'}: its description cannot be read: {error}")
-    return Found(
-        number,
-        folder,
-        state=control.state,
-        boot_id=control.boot_id,
-        owner=ShardRoute(control.replica_index, control.replica_size),
-        info=info,
-        pid=control.pid,
-        locked=control.locked,
-    )
-
-
 def held_identities(directory: Path) -> Iterator[tuple[Identity, Path]]:
     """Every identity that has a folder in a table directory, of all users that can be looked at."""
     for folder in sorted(directory.glob("*/*/*-of-*")):
@@ -395,19 +272,6 @@ def held_identities(directory: Path) -> Iterator[tuple[Identity, Path]]:
         found = re.fullmatch(r"(\d+)-of-(\d+)", shard)
         if found and uid.isdecimal() and int(found[1]) < int(found[2]):
             yield Identity(int(uid), namespace, ShardRoute(int(found[1]), int(found[2]))), folder
-
-
-def holder_of(folder: Path) -> Holder | None:
-    """The living server that holds an identity's folder; None if there is none, or nobody may look."""
-    try:
-        descriptor = os.open(folder / _LOCK, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        answer = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _whole_file(fcntl.F_WRLCK))
-        return None if _FLOCK.unpack(answer)[0] == fcntl.F_UNLCK else _read_holder(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def remove_identity(folder: Path) -> None:
@@ -419,12 +283,12 @@ def remove_identity(folder: Path) -> None:
     """
     try:
         for own in (folder.parent.parent, folder.parent, folder):
-            _check_own(own)
-        descriptor = _open_lock(folder)
+            check_own(own)
+        descriptor = open_lock(folder)
     except OSError as error:
-        raise _unusable(error, folder) from error
+        raise unusable(error, folder) from error
     try:
-        if not _lock_of(folder, descriptor):
+        if not take_lock(folder, descriptor):
             raise TableFolderError(folder, "was replaced by another one meanwhile; look again")
         for found in list_generations(folder):
             with table_errors(found.folder):
@@ -434,75 +298,20 @@ def remove_identity(folder: Path) -> None:
         os.close(descriptor)
 
 
-@contextlib.contextmanager
-def table_errors(path: Path) -> Iterator[None]:
-    """The one seam where the native table's errors, and the system's about its folders, become satrap's.
-
-    Raises:
-        NoSpaceError: there is no memory, no room, or no descriptor.
-        TableFolderError: a file is damaged, foreign, or not to be had.
-    """
-    try:
-        yield
-    except (TableSpaceError, MemoryError) as error:
-        raise NoSpaceError(str(error) or f"{path}: there is no memory") from error
-    except TableError as error:
-        file, _, reason = str(error).partition(": ")
-        raise TableFolderError(file, reason) from error
-    except OSError as error:
-        raise _unusable(error, path) from error
-
-
-def _open_lock(folder: Path) -> int:
-    return os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
-def _lock_of(folder: Path, descriptor: int) -> bool:
-    """Lock; false if the file was removed before we had it, so that the lock is of nothing.
-
-    Raises:
-        TableHeldError: somebody else has it.
-    """
-    try:
-        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _whole_file(fcntl.F_WRLCK))
-    except (BlockingIOError, PermissionError) as error:
-        raise TableHeldError(folder, _read_holder(descriptor).pid) from error
-    try:
-        return os.path.samestat(os.fstat(descriptor), (folder / _LOCK).stat())
-    except FileNotFoundError:
-        return False
-
-
-def _whole_file(kind: int) -> bytes:
-    """A lock of the open file, not of the process: it can be asked for without being taken."""
-    return _FLOCK.pack(kind, os.SEEK_SET, 0, 0, 0)
-
-
-def _write_holder(descriptor: int, address: str) -> None:
-    text = f"{os.getpid()}\n{address}\n".encode()
-    os.pwrite(descriptor, text, 0)
-    os.ftruncate(descriptor, len(text))
-
-
-def _read_holder(descriptor: int) -> Holder:
-    pid, _, address = os.pread(descriptor, 4096, 0).decode(errors="replace").partition("\n")
-    return Holder(int(pid) if pid.isdecimal() else 0, address.strip())
-
-
 def _remove_empty(folder: Path) -> None:
     """Remove an identity's folder, whose lock is held and whose generations are gone, and those above if empty."""
     try:
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(folder / QUARANTINE_FOLDER)
-        strangers = [entry.name for entry in folder.iterdir() if entry.name != _LOCK]
+        strangers = [entry.name for entry in folder.iterdir() if entry.name != LOCK]
         if strangers:
             raise TableFolderError(
                 folder, f"holds what is none of satrap's and was left alone: {strangers[0]}"
             )
-        (folder / _LOCK).unlink()
+        (folder / LOCK).unlink()
         folder.rmdir()
     except OSError as error:
-        raise _unusable(error, folder) from error
+        raise unusable(error, folder) from error
     for above in (folder.parent, folder.parent.parent):
         with contextlib.suppress(OSError):
             above.rmdir()
@@ -517,11 +326,3 @@ def _group_id(group: str | None) -> int | None:
         return grp.getgrnam(group).gr_gid
     except KeyError as error:
         raise InvalidInputError(f"embedding_server.table_group: there is no group {group!r}") from error
-
-
-def _unusable(error: OSError, folder: Path) -> NoSpaceError | TableFolderError:
-    path = error.filename or folder
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-        return NoSpaceError(f"{path}: {error.strerror}")
-    reason = "is a link, which is not followed" if error.errno == errno.ELOOP else error.strerror
-    return TableFolderError(path, f"{reason}; choose another --table-directory")

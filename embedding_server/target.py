@@ -10,7 +10,7 @@ from pathlib import Path
 
 from satrap._core.table import MAX_INFO_BYTES, Table, TableGeneration
 from satrap.embedding_server.origin import Origin, OriginFormat
-from satrap.embedding_server.table_directory import table_errors
+from satrap.embedding_server.table_errors import table_errors
 from satrap.embedding_server.takeover import GenerationInfo
 
 __all__ = ["Target"]

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 import xxhash
 
-from satrap.embedding_server.table_directory import table_errors
+from satrap.embedding_server.table_errors import table_errors
 from satrap.errors import ConflictError, InvalidInputError, NotFoundError, SatrapError, UpdateError
 from satrap.protos import embedding_pb2 as pb
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Protocol
 
 from satrap._core.table import TableGeneration
-from satrap.embedding_server.table_directory import table_errors
+from satrap.embedding_server.table_errors import table_errors
 from satrap.embedding_server.updates.packet import PacketPart
 from satrap.embedding_server.updates.undo_file import (
     UndoEntry,

@@ -13,15 +13,14 @@ import numpy as np
 import pytest
 
 from satrap._core.table import present_boot, read_control
+from satrap.embedding_server.generations import examine_generation, list_generations
+from satrap.embedding_server.identity_lock import holder_of
 from satrap.embedding_server.inventory import held_generations
 from satrap.embedding_server.table_directory import (
     Identity,
     TableDirectory,
     TablePlace,
-    examine_generation,
     held_identities,
-    holder_of,
-    list_generations,
     remove_identity,
 )
 from satrap.embedding_server.takeover import GenerationInfo, Wanted

@@ -16,7 +16,7 @@ import pytest
 import satrap.embedding_server.loading as loading
 from satrap import rpc
 from satrap._core.table import TableGeneration, TableReader, present_boot, read_control
-from satrap.embedding_server.table_directory import list_generations
+from satrap.embedding_server.generations import list_generations
 from satrap.errors import CheckpointError, NoSpaceError, TableHeldError
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc

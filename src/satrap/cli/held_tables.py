@@ -9,8 +9,9 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from satrap.cli.records import print_record
+from satrap.embedding_server.identity_lock import holder_of
 from satrap.embedding_server.inventory import HeldGeneration, held_generations
-from satrap.embedding_server.table_directory import held_identities, holder_of, remove_identity
+from satrap.embedding_server.table_directory import held_identities, remove_identity
 from satrap.errors import InvalidInputError
 
 __all__ = ["remove", "show"]

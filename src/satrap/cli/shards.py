@@ -11,7 +11,8 @@ import grpc
 from satrap import rpc
 from satrap.cli import options
 from satrap.config import GlobalConfig
-from satrap.embedding_server.table_directory import held_identities, holder_of
+from satrap.embedding_server.identity_lock import holder_of
+from satrap.embedding_server.table_directory import held_identities
 from satrap.errors import InvalidInputError, SatrapError
 from satrap.protos import embedding_pb2 as pb
 from satrap.protos import embedding_pb2_grpc as pb_grpc
