@@ -160,9 +160,11 @@ class _Call:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._calls is not None:
-            if self.status == CANCELLED and isinstance(error, Exception):
+            if isinstance(error, Exception) and self.status in (OK, CANCELLED):
                 # A message of a stream that cannot be parsed says what it is.
                 self.status = getattr(error, "http_status", INTERNAL_ERROR)
+            elif error is not None and self.status == OK:  # after some parts of a stream
+                self.status = CANCELLED
             seconds = time.perf_counter() - self._started
             self._calls.grpc(SERVICE + self._name, self._peer, self.status, seconds)
 

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
@@ -131,6 +132,35 @@ def test_other_addresses_need_insecure(host):
 )
 def test_address_of_a_host(host, address):
     assert rpc.address(host, 80) == address
+
+
+def test_a_client_that_is_gone_before_grpcio_knows_it_is_a_cancelled_call(monkeypatch):
+    """grpcio logs any other end of a method, with a traceback."""
+    closed: list[bool] = []
+    given: dict[str, list[grpc.aio.ServerInterceptor]] = {}
+
+    async def parts(request: object, context: object) -> AsyncIterator[bytes]:
+        try:
+            yield b"part"
+        finally:
+            closed.append(True)
+
+    class Gone:
+        async def write(self, response: bytes) -> None:
+            raise grpc.aio.InternalError
+
+    async def run() -> None:
+        async def handler(details: None) -> grpc.RpcMethodHandler:
+            return grpc.unary_stream_rpc_method_handler(parts)
+
+        rpc.aio_server(max_receive=1, max_send=1)
+        method = await given["interceptors"][-1].intercept_service(handler, None)
+        with pytest.raises(asyncio.CancelledError):
+            await method.unary_stream(b"", Gone())
+        assert closed == [True]
+
+    monkeypatch.setattr(grpc.aio, "server", lambda **options: given.update(options))
+    asyncio.run(run())
 
 
 def test_a_connection_is_closed_at_its_age_and_calls_have_the_grace_to_end():

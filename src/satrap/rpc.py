@@ -7,6 +7,7 @@ No server shares its port (`so_reuseport` off): a second one on the same port is
 connections.
 """
 
+import asyncio
 import contextlib
 import inspect
 import ipaddress
@@ -197,7 +198,11 @@ def _written(
     async def write(request: object, context: AioContext) -> None:
         async with contextlib.aclosing(method(request, context)) as responses:
             async for response in responses:
-                await context.write(response)
+                try:
+                    await context.write(response)
+                except grpc.aio.InternalError as error:
+                    # The client is gone, which grpcio is about to notice; as an error it would be one in the log.
+                    raise asyncio.CancelledError from error
 
     return write
 
