@@ -6,6 +6,7 @@ leave the target, symbolic links, and more files or bytes than allowed are refus
 directory and removes it when unpacking fails.
 """
 
+import errno
 import gzip
 import lzma
 import os
@@ -26,7 +27,7 @@ from satrap.serving.archive.manifest import MANIFEST_NAME, ArchiveOptions, Manif
 from satrap.serving.archive.warmup import WarmupError, read_warmup
 from satrap.serving.frames import Kind, encode, receive_head
 
-__all__ = ["Limits", "UnpackError", "run", "unpack"]
+__all__ = ["Limits", "UnpackError", "answer", "run", "unpack"]
 
 _CHUNK = 1024**2
 _MAX_DEPTH = 64
@@ -57,17 +58,23 @@ def run(connection: socket.socket) -> None:
     head = received[1]
     limits = Limits(head["max_bytes"], head["max_files"])
     _limit_memory()
-    try:
-        manifest, options = unpack(Path(head["archive"]), Path(head["target"]), limits)
-        answer: dict[str, object] = {"manifest": manifest.raw, "config": asdict(options)}
-    except (UnpackError, ManifestError) as error:
-        answer = {"reason": str(error)}
-    except OSError as error:
-        answer = {"reason": f"it cannot be unpacked: {error}"}
-    except MemoryError:
-        answer = {"reason": f"unpacking it takes more than {_MEMORY_BYTES} bytes of memory"}
-    for buffer in encode(Kind.UNPACKED, answer):
+    for buffer in encode(Kind.UNPACKED, answer(Path(head["archive"]), Path(head["target"]), limits)):
         connection.sendall(buffer)
+
+
+def answer(archive: Path, target: Path, limits: Limits) -> dict[str, object]:
+    """What the frontend is told: what was unpacked, the `reason` why it is refused, or that there is `no_room`."""
+    try:
+        manifest, options = unpack(archive, target, limits)
+    except (UnpackError, ManifestError) as error:
+        return {"reason": str(error)}
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return {"no_room": True}
+        return {"reason": f"it cannot be unpacked: {error}"}
+    except MemoryError:
+        return {"reason": f"unpacking it takes more than {_MEMORY_BYTES} bytes of memory"}
+    return {"manifest": manifest.raw, "config": asdict(options)}
 
 
 def _limit_memory() -> None:

@@ -1,6 +1,7 @@
 """The frontend's side of unpacking: a directory for the version, and a child process that fills it."""
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -10,7 +11,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from satrap.errors import ArchiveError, UnavailableError
+from satrap.errors import ArchiveError, NoSpaceError, UnavailableError
 from satrap.serving.archive.manifest import ArchiveOptions, Manifest
 from satrap.serving.archive.unpack import Limits
 from satrap.serving.errand import ErrandError, run_errand
@@ -36,6 +37,14 @@ class Unpacked:
     downloaded: Path | None = None
 
 
+def no_room(archive: str) -> NoSpaceError:
+    """The error of an archive for which the working directory has no room."""
+    return NoSpaceError(
+        f"{archive}: there is no room to unpack it in {tempfile.gettempdir()}: start the server with TMPDIR set to a "
+        "folder that has, or unregister versions"
+    )
+
+
 class Unpacker:
     """Owns the working directory of this server, in which every version has one of its own. `open` it first."""
 
@@ -57,11 +66,14 @@ class Unpacker:
 
         Raises:
             ArchiveError: the archive is refused, and why.
+            NoSpaceError: the file system of the working directory is full.
             UnavailableError: no process or no directory could be had.
         """
         try:
             target = Path(await asyncio.to_thread(tempfile.mkdtemp, dir=self._root))
         except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise no_room(archive.name) from error
             raise UnavailableError(f"there is no room to unpack {archive.name}: {error}") from error
         try:
             head: dict[str, object] = {
@@ -76,6 +88,8 @@ class Unpacker:
                 )
             except ErrandError as error:
                 raise ArchiveError(archive.name, f"its unpacking process {error}") from error
+            if "no_room" in answer.head:
+                raise no_room(archive.name)
             if "reason" in answer.head:
                 raise ArchiveError(archive.name, str(answer.head["reason"]))
             manifest = Manifest.from_document(answer.head["manifest"])
