@@ -193,8 +193,7 @@ def describe_row_file(path: str, name: str, file: BinaryIO) -> tuple[FileEntry, 
     counted = _CountedFile(path, file, None)
     stream = pa.PythonFile(counted, mode="r")
     with _translated(path):
-        if stream.read(len(_MAGIC)) != _MAGIC:
-            raise RowFileError(path, "it does not begin as an Arrow file does")
+        _check_magic(path, stream)
         schema = pa.ipc.read_schema(pa.ipc.read_message(stream))
         metadata = {key: int(value) for key, value in (schema.metadata or {}).items() if key in _METADATA}
         if len(metadata) != len(_METADATA):
@@ -203,13 +202,7 @@ def describe_row_file(path: str, name: str, file: BinaryIO) -> tuple[FileEntry, 
         dtype = None if len(schema.names) == 1 else _dtype_of(schema.field(schema.names[-1]).type)
         entry = FileEntry(name, "deletes" if dtype is None else "rows", dim, dtype, shard, 0, 1, "")
         _check_schema(pa, path, schema, entry, shards)
-    rows = 0
-    while True:
-        with _translated(path):
-            page = _read_page(pa, path, stream, schema, entry)
-        if page is None:
-            break
-        rows += len(page[0])
+    rows = sum(len(page[0]) for page in _batches(pa, path, stream, schema, entry))
     found = counted.drain()
     counted.check_end()
     return replace(entry, rows=rows, bytes=found.bytes, checksum=found.checksum), shards
@@ -218,15 +211,10 @@ def describe_row_file(path: str, name: str, file: BinaryIO) -> tuple[FileEntry, 
 def _pages(pa: Any, path: str, stream: Any, entry: FileEntry, shards: int) -> Iterator[Page]:
     """Every record batch of an Arrow file, from its first byte up to the footer."""
     with _translated(path):
-        if stream.read(len(_MAGIC)) != _MAGIC:
-            raise RowFileError(path, "it does not begin as an Arrow file does")
+        _check_magic(path, stream)
         schema = _read_schema(pa, path, stream, entry, shards)
     rows = 0
-    while True:
-        with _translated(path):
-            page = _read_page(pa, path, stream, schema, entry)
-        if page is None:
-            break
+    for page in _batches(pa, path, stream, schema, entry):
         rows += len(page[0])
         if rows > entry.rows:
             break
@@ -234,6 +222,21 @@ def _pages(pa: Any, path: str, stream: Any, entry: FileEntry, shards: int) -> It
     if rows != entry.rows:
         more = "more" if rows > entry.rows else f"only {rows}"
         raise RowCountError(path, f"the manifest says {entry.rows} records, and it has {more}")
+
+
+def _batches(pa: Any, path: str, stream: Any, schema: Any, entry: FileEntry) -> Iterator[Page]:
+    """Every record batch behind the schema, up to the mark of their end."""
+    while True:
+        with _translated(path):
+            page = _read_page(pa, path, stream, schema, entry)
+        if page is None:
+            return
+        yield page
+
+
+def _check_magic(path: str, stream: Any) -> None:
+    if stream.read(len(_MAGIC)) != _MAGIC:
+        raise RowFileError(path, "it does not begin as an Arrow file does")
 
 
 def _read_schema(pa: Any, path: str, stream: Any, entry: FileEntry, shards: int) -> Any:
