@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-__all__ = ["Alarm", "AlarmChange", "AlarmCode", "changed_alarms"]
+from satrap.errors import NoSpaceError, StorageError, UpdateError
+
+__all__ = ["Alarm", "AlarmChange", "AlarmCode", "alarm_of", "changed_alarms"]
 
 AlarmCode = Literal[
     "gap",
@@ -37,6 +39,18 @@ class AlarmChange(NamedTuple):
     standing: tuple[Alarm, ...]
     raised: tuple[Alarm, ...]
     cleared: tuple[Alarm, ...]
+
+
+def alarm_of(error: Exception) -> Alarm:
+    """The alarm of a look at the directory that ended in an error."""
+    message = str(error) or repr(error)
+    if isinstance(error, NoSpaceError):
+        return Alarm("no_room", message)
+    if isinstance(error, StorageError):
+        return Alarm("storage", message)
+    if isinstance(error, UpdateError):  # a decision that cannot be understood
+        return Alarm("held", f"{message}; nothing is applied until it is mended, or removed")
+    return Alarm("failed", message)
 
 
 def changed_alarms(before: Sequence[Alarm], now: Iterable[Alarm], now_ns: int) -> AlarmChange:

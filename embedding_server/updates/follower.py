@@ -15,7 +15,7 @@ from typing import Protocol
 from satrap.embedding_server.loading import LoadCancelled
 from satrap.embedding_server.state import ShardState
 from satrap.embedding_server.target import Target
-from satrap.embedding_server.updates.alarms import Alarm, AlarmCode, changed_alarms
+from satrap.embedding_server.updates.alarms import Alarm, alarm_of, changed_alarms
 from satrap.embedding_server.updates.decide import Decision
 from satrap.embedding_server.updates.decisions import DecisionFiles
 from satrap.embedding_server.updates.feed import Feed
@@ -27,7 +27,7 @@ from satrap.embedding_server.updates.pipeline import Counts, Outcome, Pipeline
 from satrap.embedding_server.updates.quarantine import Quarantine, answer_quarantine
 from satrap.embedding_server.updates.readiness import why_not_ready
 from satrap.embedding_server.updates.watch import FolderWatch
-from satrap.errors import ConflictError, NoSpaceError, SatrapError, StorageError, UpdateError
+from satrap.errors import ConflictError, SatrapError
 from satrap.protos import embedding_pb2 as pb
 
 __all__ = ["Checkpoints", "Follower"]
@@ -370,18 +370,10 @@ class Follower:
     def _failed(self, error: Exception) -> float:
         """A look could not be ended: tell, and wait longer each time."""
         self._failures += 1
-        code: AlarmCode = "failed"
-        message = str(error) or repr(error)
-        if isinstance(error, NoSpaceError):
-            code = "no_room"
-        elif isinstance(error, StorageError):
-            code = "storage"
-        elif isinstance(error, UpdateError):
-            code = "held"  # a decision that cannot be understood
-            message += "; nothing is applied until it is mended, or removed"
-        others = [alarm for alarm in self.status.alarms if alarm.code not in (code, "failed")]
+        alarm = alarm_of(error)
+        others = [other for other in self.status.alarms if other.code not in (alarm.code, "failed")]
         # A server that starts while its storage is down is as ready as one whose storage goes down later.
-        self._tell([Alarm(code, message), *others], settled=True)
+        self._tell([alarm, *others], settled=True)
         return float(min(self._config.poll_seconds * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE))
 
     def _tell(self, alarms: Sequence[Alarm], *, settled: bool) -> None:

@@ -1,6 +1,9 @@
 """Alarms: raised once, cleared once, and since when."""
 
-from satrap.embedding_server.updates.alarms import Alarm, changed_alarms
+import pytest
+
+from satrap.embedding_server.updates.alarms import Alarm, alarm_of, changed_alarms
+from satrap.errors import ManifestError, NoSpaceError, StorageError
 
 GAP = Alarm("gap", "5 is missing")
 HELD = Alarm("held", "by anna")
@@ -21,3 +24,21 @@ def test_the_first_of_a_code_stands():
     assert changed_alarms([], [HELD, Alarm("held", "by another")], 1).standing == (
         Alarm("held", "by anna", 1),
     )
+
+
+@pytest.mark.parametrize(
+    ("error", "alarm"),
+    [
+        (NoSpaceError("no memory"), Alarm("no_room", "no memory")),
+        (StorageError("s3://b", "is away"), Alarm("storage", "s3://b: is away")),
+        (
+            ManifestError("hold-s.json", "no JSON"),
+            Alarm("held", "hold-s.json: no JSON; nothing is applied until it is mended, or removed"),
+        ),
+        (ValueError("what"), Alarm("failed", "what")),
+        (KeyError(), Alarm("failed", "KeyError()")),
+    ],
+    ids=["no room", "storage", "decision", "no name", "no words"],
+)
+def test_the_alarm_of_a_look_that_failed(error, alarm):
+    assert alarm_of(error) == alarm
