@@ -6,8 +6,7 @@ belongs to the frontend's event loop. A change that was begun is carried through
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncGenerator, Callable
 
 from satrap.config.global_config import ServingConfig
 from satrap.errors import (
@@ -15,12 +14,12 @@ from satrap.errors import (
     ModelApiDisabledError,
     ModelNotFoundError,
     ModelVersionNotFoundError,
-    SatrapError,
     UnregisterTimeoutError,
     VersionRegisteredError,
     WorkerStartError,
 )
 from satrap.serving.catalog import Catalog
+from satrap.serving.changes import Changes
 from satrap.serving.default_versions import DefaultVersions
 from satrap.serving.outcome import Outcome, OutcomeState
 from satrap.serving.query import Query
@@ -63,7 +62,7 @@ class ModelService:
         self.store, self.record, self.catalog = builder.store, record, catalog
         self._config, self._builder, self._registry = config, builder, registry
         self._defaults, self._shards = defaults, shards
-        self._changes: set[asyncio.Task[Outcome]] = set()
+        self._changes = Changes()
 
     async def open(self) -> None:
         """Start the template and make the working directory.
@@ -121,7 +120,7 @@ class ModelService:
         """
         if not (at_startup or self._config.model_api):
             raise ModelApiDisabledError
-        return await self._carry_through(self._register(parameters, at_startup))
+        return await self._changes.carry_through(self._register(parameters, at_startup))
 
     async def unregister(self, model: str, version: str = "") -> Outcome:
         """Take a version out (the default one if none is named); return when all that it accepted is answered.
@@ -142,7 +141,7 @@ class ModelService:
                 raise
             await self.record.save()
             return Outcome(f'Model "{model}" unregistered')
-        return await self._carry_through(self._drain(removed))
+        return await self._changes.carry_through(self._drain(removed))
 
     def set_default(self, model: str, version: str) -> Outcome:
         """Make a version the default, or say that it will be when it waits no more.
@@ -206,9 +205,7 @@ class ModelService:
 
     async def close(self) -> None:
         """End all versions; what is still queued or running fails. Drain the callers first."""
-        for change in self._changes:
-            change.cancel()
-        await asyncio.gather(*self._changes, return_exceptions=True)
+        await self._changes.cancel()
         await self.record.close()
         await self._shards.close()
         await asyncio.gather(*(version.close() for version in self._registry.not_gone()))
@@ -267,23 +264,3 @@ class ModelService:
         await version.close()
         await self._builder.remove(version)
         self._registry.gone(version)
-
-    async def _carry_through(self, change: Coroutine[Any, Any, Outcome]) -> Outcome:
-        task = asyncio.get_running_loop().create_task(change)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            task.add_done_callback(_log_failure)
-            raise
-
-
-def _log_failure(change: asyncio.Task[Any]) -> None:
-    """Of a change whose caller went away: nobody else is told."""
-    if change.cancelled() or (error := change.exception()) is None:
-        return
-    if isinstance(error, SatrapError):
-        log.error("a change whose caller went away failed: %s", error)
-    else:
-        log.error("a change whose caller went away failed", exc_info=error)
