@@ -4,6 +4,7 @@ From weakest to strongest, as in TorchServe: the file, the command line, and wit
 environment, where the key `job_queue_size` is `TS_JOB_QUEUE_SIZE`.
 """
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,9 @@ _NOT_FROM_ENVIRONMENT = frozenset(
         "system_metrics_cmd",
     }
 )
+
+_BYTE_ORDER_MARK = codecs.BOM_UTF8.decode(_ENCODING)
+"""What some editors put before the first line. It would be a part of that line's key, as it is in Java."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,8 @@ class Properties:
             return default
         text = self.text(key)
         if not re.fullmatch(r"[+-]?[0-9]+", text):
-            raise self.error(key, f"{text!r} is no whole number")
+            comment = ". A comment needs a line of its own" if "#" in text else ""
+            raise self.error(key, f"{text!r} is no whole number{comment}")
         if not least <= int(text) <= most:
             raise self.error(key, f"{text} is not from {least} to {most}")
         return int(text)
@@ -128,7 +133,7 @@ def read_properties(path: Path, environment: Mapping[str, str]) -> Properties:
         ConfigError: it cannot be read, is no properties file, or names a variable that there is not.
     """
     try:
-        text = path.read_text(encoding=_ENCODING)
+        text = path.read_text(encoding=_ENCODING).removeprefix(_BYTE_ORDER_MARK)
     except OSError as error:
         raise ConfigError(path, "", 0, f"cannot be read: {error.strerror or error}") from error
     values: dict[str, str] = {}

@@ -170,6 +170,7 @@ def test_pem_files_win_over_a_keystore_as_in_torchserve(translated):
         (f"metrics_address=unix:/{53 * 'a'}{27 * 'ä'}", "metrics_address", "107 bytes at most"),
         ("grpc_inference_port=65536", "grpc_inference_port", "not from 0 to 65535"),
         ("job_queue_size=many", "job_queue_size", "no whole number"),
+        ("job_queue_size=5 # enough", "job_queue_size", "A comment needs a line of its own"),
         ("default_response_timeout=0", "default_response_timeout", "not from 1"),
         ("token_expiration_min=0", "token_expiration_min", "no number above 0"),
         ("allowed_urls=http://(", "allowed_urls", "no regular expression"),

@@ -43,6 +43,12 @@ def test_a_file_that_is_none_is_refused(file, text):
         read_properties(path, {})
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path):
+    path = tmp_path / "config.properties"
+    path.write_bytes(b"\xef\xbb\xbfmodel_store=/s\r\nload_models=all\r\n")
+    assert read_properties(path, {}).values == {"model_store": "/s", "load_models": "all"}
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path):
     with pytest.raises(ConfigError, match="cannot be read"):
         read_properties(tmp_path, {})
