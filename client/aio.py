@@ -10,7 +10,7 @@ from google.protobuf import empty_pb2
 from numpy.typing import NDArray
 
 from satrap import rpc
-from satrap.client.call import Metadata, call_async
+from satrap.client.call import Metadata, call_async, closing_is_an_error
 from satrap.client.connected import Client
 from satrap.client.persia_batch import PersiaBatch
 from satrap.client.predictions import (
@@ -112,8 +112,9 @@ class AsyncInferenceClient(Client):
         how = self._how(timeout, metadata)
         call = self._stub().StreamPredictions(request, timeout=how.timeout, metadata=how.metadata)
         try:
-            async for part in call:
-                yield bytes(part.prediction)
+            with closing_is_an_error():
+                async for part in call:
+                    yield bytes(part.prediction)
         except grpc.RpcError as failure:
             raise rpc.error_from_rpc(failure) from failure
         finally:

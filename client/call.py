@@ -5,16 +5,18 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import grpc
 
 from satrap.client.retry import NO_RETRY, Retry
+from satrap.errors import RemoteError
 from satrap.rpc import error_from_rpc
 
-__all__ = ["Attempts", "Call", "Metadata", "call", "call_async", "metadata_pairs"]
+__all__ = ["Attempts", "Call", "Metadata", "call", "call_async", "closing_is_an_error", "metadata_pairs"]
 
 Metadata = Mapping[str, str]
 """Headers of a call. gRPC takes lower-case names only."""
@@ -82,17 +84,35 @@ def call(method: Callable[..., Any], request: Any, how: Call) -> Any:
         time.sleep(pause)
 
 
+@contextmanager
+def closing_is_an_error() -> Iterator[None]:
+    """grpc.aio raises `CancelledError` for calls whose channel is closed, though nobody has cancelled their task.
+
+    Raises:
+        RemoteError: that is what has happened in the block; it is what the other client raises.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise RemoteError(grpc.StatusCode.CANCELLED, "the client was closed while it waited") from None
+
+
 async def call_async(method: Callable[..., Awaitable[Any]], request: Any, how: Call) -> Any:
     """The same on asyncio.
 
     Raises:
         SatrapError: see `Attempts.failed`.
+        RemoteError: the channel was closed.
     """
     attempts = Attempts(how, time.monotonic())
     while True:
         try:
             timeout = attempts.seconds_left(time.monotonic())
-            return await method(request, timeout=timeout, metadata=how.metadata)
+            with closing_is_an_error():
+                return await method(request, timeout=timeout, metadata=how.metadata)
         except grpc.RpcError as failure:
             pause = attempts.failed(failure, time.monotonic())
         await asyncio.sleep(pause)

@@ -1,6 +1,9 @@
 """AsyncInferenceClient against a real gRPC server whose answers the test chooses."""
 
 import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -8,7 +11,7 @@ import numpy as np
 import pytest
 
 from satrap.client import NO_RETRY, AsyncInferenceClient, InferenceClient, Retry
-from satrap.errors import NotFoundError, UnavailableError, UnexpectedAnswerError
+from satrap.errors import NotFoundError, RemoteError, UnavailableError, UnexpectedAnswerError
 
 QUICK = Retry(attempts=3, first_delay=0.01, max_delay=0.01)
 
@@ -110,3 +113,62 @@ def test_a_client_that_is_closed_connects_again(server: Any) -> None:
             await client.close()
 
     assert asyncio.run(ask()) == b"[1]"
+
+
+@dataclass
+class Held:
+    """An answer that does not come before the test is over."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def __call__(self, context: grpc.ServicerContext) -> bytes:
+        self.begun.set()
+        self.over.wait()
+        return b"late"
+
+
+@pytest.fixture
+def held(server: Any) -> Iterator[Held]:
+    held = Held()
+    yield held
+    held.over.set()
+
+
+async def interrupted(client: AsyncInferenceClient, waiting: Awaitable[bytes], held: Held, how: str) -> bytes:
+    """What becomes of a call that waits when its client is closed, or its task cancelled."""
+    task = asyncio.ensure_future(waiting)
+    await asyncio.to_thread(held.begun.wait)
+    if how == "closed":
+        await client.close()
+    else:
+        task.cancel()
+    return await task
+
+
+@pytest.mark.parametrize(("how", "error"), [("closed", RemoteError), ("cancelled", asyncio.CancelledError)])
+def test_closing_is_an_error_of_calls_and_cancels_no_task(
+    server: Any, held: Held, how: str, error: type[BaseException]
+) -> None:
+    async def ask() -> None:
+        async with AsyncInferenceClient(server.address, retry=QUICK) as client:
+            server.answers = [held]
+            with pytest.raises(error):
+                await interrupted(client, client.predict("m", {}), held, how)
+
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize(("how", "error"), [("closed", RemoteError), ("cancelled", asyncio.CancelledError)])
+def test_closing_is_an_error_of_streams_and_cancels_no_task(
+    server: Any, held: Held, how: str, error: type[BaseException]
+) -> None:
+    async def ask() -> None:
+        async with AsyncInferenceClient(server.address) as client:
+            server.answers = [b"one", held, b"rest"]
+            parts: AsyncIterator[bytes] = client.stream("m", {})
+            assert await anext(parts) == b"one"
+            with pytest.raises(error):
+                await interrupted(client, anext(parts), held, how)
+
+    asyncio.run(ask())
