@@ -6,13 +6,10 @@
 import heapq
 import itertools
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
-
-import xxhash
 
 from satrap._core.table import Table, TableGeneration
 from satrap.embedding_server.origin import PERSIA_STREAM
@@ -30,6 +27,7 @@ from satrap.embedding_server.updates.persia import (
     wait_for_troubles,
 )
 from satrap.embedding_server.updates.persia_dims import with_one_dim_per_sign
+from satrap.embedding_server.updates.persia_files import PersiaFiles
 from satrap.embedding_server.updates.persia_ledger import AppliedFiles
 from satrap.embedding_server.updates.trouble import Trouble, after_failure
 from satrap.embedding_server.updates.undo import FilePosition, Position, UndoLog
@@ -47,18 +45,13 @@ from satrap.formats.persia_packet import (
     PersiaDirectory,
     PersiaFile,
     PersiaListing,
-    PersiaPacket,
     list_packets,
-    parse_packet,
 )
 from satrap.storage import Entry, Storage
 
 __all__ = ["PersiaFeed"]
 
 log = logging.getLogger(__name__)
-
-_CACHE_BYTES = 64 << 20
-"""Packets that are kept between the look that proves them whole and the fetch that follows."""
 
 _LAST = 64
 """How many marked directories, by their labels, are watched and listed as those without a marker are."""
@@ -102,7 +95,7 @@ class PersiaFeed:
         self._storage = storage
         self.ledger = AppliedFiles(generation)
         self._generation = generation
-        self._route, self._tables = route, tables
+        self._tables = tables
         self._poll_ns = int(poll_seconds * _NANOS)
         self._settings = replace(settings, patience_ns=2 * self._poll_ns)
         self._active = PersiaListing()
@@ -118,7 +111,7 @@ class PersiaFeed:
         self._refused: dict[str, PersiaFile] = {}
         self._warned: set[str] = set()
         self._round = 0
-        self._cache = _PacketCache(_CACHE_BYTES)
+        self._files = PersiaFiles(storage, route)
 
     def folders(self) -> Iterable[Path]:
         """Local folders in which something may appear: a later file of a marked directory is left to the poll, unless
@@ -203,14 +196,7 @@ class PersiaFeed:
         look = self._looks.get(name)
         if look is None:
             raise MissingFileError(self._storage.path_of(name), "is gone since it was listed")
-        packet = self._cache.take(look.file)
-        if packet is None:
-            data = self._bytes(look.file)
-            packet = parse_packet(self._storage.path_of(name), data, self._route)
-            if _checksum(data) != look.checksum:
-                raise TruncatedFileError(
-                    self._storage.path_of(name), "changed while it was read; it is looked at again"
-                )
+        packet = self._files.fetch(look.file, look.checksum)
         directory = self._directories.get(look.file.directory)
         event_ns = packet.unix_seconds * _NANOS
         return VerifiedPacket(
@@ -264,7 +250,7 @@ class PersiaFeed:
         """
         file = self._file(name)
         if file is not None:
-            (folder / name.rpartition("/")[2]).write_bytes(self._bytes(file, checked=False))
+            (folder / name.rpartition("/")[2]).write_bytes(self._files.content(file, checked=False))
 
     def _settled(self, name: str) -> Settled:
         look = self._looks[name]
@@ -330,32 +316,10 @@ class PersiaFeed:
         if before is None or before.file != file:
             before = Look(file, self._round, tries=0, since_ns=now_ns)
         try:
-            data = self._bytes(file)
-            packet = parse_packet(self._storage.path_of(file.name), data, self._route)
+            packet, checksum = self._files.read(file)
         except SatrapError as error:
             return replace(before, round=self._round, error=error, tries=before.tries + 1)
-        self._cache.keep(file, packet, len(data))
-        return Look(file, self._round, packet.unix_seconds, _checksum(data))
-
-    def _bytes(self, file: PersiaFile, *, checked: bool = True) -> bytes:
-        """All of a file, never more than was listed.
-
-        Raises:
-            MissingFileError: it is gone.
-            TruncatedFileError: its size is another than the listing's.
-            PathEscapeError: it is a link that leads out of the directory.
-            StorageError: it cannot be read.
-        """
-        try:
-            data = self._storage.read(file.name, limit=file.size)
-        except FileNotFoundError as error:
-            raise MissingFileError(self._storage.path_of(file.name), "is gone since it was listed") from error
-        if checked and len(data) != file.size:
-            more = "more" if len(data) > file.size else f"{len(data):,}"
-            raise TruncatedFileError(
-                self._storage.path_of(file.name), f"was listed with {file.size:,} bytes, and has {more}"
-            )
-        return data
+        return Look(file, self._round, packet.unix_seconds, checksum)
 
     def _warn_of_unmarked(self, names: Iterable[str]) -> None:
         for directory in sorted({name.rpartition("/")[0] for name in names} - self._warned):
@@ -394,27 +358,3 @@ def _foreign_alarm(name: str) -> Alarm:
 def _is_settled(settled: Mapping[str, Settled], file: PersiaFile) -> bool:
     done = settled.get(file.name)
     return done is not None and done.file == file
-
-
-class _PacketCache:
-    """The packets read last, up to a number of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit, self._bytes = limit, 0
-        self._packets: OrderedDict[PersiaFile, tuple[PersiaPacket, int]] = OrderedDict()
-
-    def keep(self, file: PersiaFile, packet: PersiaPacket, size: int) -> None:
-        self.take(file)
-        self._packets[file] = packet, size
-        self._bytes += size
-        while self._bytes > self._limit:
-            self._bytes -= self._packets.popitem(last=False)[1][1]
-
-    def take(self, file: PersiaFile) -> PersiaPacket | None:
-        packet, size = self._packets.pop(file, (None, 0))
-        self._bytes -= size
-        return packet
-
-
-def _checksum(data: bytes) -> str:
-    return f"xxh3_64:{xxhash.xxh3_64_hexdigest(data)}"
