@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from satrap.cli.serving_settings import ServingFlags, serving_settings
+from satrap.cli.serving_flags import ServingFlags
+from satrap.cli.serving_settings import serving_settings
 from satrap.errors import ConfigError, InvalidInputError
 from satrap.serving.exposure import addresses as addresses_of
 from satrap.serving.listening import Address, Listening
@@ -179,32 +180,6 @@ def test_warnings_reach_the_log(file, caplog):
 def test_bad_values_end_the_start(file):
     with pytest.raises(ConfigError, match="job_queue_size: 'x' is no whole number"):
         serving_settings(ServingFlags(), file("job_queue_size=x\n"))
-
-
-def test_flags_become_words_again():
-    flags = ServingFlags(
-        model_store=Path("/s"),
-        host="h",
-        metrics_port=0,
-        ncs=True,
-        token_auth=False,
-        model_api=True,
-        shards="a,b",
-    )
-    assert flags.words() == [
-        "--model-store", "/s", "--host", "h", "--metrics-port", "0", "--ncs", "--disable-token-auth",
-        "--enable-model-api", "--shards", "a,b",
-    ]  # fmt: skip
-    assert ServingFlags().words() == []
-    again = flags.with_ports({"REST inference": 3, "management": 2, "inference": 1}).words()
-    assert again[4:10] == [
-        "--grpc-inference-port",
-        "1",
-        "--grpc-management-port",
-        "2",
-        "--rest-inference-port",
-        "3",
-    ]
 
 
 def test_models_need_a_store() -> None:

@@ -7,7 +7,8 @@ import typer
 
 from satrap.allocator import keep_freed_memory
 from satrap.cli import options
-from satrap.cli.serving_settings import ServingFlags, serving_settings
+from satrap.cli.serving_flags import ServingFlags
+from satrap.cli.serving_settings import serving_settings
 from satrap.errors import InvalidInputError
 from satrap.signals import stop_on_eof, stop_on_signals
 

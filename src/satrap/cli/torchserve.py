@@ -15,7 +15,8 @@ import typer
 import satrap
 from satrap.cli import options
 from satrap.cli.servers import announce, begin_process
-from satrap.cli.serving_settings import ServingFlags, torchserve_settings, ts_snapshots
+from satrap.cli.serving_flags import ServingFlags
+from satrap.cli.serving_settings import torchserve_settings, ts_snapshots
 from satrap.errors import InvalidInputError
 from satrap.pid_file import PidFile
 

@@ -12,7 +12,8 @@ from typing import Annotated
 import typer
 
 from satrap.cli import options
-from satrap.cli.serving_settings import ServingFlags, serving_settings
+from satrap.cli.serving_flags import ServingFlags
+from satrap.cli.serving_settings import serving_settings
 from satrap.errors import InvalidInputError
 from satrap.signals import stop_on_eof, stop_on_signals
 from satrap.supervisor import Child, Supervisor
