@@ -10,6 +10,7 @@ import select
 import signal
 import socket
 import stat
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ def run(connection: socket.socket) -> None:
     partial = Path(head["partial"])
     answer: dict[str, object]
     try:
-        with _time_limit(_TOTAL_SECONDS):
-            answer = {"bytes": download(source, partial, Path(head["target"]), _interruption(connection))}
+        with _interrupted(connection, _TOTAL_SECONDS) as interruption:
+            answer = {"bytes": download(source, partial, Path(head["target"]), interruption)}
     except DownloadFailure as error:
         answer = {"reason": str(error)}
     except FileExistsError:
@@ -70,28 +71,35 @@ def run(connection: socket.socket) -> None:
             connection.sendall(buffer)
 
 
-def _interruption(connection: socket.socket) -> Callable[[], str]:
-    """Says why to stop, or nothing."""
-
-    def ask() -> str:
-        # The frontend sends nothing more: that is its end.
-        return "nobody waits for it any more" if select.select([connection], [], [], 0)[0] else ""
-
-    return ask
-
-
 @contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Fail in `seconds`, whatever the block waits for. For the main thread of a process that sets no alarm else."""
+def _interrupted(connection: socket.socket, seconds: float) -> Iterator[Callable[[], str]]:
+    """Fail in `seconds`, or when the frontend is gone, whatever the block waits for; give what says why, or nothing.
+
+    For the main thread of a process that sets no alarm else.
+    """
+    reason, is_over, lock = "", False, threading.Lock()
 
     def fail(number: int, frame: FrameType | None) -> None:
-        raise DownloadFailure(f"it takes longer than {seconds:g} s")
+        raise DownloadFailure(reason or f"it takes longer than {seconds:g} s")
+
+    def watch() -> None:
+        nonlocal reason
+        poller = select.poll()
+        poller.register(connection, select.POLLRDHUP)
+        poller.poll()
+        with lock:
+            if not is_over:
+                reason = "nobody waits for it any more"
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     before = signal.signal(signal.SIGALRM, fail)
     signal.setitimer(signal.ITIMER_REAL, seconds)
+    threading.Thread(target=watch, name="lifeline", daemon=True).start()
     try:
-        yield
+        yield lambda: reason
     finally:
+        with lock:
+            is_over = True
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 

@@ -20,6 +20,7 @@ import site
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import venv
 from collections.abc import Sequence
@@ -141,9 +142,11 @@ def _install(
     quiet = ["--no-input", "--disable-pip-version-check", "--no-color"]
     commands.append([*pip, *quiet, "install", "--progress-bar", "off", "-r", str(requirements)])
     log = target.with_suffix(".log")
-    with log.open("wb") as output:
+    # pip that is killed leaves what it has unpacked.
+    temporary = tempfile.TemporaryDirectory(prefix="satrap-install-", ignore_cleanup_errors=True)
+    with log.open("wb") as output, temporary as of_pip:
         for command in commands:
-            _run(command, directory, output.fileno(), deadline, lock, connection, log)
+            _run(command, directory, of_pip, output.fileno(), deadline, lock, connection, log)
     if linked := _linked_to(directory, _packages_of(target)):
         raise BuildError(
             f"its requirements file leaves {linked} linked to the archive's own directory, which goes with the "
@@ -174,6 +177,7 @@ def _linked_to(directory: Path, packages: Path) -> str:
 def _run(
     command: Sequence[str],
     directory: Path,
+    temporary: str,
     output: int,
     deadline: float,
     lock: int,
@@ -183,6 +187,7 @@ def _run(
     process = subprocess.Popen(
         command,
         cwd=directory,  # relative paths in the file are the archive's
+        env={**os.environ, "TMPDIR": temporary},
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,

@@ -238,6 +238,34 @@ def test_a_server_that_sends_little_at_a_time(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nobody_waits_any_more_for_a_server_that_sends_nothing(
+    remote: Remote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download_module, "_SILENCE_SECONDS", None)
+    monkeypatch.setattr(download_module, "_TOTAL_SECONDS", 600)
+    ours, theirs = socket.socketpair()
+
+    def hang_up(request: BaseHTTPRequestHandler) -> None:
+        ours.shutdown(socket.SHUT_WR)  # as the end of the frontend, but the answer can be read
+        request.rfile.read()
+
+    remote.answers["/a.mar"] = hang_up
+    head = {
+        "url": remote.url + "/a.mar",
+        "allowed": [".*"],
+        "max_bytes": 10**6,
+        "partial": str(tmp_path / ".a.mar.part"),
+        "target": str(tmp_path / "a.mar"),
+    }
+    with ours, theirs:
+        for buffer in encode(Kind.DOWNLOAD, head):
+            ours.sendall(buffer)
+        download_module.run(theirs)
+        answer = receive_head(ours)
+    assert answer is not None and answer[1] == {"reason": "nobody waits for it any more"}
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_left_of_a_download_that_was_killed(tmp_path: Path) -> None:
     abandoned = partial_path(tmp_path / "a.mar")
     abandoned.write_bytes(b"half")

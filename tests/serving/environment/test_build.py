@@ -1,8 +1,10 @@
 """Environments built for real by venv and pip, from wheels in the archive."""
 
 import fcntl
+import os
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -135,6 +137,41 @@ def test_nothing_stays_when_nobody_waits_any_more(tmp_path: Path, archive: Path,
     with pytest.raises(HungUpError):
         build(requirements(archive), archive, tmp_path / "cache", 100, connection[0])
     assert not [path for path in (tmp_path / "cache").iterdir() if path.is_dir()]
+
+
+WAITS = """
+import os
+
+def get_requires_for_build_wheel(config_settings=None):
+    with open(os.environ["BEGUN"], "w") as begun:
+        begun.write("x")
+    os.kill(os.getpid(), 19)  # it stops
+"""
+
+
+def test_an_installer_that_is_killed_leaves_nothing(
+    tmp_path: Path, archive: Path, connection, monkeypatch: pytest.MonkeyPatch
+):
+    temporary, begun = tmp_path / "temporary", tmp_path / "begun"
+    temporary.mkdir()
+    os.mkfifo(begun)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setenv("BEGUN", str(begun))
+    package = archive / "package"
+    package.mkdir()
+    (package / "backend.py").write_text(WAITS)
+    (package / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    )
+    with ThreadPoolExecutor() as threads:
+        file = requirements(archive, "./package")
+        building = threads.submit(build, file, archive, tmp_path / "cache", 100, connection[0])
+        assert begun.read_text() == "x"
+        connection[1].close()
+        with pytest.raises(HungUpError):
+            building.result(20)
+    assert list(temporary.iterdir()) == []
 
 
 def test_who_waits_for_the_lock_of_another_gives_up_too(tmp_path: Path, archive: Path, connection):
