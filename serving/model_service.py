@@ -81,6 +81,15 @@ class ModelService:
         """
         await self._registry.get(model, version).pool.wait_started()
 
+    async def wait_or_remove(self, model: str, version: str) -> None:
+        """The same as the rest of a synchronous registration: a version that cannot be loaded is taken out.
+
+        Raises:
+            ModelNotFoundError, ModelVersionNotFoundError: there is none of that name.
+            WorkerStartError: one could not load its handler.
+        """
+        await self._wait_or_remove(self._registry.get(model, version))
+
     async def predict(self, query: Query, on_part: Callable[[Prediction], None] | None = None) -> Prediction:
         """Answer by the version that the query names, or by the one that is the default now; see `Version.predict`.
 
@@ -239,6 +248,13 @@ class ModelService:
             )
         if not parameters.synchronous:
             return _ACCEPTED
+        await self._wait_or_remove(version)
+        await self.record.save()
+        return Outcome(f"{registered} {spec.min_workers} initial workers")
+
+    async def _wait_or_remove(self, version: Version) -> None:
+        """Wait for the version's workers; one that cannot load its handler takes the version out again."""
+        spec = version.spec
         try:
             await version.pool.wait_started()
         except WorkerStartError:
@@ -248,8 +264,6 @@ class ModelService:
             raise
         if version not in self._registry:
             raise WorkerStartError(spec.model, spec.version, "it was unregistered meanwhile")
-        await self.record.save()
-        return Outcome(f"{registered} {spec.min_workers} initial workers")
 
     async def _drain(self, version: Version) -> Outcome:
         self.record.save_soon()

@@ -80,9 +80,8 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
         apis.add_rest(service, tokens)
         if tokens is not None:  # the ports are ours: no other server's key file is overwritten
             tokens.open()
-        if not await _start(settings, service, stopped):
+        if not await _start(settings, service, apis, stopped):
             return
-        await apis.start()
         gc.freeze()  # what is there now stays: no collection needs to look at it while requests wait
         models = service.catalog.model_count()
         places = ", ".join(f"{address} ({name})" for name, address in apis.places)
@@ -100,7 +99,7 @@ async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Cal
 
 
 class _Apis:
-    """The servers of all APIs: their ports are taken first, and accept when the startup models are ready."""
+    """The servers of all APIs: their ports are taken first, and accept when the startup models are registered."""
 
     def __init__(self, settings: ServingSettings, metrics: ServerMetrics) -> None:
         self._settings = settings
@@ -216,12 +215,18 @@ def _tokens(settings: ServingSettings) -> TokenAuthorization | None:
     )
 
 
-async def _start(settings: ServingSettings, service: ModelService, stopped: asyncio.Task[None]) -> bool:
-    """Open the service and register the startup models; False if serving was stopped meanwhile."""
+async def _start(
+    settings: ServingSettings, service: ModelService, apis: _Apis, stopped: asyncio.Task[None]
+) -> bool:
+    """Open the service, register the startup models, and accept calls; False if serving was stopped meanwhile."""
 
     async def start() -> None:
         await service.open()
-        await register_startup_models(settings, service)
+        if settings.answers_while_loading:
+            await register_startup_models(settings, service, apis.start)
+        else:
+            await register_startup_models(settings, service)
+            await apis.start()
 
     started = asyncio.create_task(start())
     await asyncio.wait({started, stopped}, return_when=asyncio.FIRST_COMPLETED)

@@ -32,6 +32,8 @@ class ServingSettings:
         properties: TorchServe's configuration that this one was made of, for snapshots.
         strict_startup: a startup model that was named and cannot be served ends the start; otherwise it is logged, as
             in TorchServe.
+        answers_while_loading: calls are accepted when the startup models are registered, and predictions wait until
+            they are ready, as in TorchServe; otherwise when they are ready.
         token_authorization: calls of the inference and management APIs need their token.
         tokens_offered: keys are written down for clients that read them, though no call needs one.
         global_config: the file, for the middleware in workers.
@@ -52,6 +54,7 @@ class ServingSettings:
     snapshot_origin: str = "config.properties"
     properties: Mapping[str, str] = field(default_factory=dict)
     strict_startup: bool = True
+    answers_while_loading: bool = False
     token_authorization: bool = False
     tokens_offered: bool = False
     global_config: Path | None = None

@@ -32,6 +32,7 @@ def test_without_anything_every_default_counts():
     assert settings.listening == Listening()
     assert (settings.restore, settings.write_snapshots, settings.strict_startup) == (True, True, True)
     assert not settings.token_authorization
+    assert not settings.answers_while_loading
     assert settings.config.model_api
 
 
@@ -70,6 +71,7 @@ def test_a_config_properties_has_torchserves_defaults(file):
     settings = serving_settings(ServingFlags(), file("model_store=/s\nload_models=all\n"))
     assert (settings.model_store, settings.startup_models) == (Path("/s"), "all")
     assert (settings.restore, settings.write_snapshots, settings.strict_startup) == (False, True, False)
+    assert settings.answers_while_loading
     assert settings.config.snapshot_directory == "logs/config"
     assert settings.properties == {"model_store": "/s", "load_models": "all"}
 

@@ -2,10 +2,14 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import zipfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -21,6 +25,16 @@ management_address=http://127.0.0.1:0
 metrics_address=http://127.0.0.1:0
 grpc_inference_port=0
 grpc_management_port=0
+"""
+
+HANDLER = """
+import os
+
+def handle(data, context):
+    if data is not None:
+        return [b"one"] * len(data)
+    if os.path.exists("{loading}"):
+        open("{loading}").close()
 """
 
 
@@ -51,6 +65,18 @@ def command(*words: str, timeout: float = 90, stderr=subprocess.STDOUT) -> subpr
         text=True,
         timeout=timeout,
     )
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.02)
+
+
+def accepts(address: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as caller:
+        return caller.connect_ex(str(address)) == 0
 
 
 def said(*words: str) -> str:
@@ -126,22 +152,29 @@ def test_a_real_torchserve_is_left_alone(folder):
 @pytest.mark.slow
 def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder, table_directory):
     metrics = table_directory / "metrics"  # its path is short enough for a socket
+    os.mkfifo(loading := folder / "loading")
     with zipfile.ZipFile(folder / "store" / "noop.mar", "w") as archive:
         document = {
             "runtime": "python",
             "model": {"modelName": "noop", "handler": "h.py", "modelVersion": "1.0"},
         }
         archive.writestr("MAR-INF/MANIFEST.json", json.dumps(document))
-        archive.writestr(
-            "h.py", "def handle(data, context):\n    return None if data is None else [b'one'] * len(data)\n"
-        )
+        archive.writestr("h.py", HANDLER.format(loading=str(loading)))
     (folder / "config.properties").write_text(
         f"{FREE_PORTS}default_workers_per_model=1\nvmargs=-Xmx1g\nfoo=1\nmetrics_address=unix:{metrics}\n"
     )
-    with (folder / "log").open("w") as log:
-        started = command(
-            "--start", "--model-store", "store", "--models", "other=noop.mar", "absent.mar", stderr=log
-        )
+    words = ("--start", "--model-store", "store", "--models", "other=noop.mar", "absent.mar")
+    with (folder / "log").open("w") as log, ThreadPoolExecutor(1) as pool:
+        starting = pool.submit(command, *words, stderr=log)
+        try:
+            wait_until(lambda: accepts(metrics))  # though the model cannot be ready
+            with httpx.Client(transport=httpx.HTTPTransport(uds=str(metrics))) as client:
+                assert "Requests2XX" in client.get("http://localhost/metrics").text
+        finally:
+            loaded = os.open(loading, os.O_RDWR)
+            started = starting.result()
+            os.close(loaded)
+            loading.unlink()
     try:
         assert started.returncode == 0, (folder / "log").read_text()
         ready, last = started.stdout.splitlines()
@@ -156,8 +189,6 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder, table_di
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.read() == b"one"
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(metrics))) as client:
-            assert "Requests2XX" in client.get("http://localhost/metrics").text
         refused = command("--start", "--model-store", "store")
         assert refused.returncode == 1
         assert "already running" in refused.stdout
@@ -183,8 +214,6 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder, table_di
 @pytest.mark.slow
 def test_a_start_that_fails_later_fails_the_command(folder):
     """The port is taken: only the server itself finds out."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (folder / "config.properties").write_text(f"{FREE_PORTS}grpc_inference_port={port}\n")

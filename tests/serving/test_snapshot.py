@@ -253,6 +253,44 @@ class Handler:
 """
 
 
+MEETING = """
+class Handler:
+    def initialize(self, context):
+        if context.manifest["model"]["modelVersion"] == "1":
+            open("FOLDER/both load", "w").close()  # waits for the other end
+        else:
+            open("FOLDER/both load").close()
+            open("FOLDER/calls are accepted").close()
+
+    def handle(self, data, context):
+        return ["met"] * len(data)
+"""
+
+
+@pytest.mark.slow
+def test_startup_models_load_at_the_same_time_and_requests_may_come_meanwhile(
+    in_process: Any, open_service: Any, store: Any, tmp_path: Path
+) -> None:
+    for fifo in ("both load", "calls are accepted"):
+        os.mkfifo(tmp_path / fifo)
+    for version in "12":
+        store.add(f"m{version}.mar", MEETING.replace("FOLDER", str(tmp_path)), version=version)
+    service = open_service(default_startup_timeout_seconds=20)
+    models: list[str] = []
+
+    async def accept() -> None:
+        models.extend(each["modelName"] for each in service.catalog.list_models()["models"])
+        await asyncio.to_thread(lambda: (tmp_path / "calls are accepted").open("w").close())
+
+    settings = ServingSettings(model_store=store.directory, startup_models="m1.mar,m2.mar")
+    in_process.run(register_startup_models(settings, service, accept))
+    assert models == ["m"]
+    (default,) = in_process.run(service.catalog.describe("m"))
+    assert default["modelVersion"] == "1"
+    for version in "12":
+        assert in_process.run(service.predict(Query("m", version, {"d": b""}))).value == b"met"
+
+
 @pytest.mark.slow
 class TestRestored:
     @pytest.fixture

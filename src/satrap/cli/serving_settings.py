@@ -127,6 +127,7 @@ def torchserve_settings(
         snapshot_origin=str(properties.path or "config.properties"),
         properties=found.properties,
         strict_startup=False,
+        answers_while_loading=True,
         token_authorization=asks_for_tokens(serving, listening, insecure=insecure),
         # TorchServe's clients may read the key file, although on loopback they need no key here.
         tokens_offered=found.config.token.enabled is None,
