@@ -112,6 +112,11 @@ class VersionBuilder:
             unpacked.directory,
             loaded_at_startup=at_startup,
         )
+        if unpacked.options.ignored:
+            log.warning(
+                "%s: keys of its config file that change nothing here: %s",
+                *(spec.name, ", ".join(unpacked.options.ignored)),
+            )
         if spec.sparse_sequence and not self._settings.shard_addresses:
             raise ArchiveError(
                 spec.url,

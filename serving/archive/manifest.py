@@ -100,7 +100,7 @@ class ArchiveOptions:
     `sparse_sequence` is what `satrap: {sparse_sequence: N}` says: the sequence that its embeddings must have reached.
     `warmup` is the file that `satrap: {warmup: FILE}` names, see `archive.warmup`.
     `device_type` is cpu, gpu or neuron. `extra_files` is what `system: {extraFiles: FILE}` says: an archive within the
-    archive, which is unpacked over it.
+    archive, which is unpacked over it. `ignored` are keys of TorchServe's that change nothing here.
     """
 
     min_workers: int | None = None
@@ -116,13 +116,15 @@ class ArchiveOptions:
     device_type: str | None = None
     device_ids: Sequence[int] = ()
     extra_files: str = ""
+    ignored: Sequence[str] = ()
 
     @classmethod
     def parse(cls, text: bytes, name: str) -> "ArchiveOptions":
         """Read a config file; keys that are not the server's are the handler's.
 
         Raises:
-            ManifestError: it is not YAML, or one of these keys has no usable number.
+            ManifestError: it is not YAML, one of these keys has no usable number, or it asks for another way of running
+                the handler than there is here.
         """
         try:
             document = yaml.safe_load(text)
@@ -132,6 +134,13 @@ class ArchiveOptions:
             return cls()
         if not isinstance(document, dict):
             raise ManifestError(f"config file {name} is not a mapping")
+        for key in _NOT_SERVED:
+            value = document.get(key)
+            if value and not (isinstance(value, str) and value.lower() in ("none", "false")):
+                raise ManifestError(
+                    f"config file {name}: {key} is {_shown(value)}, which is not served here; take the key out if the "
+                    "handler works without"
+                )
         sparse_sequence, warmup = _own_section(document.get("satrap"), name)
         values: dict[str, int] = {}
         for key, (field, least) in _OPTION_KEYS.items():
@@ -150,6 +159,7 @@ class ArchiveOptions:
             device_type=_device_type(document.get("deviceType"), name),
             device_ids=_device_ids(document.get("deviceIds"), name),
             extra_files=_extra_files(document.get("system")),
+            ignored=tuple(key for key in _IGNORED if document.get(key)),
         )
 
 
@@ -219,6 +229,11 @@ def _own_section(section: object, name: str) -> tuple[int | None, str]:
         raise ManifestError(f"config file {name}: satrap.warmup is {_shown(warmup)}, not a file's name")
     return sequence, warmup or ""
 
+
+_NOT_SERVED = ("parallelType", "continuousBatching", "sequenceBatching")
+"""A handler written for one of them would answer something else without it, or wait for ever."""
+
+_IGNORED = ("torchrun", "parallelLevel", "useJobTicket", "asyncCommunication", "clientTimeoutInMills")
 
 _OPTION_KEYS = {
     "minWorkers": ("min_workers", 0),

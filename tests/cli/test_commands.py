@@ -1,5 +1,6 @@
 """The command line as a user meets it: help with examples, and errors that are one sentence."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,7 @@ COMMANDS = [
     "stream",
     "stream show",
     "stream skip",
+    "models",
     "quarantine",
     "quarantine list",
     "quarantine show",
@@ -54,6 +56,7 @@ def test_every_command_has_help_with_an_example(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert "Example: satrap " in result.output
+    assert not re.search(r"--\w[\w-]*-\n", result.output), "a flag of the example is broken in two"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,14 @@ from typer.testing import CliRunner, Result
 from satrap.cli.app import app
 from satrap.cli.models import _management as management
 from satrap.client import InferenceClient
-from satrap.errors import ConflictError, InvalidTokenError, NotFoundError, RemoteError, UnavailableError
+from satrap.errors import (
+    ConflictError,
+    InvalidInputError,
+    InvalidTokenError,
+    NotFoundError,
+    RemoteError,
+    UnavailableError,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -108,6 +115,12 @@ def unused_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+def test_an_address_of_rest() -> None:
+    result = run("list", "--address", "http://127.0.0.1:8081")
+    assert isinstance(result.exception, InvalidInputError)
+    assert "host and port of the gRPC management API, like 127.0.0.1:7071" in str(result.exception)
 
 
 def test_a_server_that_asks_for_a_token() -> None:

@@ -294,6 +294,22 @@ def test_the_servers_keys_of_a_config_file() -> None:
     assert largest.sparse_sequence == 2**32 - 1
 
 
+@pytest.mark.parametrize("key", ["parallelType: tp", "continuousBatching: true", "sequenceBatching: true"])
+def test_a_config_file_that_asks_for_another_way_of_running_the_handler(key: str) -> None:
+    name = key.partition(":")[0]
+    with pytest.raises(
+        ManifestError, match=rf"config file c\.yaml: {name} is .*not served here; take the key out"
+    ):
+        ArchiveOptions.parse(key.encode(), "c.yaml")
+
+
+def test_keys_of_a_config_file_that_change_nothing() -> None:
+    text = b"parallelType: none\ncontinuousBatching: false\nparallelLevel: 0\n"
+    assert ArchiveOptions.parse(text, "c.yaml").ignored == ()
+    text = b"torchrun: {nproc-per-node: 2}\nparallelLevel: 2\nuseJobTicket: true\nmine: 1\n"
+    assert ArchiveOptions.parse(text, "c.yaml").ignored == ("torchrun", "parallelLevel", "useJobTicket")
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [

@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from satrap.cli import options
-from satrap.errors import RemoteError, UnavailableError
+from satrap.errors import InvalidInputError, RemoteError, UnavailableError
 
 if TYPE_CHECKING:
     from satrap.client import ManagementClient, ModelDescription, ModelEntry
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["models"]
 
 models = typer.Typer(
-    help="Register, describe, scale, deploy and remove models at a running server.",
+    help="Register, describe, scale, deploy and remove models at a running server.\n\nExample: satrap models list",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -66,6 +66,10 @@ _DEFAULT_TIMEOUT = 300.0
 def _management(
     address: str, token: str | None, tls: str | None, timeout: float
 ) -> Iterator["ManagementClient"]:
+    if "://" in address:
+        raise InvalidInputError(
+            f"--address {address}: it is the host and port of the gRPC management API, like {_DEFAULT_ADDRESS}"
+        )
     metadata = {"authorization": f"Bearer {token}"} if token else None
     # Imported here: every command loads this module, and the client numpy.
     from satrap.client import ManagementClient

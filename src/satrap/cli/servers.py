@@ -122,7 +122,7 @@ def middleware(
 ) -> None:
     """Turn batches of ids into tensors, for clients that do not look up in their own process.
 
-    Example: satrap middleware --global-config global_config.yaml --embedding-config embedding_config.yml --port 8887
+    Example: satrap middleware --port 8887 --global-config global_config.yaml --embedding-config embedding_config.yml
     """
     from satrap.middleware.server import MiddlewareSettings, run
     from satrap.rpc import check_bind_host
