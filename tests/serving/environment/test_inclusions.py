@@ -53,6 +53,10 @@ def test_allowed(archive: Path, text: str):
         ("--constr ../secret.txt", "../secret.txt", "lies outside"),
         ("--no-index -r ../secret.txt", "../secret.txt", "lies outside"),
         ("-r \\\n  ../secret.txt", "../secret.txt", "lies outside"),
+        ("# why \\\n-r ../secret.txt", "../secret.txt", "lies outside"),
+        ("anything \\\n# why \\\n-r ../secret.txt", "../secret.txt", "lies outside"),
+        ("\\-r ../secret.txt\\\n", "../secret.txt", "lies outside"),
+        ("--index-url -r -r ../secret.txt", "../secret.txt", "lies outside"),
         ("\ufeff-r /etc/passwd", "/etc/passwd", "lies outside"),
         ("-r ${SATRAP_TEST_FOLDER}/x", "/nowhere/x", "lies outside"),
         ("-r link.txt", "link.txt", "lies outside"),
@@ -65,9 +69,30 @@ def test_allowed(archive: Path, text: str):
 def test_refused(archive: Path, monkeypatch: pytest.MonkeyPatch, text: str, name: str, what: str):
     monkeypatch.setenv("SATRAP_TEST_FOLDER", "/nowhere")
     (archive / "link.txt").symlink_to("../secret.txt")
+    (archive / "-r").touch()
     sentence = refused(archive, text)
     assert sentence.startswith(f"its requirements file requirements.txt includes {name!r}, which {what}")
     assert "--extra-files" in sentence
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("-r ../secret.txt\n".encode("utf-16"), id="utf-16"),
+        pytest.param("-r ../secret.txt\n".encode("utf-32"), id="utf-32"),
+        pytest.param(b"# coding: utf-7\n+AC0-r ../secret.txt\n", id="utf-7"),
+        pytest.param(b"# coding: utf-7 coding: utf-8\n+AC0-r ../secret.txt\n", id="said twice"),
+        pytest.param(b"\n# -*- coding: nothing -*-\n", id="unknown"),
+    ],
+)
+def test_refused_in_another_encoding(archive: Path, content: bytes):
+    file = archive / "requirements.txt"
+    file.write_bytes(content)
+    assert "is not in UTF-8" in refused_inclusion(file, archive)
+
+
+def test_allowed_where_the_encoding_is_said(archive: Path):
+    assert refused(archive, "# -*- coding: utf-8 -*-\nanything\n") == ""
 
 
 def test_refused_in_a_file_that_is_included(archive: Path):
