@@ -88,7 +88,7 @@ class RestApp:
             for stream in streams:
                 stream.abort()
             return
-        if streams and response.status >= 400 and not streams[0].begun:
+        if streams and response.is_error and not streams[0].begun:
             streams.pop().abort()  # in time to say what went wrong
         try:
             if not streams:

@@ -1,7 +1,6 @@
 """An answer in parts: each is sent when it is there, before the next one is known."""
 
 import asyncio
-import http
 
 from satrap.serving.rest.asgi import Send
 from satrap.serving.rest.response import Headers, RestResponse
@@ -34,7 +33,7 @@ class BodyStream:
         After an error there is nothing to send that a client would not take for the answer: then the body stays
         without its end, which closes the connection. Returns whether all was sent.
         """
-        if last.status >= http.HTTPStatus.BAD_REQUEST:
+        if last.is_error:
             self.abort()
             return False
         self.write(last.body)

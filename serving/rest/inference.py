@@ -88,15 +88,20 @@ class InferenceRoutes:
             return document(describe_predictions_of(model))
         stream: BodyStream | None = None
         failed: Prediction | None = None
+        refused: RestResponse | None = None
 
         def send_part(part: Prediction) -> None:
-            nonlocal stream, failed
+            nonlocal stream, failed, refused
             if part.code != OK:
                 failed = failed or part
-            if failed is not None:
+            if failed is not None or refused is not None:
                 return
             if stream is None:
-                stream = request.begin_stream(_response(request, part, started))
+                response = _response(request, part, started)
+                if response.is_error:
+                    refused = response
+                    return
+                stream = request.begin_stream(response)
             stream.write(part.value)
             if stream.unsent > _MAX_UNSENT_BYTES:
                 log.error("%r: the client does not read its stream, which is given up", request.path)
@@ -115,6 +120,8 @@ class InferenceRoutes:
         on_part = None if request.scope["http_version"] == "1.0" else send_part
         with request.departure() as departure:
             prediction = await self._service.predict(query, on_part)
+        if refused is not None:
+            return refused
         prediction = failed or prediction
         if prediction.code != OK:
             # 413 is what TorchServe's workers say when memory ran out.

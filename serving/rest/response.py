@@ -41,6 +41,8 @@ class RestResponse:
     headers: Headers = ()
     phrase: str = ""
     """ASCII; empty: the status' own."""
+    is_error: bool = False
+    """The request failed, which the body says. An answer that a handler gave a status of an error is none."""
 
 
 def json_text(content: Any) -> str:
@@ -57,7 +59,7 @@ def document(content: Any, status: int = http.HTTPStatus.OK) -> RestResponse:
 def error_document(status: int, kind: str, message: str, headers: Headers = ()) -> RestResponse:
     """TorchServe's document of an error; `kind` is the name of its Java class."""
     content = {"code": status, "type": kind, "message": message}
-    return RestResponse(status, json_text(content).encode(), (*_JSON, *headers))
+    return RestResponse(status, json_text(content).encode(), (*_JSON, *headers), is_error=True)
 
 
 def error_response(error: SatrapError) -> RestResponse:

@@ -438,6 +438,44 @@ def test_a_stream_that_fails_before_anything_is_sent_has_no_phrase(talk: Any, se
     talk([InferenceRoutes(service, LIMIT)], conversation)
 
 
+def test_a_stream_to_which_its_handler_gave_the_status_of_an_error(talk: Any, service: Any) -> None:
+    begun = asyncio.Event()
+
+    async def stream(on_part: Callable[[Prediction], None]) -> Prediction:
+        on_part(part(b"not ", status=404))
+        await begun.wait()
+        return part(b"here", status=404)
+
+    service.answer = stream
+
+    async def conversation(site: Any) -> None:
+        connection = await site.connect()
+        await connection.send("POST", "/predictions/m", b"x")
+        head = await connection.reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 404 ")
+        begun.set()
+        assert [await connection.chunk() for _ in range(3)] == [b"not ", b"here", b""]
+
+    talk([InferenceRoutes(service, LIMIT)], conversation)
+
+
+def test_a_stream_whose_first_part_has_a_header_that_http_does_not_allow(talk: Any, service: Any) -> None:
+    async def stream(on_part: Callable[[Prediction], None]) -> Prediction:
+        on_part(part(b"one", headers={"x y": "z"}))
+        await asyncio.sleep(0)  # a stream would have begun
+        on_part(part(b"two"))
+        return part(b"end")
+
+    service.answer = stream
+
+    async def conversation(site: Any) -> None:
+        reply = await site.ask("POST", "/predictions/m", b"x")
+        assert reply.error == (500, "InternalServerException")
+        assert "'x y'" in reply.document["message"]
+
+    talk([InferenceRoutes(service, LIMIT)], conversation)
+
+
 def test_a_part_that_is_an_error_ends_the_stream(talk: Any, service: Any) -> None:
     async def stream(on_part: Callable[[Prediction], None]) -> Prediction:
         on_part(Prediction(400, b"not so", {}))
