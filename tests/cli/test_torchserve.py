@@ -164,18 +164,18 @@ def test_a_server_goes_on_in_the_background_until_it_is_stopped(folder, table_di
         f"{FREE_PORTS}default_workers_per_model=1\nvmargs=-Xmx1g\nfoo=1\nmetrics_address=unix:{metrics}\n"
     )
     words = ("--start", "--model-store", "store", "--models", "other=noop.mar", "absent.mar")
-    with (folder / "log").open("w") as log, ThreadPoolExecutor(1) as pool:
-        starting = pool.submit(command, *words, stderr=log)
-        try:
-            wait_until(lambda: accepts(metrics))  # though the model cannot be ready
-            with httpx.Client(transport=httpx.HTTPTransport(uds=str(metrics))) as client:
-                assert "Requests2XX" in client.get("http://localhost/metrics").text
-        finally:
-            loaded = os.open(loading, os.O_RDWR)
-            started = starting.result()
-            os.close(loaded)
-            loading.unlink()
     try:
+        with (folder / "log").open("w") as log, ThreadPoolExecutor(1) as pool:
+            starting = pool.submit(command, *words, stderr=log)
+            try:
+                wait_until(lambda: accepts(metrics))  # though the model cannot be ready
+                with httpx.Client(transport=httpx.HTTPTransport(uds=str(metrics))) as client:
+                    assert "Requests2XX" in client.get("http://localhost/metrics").text
+            finally:
+                loaded = os.open(loading, os.O_RDWR)
+                started = starting.result()
+                os.close(loaded)
+                loading.unlink()
         assert started.returncode == 0, (folder / "log").read_text()
         ready, last = started.stdout.splitlines()
         assert last == "Model server started."
