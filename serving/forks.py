@@ -165,18 +165,19 @@ class Template:
             ours, theirs, output, output_of_child = _channels()
         except OSError as error:
             raise UnavailableError(f"no process can be had: {_why(error)}") from error
-        self._answer = asyncio.get_running_loop().create_future()
+        waited = self._answer = asyncio.get_running_loop().create_future()
         self._asked = next(self._ids)
         message = json.dumps({"id": self._asked, "fork": role, "python": python}).encode()
         try:
             socket.send_fds(self._control, [message], [theirs.fileno(), output_of_child])
             async with asyncio.timeout(_ANSWER_SECONDS):
-                answer = await self._answer
+                answer = await waited
             if answer.failed:
                 raise UnavailableError(answer.failed)
         except BaseException as error:
             ours.close()
             os.close(output)
+            _close_pidfd(waited)
             if isinstance(error, OSError):  # a time limit's is one
                 self._kill()
                 raise _TemplateDiedError from error
@@ -222,7 +223,9 @@ class Template:
                 os.close(descriptor)
 
     def _kill(self) -> None:
-        """End a template that cannot be talked to, whatever state it is in."""
+        """End a template that cannot be talked to, whatever state it is in, unless its end was seen in time."""
+        if self._process is None:
+            return
         process = self._disconnect()
         _reap(process)
         process.kill()
@@ -240,6 +243,7 @@ class Template:
         self._ends.clear()
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(_TemplateDiedError())
+            self._answer.exception()  # whoever waits may be cancelled before it wakes: asyncio would log it
         return process
 
 
@@ -280,6 +284,12 @@ def _channels() -> tuple[socket.socket, socket.socket, int, int]:
         output, output_of_child = os.pipe()
         undo.pop_all()
     return ours, theirs, output, output_of_child
+
+
+def _close_pidfd(waited: asyncio.Future[_Answer]) -> None:
+    """An answer that came too late for whoever asked; without a peer the child ends by end-of-file."""
+    if waited.done() and not waited.cancelled() and waited.exception() is None and waited.result().pidfd >= 0:
+        os.close(waited.result().pidfd)
 
 
 def _why(error: OSError) -> str:

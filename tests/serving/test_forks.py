@@ -1,6 +1,7 @@
 """A template that hangs: it is ended and replaced, and holds nobody up. A process that only sleeps stands in for it."""
 
 import asyncio
+import gc
 import json
 import os
 import socket
@@ -40,6 +41,18 @@ def answers(control: socket.socket) -> None:
     os.close(pidfd)
 
 
+def dies(control: socket.socket) -> None:
+    """Before it is ready."""
+    control.close()
+
+
+def dies_when_asked(control: socket.socket) -> None:
+    """Is ready, and gone when it is asked for a process."""
+    is_ready(control)
+    control.recv(MESSAGE_BYTES)
+    control.close()
+
+
 class Templates:
     """Starts stand-ins, each with the next behaviour; their processes do not notice when their socket is closed."""
 
@@ -58,9 +71,13 @@ class Templates:
         self._threads[-1].start()
         return self.processes[-1], ours
 
-    def close(self) -> None:
+    def join(self) -> None:
+        """Wait until all have done what they do."""
         for thread in self._threads:
             thread.join()
+
+    def close(self) -> None:
+        self.join()
         for control in self._controls:
             control.close()
         for process in self.processes:
@@ -74,6 +91,14 @@ def templates(monkeypatch: pytest.MonkeyPatch) -> Iterator[Templates]:
     monkeypatch.setattr(forks, "_exec_template", made.start)
     yield made
     made.close()
+
+
+@pytest.fixture(autouse=True)
+def errors_of_the_loop(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    yield
+    gc.collect()
+    records = [*caplog.get_records("call"), *caplog.records]
+    assert [record.getMessage() for record in records if record.name == "asyncio"] == []
 
 
 def run(scene: Any) -> None:
@@ -151,5 +176,86 @@ def test_a_template_that_does_not_end_does_not_hold_up_a_stop(
         await template.start()
         await template.close()
         assert templates.processes[0].returncode == -9
+
+    run(scene())
+
+
+def test_a_template_that_dies_while_its_caller_goes_away(templates: Templates) -> None:
+    templates.behaviours = [dies]
+
+    async def scene() -> None:
+        starting = asyncio.create_task(Template().start())
+        await asyncio.sleep(0)
+        templates.join()
+        asyncio.get_running_loop().call_later(0, starting.cancel)  # timers follow sockets: its end is seen before
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+
+    run(scene())
+
+
+def test_a_template_that_dies_when_its_time_is_over(
+    templates: Templates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answers_in_time(control: socket.socket) -> None:
+        monkeypatch.setattr(forks, "_ANSWER_SECONDS", 60.0)
+        answers(control)
+
+    templates.behaviours = [dies_when_asked, answers_in_time]
+
+    async def scene() -> None:
+        template = Template()
+        await template.start()
+        monkeypatch.setattr(forks, "_ANSWER_SECONDS", 1e-9)
+        forking = asyncio.create_task(template.fork("worker"))
+        await asyncio.sleep(0)
+        templates.join()
+        child = await forking
+        child.connection.close()
+        os.close(child.output)
+        os.close(child.pidfd)
+        monkeypatch.setattr(forks, "_STOP_SECONDS", 0.01)
+        await template.close()
+
+    run(scene())
+
+
+def test_a_template_that_had_died_before_it_was_asked(templates: Templates) -> None:
+    def dies_behind(control: socket.socket) -> None:
+        is_ready(control)
+        control.close()
+
+    templates.behaviours = [dies_behind, answers]
+
+    async def scene() -> None:
+        template = Template()
+        await template.start()
+        templates.join()
+        child = await template.fork("worker")
+        child.connection.close()
+        os.close(child.output)
+        os.close(child.pidfd)
+        templates.processes[1].kill()
+        await template.close()
+
+    run(scene())
+
+
+def test_an_answer_that_comes_as_its_caller_goes_away_leaves_no_descriptor(templates: Templates) -> None:
+    templates.behaviours = [answers]
+
+    async def scene() -> None:
+        template = Template()
+        await template.start()
+        before = len(os.listdir("/proc/self/fd"))
+        forking = asyncio.create_task(template.fork("worker"))
+        await asyncio.sleep(0)
+        templates.join()
+        asyncio.get_running_loop().call_later(0, forking.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await forking
+        assert len(os.listdir("/proc/self/fd")) == before
+        templates.processes[0].kill()
+        await template.close()
 
     run(scene())
