@@ -228,8 +228,10 @@ class Version:
     def _dispatch(self) -> None:
         """Hand over every batch that is due, and come back when the next one is."""
         now, idle = time.monotonic(), self.pool.idle
-        for request in self._queue.expire(now):
-            self._fail(request, DeadlineError("the deadline passed while the request waited for a worker"))
+        if expired := self._queue.expire(now):
+            for request in expired:
+                self._fail(request, DeadlineError("the deadline passed while the request waited for a worker"))
+            self._changed.notify()
         while idle and (taken := self._queue.take(now)):
             batch = [request for request in taken if not request.answer.done()]
             for request in taken:
@@ -254,7 +256,6 @@ class Version:
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, math.inf
         self._dispatch()
-        self._changed.notify()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import time
 from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -141,6 +142,25 @@ def test_a_query_whose_time_is_over_never_reaches_a_worker() -> None:
         with pytest.raises(DeadlineError):
             await late
         assert not site.idle().batches
+
+    run(scene())
+
+
+def test_who_drains_hears_that_the_last_request_came_too_late_for_a_worker() -> None:
+    """The worker is ready before the loop comes to the timer of the deadline."""
+
+    async def scene() -> None:
+        site = Site()
+        late = await site.ask(patience=0.02)
+        draining = asyncio.create_task(site.version.drain(60))
+        await asyncio.sleep(0)
+        over = time.monotonic() + 0.02
+        while time.monotonic() <= over:
+            pass
+        site.idle()
+        assert await draining
+        with pytest.raises(DeadlineError):
+            await late
 
     run(scene())
 
