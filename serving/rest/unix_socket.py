@@ -28,7 +28,7 @@ class UnixSocket:
             InvalidInputError: something lies there that is no dead server's socket, or the folder cannot be written.
         """
         folder = self._path.parent
-        if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        if not os.access(folder, os.W_OK | os.X_OK):
             raise self._error(f"{folder} is no folder that this process may write to")
         self._is_left_behind()
 
@@ -64,13 +64,39 @@ class UnixSocket:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Of two servers that take over the same path at once, one: the other would remove a living one's."""
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        """Of servers that want this path at once, one: a socket that does not listen yet looks like a dead server's.
+
+        By a file beside it, which is gone afterwards. The folder's own lock may be anybody's: systemd-tmpfiles takes
+        it, and who keeps systemd-tmpfiles out.
+
+        Raises:
+            InvalidInputError: another server is at it.
+        """
+        file = self._path.with_name(f"{self._path.name}.lock")
+        descriptor = self._locked(file)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         finally:
-            os.close(folder)
+            with suppress(OSError):
+                file.unlink()
+            os.close(descriptor)
+
+    def _locked(self, file: Path) -> int:
+        while True:
+            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(descriptor), file.lstat()):
+                    return descriptor
+            except FileNotFoundError:
+                pass  # who had it has removed it, so it keeps nobody out
+            except BlockingIOError:
+                os.close(descriptor)
+                raise self._error("another server is taking it at this moment") from None
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
 
     def _is_left_behind(self) -> bool:
         """Whether a dead server's socket lies there; False: nothing does.

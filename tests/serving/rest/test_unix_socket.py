@@ -1,6 +1,7 @@
 """REST on Unix sockets."""
 
 import asyncio
+import fcntl
 import os
 import socket
 import stat
@@ -104,16 +105,43 @@ def test_only_its_own_socket_is_removed(path: Path) -> None:
 
 
 def test_of_two_that_take_over_at_once_one_is_told(left_behind: Path) -> None:
-    import fcntl
+    lock = left_behind.with_name("s.lock")
+    lock.touch()  # of a server that died while it had it
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InvalidInputError, match="another server is taking it"):
+            UnixSocket(str(left_behind)).listen(1)
+        assert left_behind.is_socket()
+    UnixSocket(str(left_behind)).listen(1).close()
+    assert not lock.exists()
 
+
+def test_a_lock_that_was_removed_meanwhile_keeps_nobody_out(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, taken = path.with_name("s.lock"), []
+
+    def flock(descriptor: int, how: int) -> None:
+        taken.append(os.fstat(descriptor).st_ino)
+        if len(taken) == 1:
+            lock.unlink()
+        elif len(taken) == 2:
+            lock.rename(path.with_name("aside"))
+            lock.touch()
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    UnixSocket(str(path)).listen(1).close()
+    assert len(taken) == 3 and not lock.exists()
+
+
+def test_a_folder_that_others_have_locked(left_behind: Path) -> None:
+    """systemd-tmpfiles does, and who keeps it out."""
     folder = os.open(left_behind.parent, os.O_RDONLY)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)
-        with pytest.raises(InvalidInputError, match="cannot listen on unix:"):
-            UnixSocket(str(left_behind)).listen(1)
+        UnixSocket(str(left_behind)).listen(1).close()
     finally:
         os.close(folder)
-    UnixSocket(str(left_behind)).listen(1).close()
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link"])
