@@ -230,7 +230,9 @@ class Version:
         now, idle = time.monotonic(), self.pool.idle
         if expired := self._queue.expire(now):
             for request in expired:
-                self._fail(request, DeadlineError("the deadline passed while the request waited for a worker"))
+                self._fail(
+                    request, DeadlineError("the deadline passed while the request waited for a worker")
+                )
             self._changed.notify()
         while idle and (taken := self._queue.take(now)):
             batch = [request for request in taken if not request.answer.done()]

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,10 @@ def run(scene: Any) -> None:
     asyncio.run(asyncio.wait_for(scene, 60))
 
 
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 async def ended(process: subprocess.Popen[bytes]) -> bool:
     """By a signal; whoever started it collects it."""
     while process.returncode is None:  # noqa: ASYNC110 (set by the loop's reader)
@@ -187,7 +192,9 @@ def test_a_template_that_dies_while_its_caller_goes_away(templates: Templates) -
         starting = asyncio.create_task(Template().start())
         await asyncio.sleep(0)
         templates.join()
-        asyncio.get_running_loop().call_later(0, starting.cancel)  # timers follow sockets: its end is seen before
+        asyncio.get_running_loop().call_later(
+            0, starting.cancel
+        )  # timers follow sockets: its end is seen before
         with pytest.raises(asyncio.CancelledError):
             await starting
 
@@ -247,14 +254,14 @@ def test_an_answer_that_comes_as_its_caller_goes_away_leaves_no_descriptor(templ
     async def scene() -> None:
         template = Template()
         await template.start()
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_files()
         forking = asyncio.create_task(template.fork("worker"))
         await asyncio.sleep(0)
         templates.join()
         asyncio.get_running_loop().call_later(0, forking.cancel)
         with pytest.raises(asyncio.CancelledError):
             await forking
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_files() == before
         templates.processes[0].kill()
         await template.close()
 
