@@ -224,3 +224,10 @@ def test_an_embedding_config_that_contradicts_itself_is_refused_with_the_line(fi
     with pytest.raises(ConfigError, match=words) as caught:
         load_embedding_config(file(text), refuse)
     assert caught.value.line == line
+
+
+@pytest.mark.parametrize("value", ["1234567", "[sesame]"])
+def test_an_error_does_not_show_a_password(file, value):
+    path = file(f"serving:\n  tls:\n    keystore: k.p12\n    keystore_password: {value}\n")
+    with pytest.raises(ConfigError, match=r"keystore_password: Input should be a valid string$"):
+        load_global_config(path, refuse)

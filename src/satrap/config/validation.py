@@ -5,7 +5,7 @@ whose readers ignore unknown keys (and whose own examples carry some): there it 
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 import pydantic
@@ -53,9 +53,24 @@ def validate(model: type[ModelT], document: yaml12.Document, warn: Warn) -> Mode
             reason = f"unknown key{_suggestion(model, place)}"
         elif first["type"] == "missing":
             reason = "is required"
-        elif first["type"] != "value_error":
+        elif first["type"] != "value_error" and _is_shown(model, place):
             reason = f"{reason}, not {first['input']!r}"
         raise document.error(place, reason.removeprefix("Value error, ")) from error
+
+
+def _is_shown(model: type[pydantic.BaseModel], place: Sequence[str | int]) -> bool:
+    """Whether what is written there may be in an error: of a secret's field, which says `repr=False`, not."""
+    owner: object = model
+    for key in place:
+        if not (isinstance(owner, type) and issubclass(owner, pydantic.BaseModel)):
+            return True
+        field = owner.model_fields.get(str(key))
+        if field is None:
+            return True
+        if not field.repr:
+            return False
+        owner = field.annotation
+    return True
 
 
 def _kind(value: yaml12.Value) -> str:
