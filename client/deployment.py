@@ -4,6 +4,7 @@ Nothing is taken away before the new version answers, so a deployment that fails
 by the version before it.
 """
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -94,9 +95,10 @@ def deploy(
     on_step(sentence)
     model, version = registered_version(sentence)
     # Asked for here: a version that somebody else registers from now on is not an older one.
-    removable = older_versions(management.describe(model, "all"), version, keep)
+    described = management.describe(model, "all")
+    removable = older_versions(described, version, keep)
     if workers == 0:
-        _give_workers(management, model, version, on_step)
+        _give_workers(management, model, version, described, on_step)
     _wait_for_embeddings(management, model, version, deadline, on_step)
     on_step(management.set_default(model, version))
     removed = []
@@ -109,10 +111,19 @@ def deploy(
     return Deployed(model, version, tuple(removed))
 
 
-def _give_workers(management: Managed, model: str, version: str, on_step: Callable[[str], None]) -> None:
+def _give_workers(
+    management: Managed,
+    model: str,
+    version: str,
+    described: Sequence[ModelDescription],
+    on_step: Callable[[str], None],
+) -> None:
     """No fewer than the version that it replaces has: its traffic comes all at once."""
     (new,) = management.describe(model, version)
     (replaced,) = management.describe(model)
+    others = [each for each in described if each.version != version]
+    if replaced.version == version and others:  # a server may make the newest the default by itself
+        replaced = others[-1]
     least = max(new.min_workers, replaced.min_workers, 1)
     if new.min_workers == least:
         return
@@ -120,7 +131,8 @@ def _give_workers(management: Managed, model: str, version: str, on_step: Callab
     try:
         on_step(management.scale(model, min_workers=least, max_workers=most, version=version))
     except SatrapError:
-        management.unregister(model, version)  # as a registration that cannot load its handler
+        with contextlib.suppress(SatrapError):  # why it failed counts, not that the server is gone
+            management.unregister(model, version)  # as a registration that cannot load its handler
         raise
 
 

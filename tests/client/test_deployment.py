@@ -12,6 +12,7 @@ from satrap.errors import (
     InvalidInputError,
     NotFoundError,
     SatrapError,
+    UnavailableError,
     UnexpectedAnswerError,
 )
 
@@ -25,7 +26,8 @@ def described(version: str, waiting: bool = False, workers: tuple[int, int] = (1
 class Registered:
     """A server's registry: versions in the order of their registration, and which is the default."""
 
-    def __init__(self, versions: Sequence[str], **failing: SatrapError) -> None:
+    def __init__(self, versions: Sequence[str], *, newest: bool = False, **failing: SatrapError) -> None:
+        self.newest = newest
         self.versions = list(versions)
         self.default = versions[0] if versions else ""
         self.failing = failing
@@ -39,12 +41,13 @@ class Registered:
         if version in self.versions:
             raise ConflictError(f"Model version {version} is already registered for model m")
         self.versions.append(version)
-        self.default = self.default or version
+        if self.newest or not self.default:
+            self.default = version
         return f'Model "m" Version: {version} registered with 1 initial workers'
 
     def describe(self, model: str, version: str = "") -> tuple[ModelDescription, ...]:
         if version == "all":
-            return tuple(described(each) for each in self.versions)
+            return tuple(described(each, workers=self.workers.get(each, (1, 1))) for each in self.versions)
         self.waits -= 1
         named = version or self.default
         return (described(named, self.waits >= 0, self.workers.get(named, (1, 1))),)
@@ -156,6 +159,13 @@ def test_the_new_version_has_no_fewer_workers_than_the_one_that_it_replaces(
     assert server.workers["2"] == has
 
 
+def test_the_new_version_may_be_the_default_already() -> None:
+    server = Registered(["1", "2"], newest=True)
+    server.workers = {"1": (8, 8), "2": (4, 6)}
+    run(server, "3.mar", workers=0)
+    assert server.workers["3"] == (4, 6)
+
+
 def test_the_first_version_has_a_worker() -> None:
     server = Registered([])
     server.workers = {"1": (0, 0)}
@@ -169,6 +179,14 @@ def test_workers_that_cannot_be_had() -> None:
     with pytest.raises(InvalidInputError, match="no room"):
         run(server, "2.mar", workers=0)
     assert (server.versions, server.default) == (["1"], "1")
+
+
+def test_a_server_that_ends_while_workers_are_asked_for() -> None:
+    ended = {"scale": InvalidInputError("no room"), "unregister 2": UnavailableError("it is gone")}
+    server = Registered(["1"], **ended)
+    server.workers = {"1": (2, 2)}
+    with pytest.raises(InvalidInputError, match="no room"):
+        run(server, "2.mar", workers=0)
 
 
 def test_an_older_version_that_somebody_else_removed() -> None:
