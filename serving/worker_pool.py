@@ -184,17 +184,17 @@ class WorkerPool:
         self._restarts.pop(number, None)
         if not self.roster.starting(number):
             return
-        task = asyncio.get_running_loop().create_task(self._launch(number))
+        process = self._processes[number] = WorkerProcess(number, self._assignment_of(number), self)
+        task = asyncio.get_running_loop().create_task(self._launch(process))
         self._launches.add(task)
         task.add_done_callback(self._launched)
 
-    async def _launch(self, number: int) -> None:
-        process = self._processes[number] = WorkerProcess(number, self._assignment_of(number), self)
+    async def _launch(self, process: WorkerProcess) -> None:
         try:
             await process.launch(self._template, self._spec.startup_timeout)
         except (UnavailableError, OSError) as error:
-            del self._processes[number]
-            self._ended(number, str(error))
+            del self._processes[process.number]
+            self._ended(process.number, str(error))
 
     def _launched(self, task: asyncio.Task[None]) -> None:
         self._launches.discard(task)

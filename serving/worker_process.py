@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast
 
+from satrap.errors import UnavailableError
 from satrap.serving.forks import Child, Template
 from satrap.serving.frames import Bytes, Frame, FrameError, FrameParser, Kind, encode
 from satrap.serving.observation import Observation
@@ -70,6 +71,7 @@ class WorkerProcess(asyncio.Protocol):
         self._events = events
         self._name = f"{assignment.model} {assignment.version} worker {number}"
         self._child: Child | None = None
+        self._forking: asyncio.Task[Any] | None = None
         self._transport: asyncio.Transport | None = None
         self._parser = FrameParser()
         self._batch: Sequence[Request] = ()
@@ -95,9 +97,11 @@ class WorkerProcess(asyncio.Protocol):
         """Fork the process and send it its assignment; `worker_loaded` or `worker_ended` follow.
 
         Raises:
-            UnavailableError: no process could be had; nothing follows.
+            UnavailableError: no process could be had, or it was killed before; nothing follows.
         """
-        child = self._child = await template.fork("worker", self._assignment.python)
+        if self.is_ending:
+            raise UnavailableError(self._reason)
+        child = self._child = await self._fork(template)
         loop = asyncio.get_running_loop()
         OutputLog(child.output, self._name, self._assignment.output_mark)
         loop.add_reader(child.pidfd, self._on_process_end)
@@ -129,6 +133,19 @@ class WorkerProcess(asyncio.Protocol):
         self._timeout = timeout
         self._expect(timeout, f"did not answer within {timeout:g} s")
 
+    async def _fork(self, template: Template) -> Child:
+        """The process, unless it is killed before it is there: a template may need long."""
+        task = self._forking = asyncio.current_task()
+        try:
+            return await template.fork("worker", self._assignment.python)
+        except asyncio.CancelledError:
+            if not self.is_ending or task is None:
+                raise
+            task.uncancel()
+            raise UnavailableError(self._reason) from None
+        finally:
+            self._forking = None
+
     def stop(self) -> None:
         """Let the idle worker end: it sees end-of-file. What does not end soon is killed."""
         self._reason = self._reason or "was stopped"
@@ -137,8 +154,10 @@ class WorkerProcess(asyncio.Protocol):
         self._expect(_STOP_GRACE_SECONDS, "did not end when it was told to")
 
     def kill(self, reason: str) -> None:
-        """End the process at once; `worker_ended` follows with that reason."""
+        """End the process at once; `worker_ended` follows with that reason, or `launch` fails with it."""
         self._reason = self._reason or reason
+        if self._forking is not None:
+            self._forking.cancel()
         if self._child is not None and not self._process_ended:
             self._child.kill()
 

@@ -92,3 +92,32 @@ def test_who_waits_for_workers_hears_that_fewer_are_wanted(told: Told) -> None:
         await waiting
 
     run(scene())
+
+
+@pytest.mark.parametrize("is_asked", [False, True])
+def test_a_template_that_says_nothing_does_not_hold_up_the_end(told: Told, is_asked: bool) -> None:
+    async def scene() -> None:
+        template = NoTemplate()
+        pool = made(template, told)
+        pool.scale(2, 2)
+        if is_asked:
+            await asyncio.sleep(0)
+        assert template.asked == (2 if is_asked else 0)
+        async with asyncio.timeout(20):
+            await pool.close()
+        assert template.asked == (2 if is_asked else 0)
+        assert pool.roster.workers() == []
+
+    run(scene())
+
+
+def test_a_worker_that_is_wanted_no_more_is_not_waited_for(told: Told) -> None:
+    async def scene() -> None:
+        pool = made(NoTemplate(), told)
+        pool.scale(1, 1)
+        await asyncio.sleep(0)
+        pool.scale(0, 0)
+        await asyncio.wait_for(pool.wait_started(), 20)
+        assert pool.roster.workers() == []
+
+    run(scene())
