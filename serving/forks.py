@@ -15,13 +15,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from satrap.errors import UnavailableError
 from satrap.serving.template import MESSAGE_BYTES
 
-__all__ = ["Child", "Template"]
+__all__ = ["Child", "Launched", "Template", "launched_template"]
 
 log = logging.getLogger("satrap.serving")
 
@@ -57,6 +57,27 @@ class Child:
             log.debug("process %d had ended already", self.pid)
 
 
+Launched = tuple[subprocess.Popen[bytes], socket.socket]
+"""A template process that may still be importing, and our end of its socket."""
+
+
+@contextlib.contextmanager
+def launched_template() -> Iterator[Launched]:
+    """A template that imports what it needs while its frontend does so too; gone at the end, whoever has taken it over.
+
+    Raises:
+        UnavailableError: it cannot be started.
+    """
+    process, control = _launch()
+    try:
+        yield process, control
+    finally:
+        control.close()
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
 class _TemplateDiedError(Exception):
     pass
 
@@ -72,8 +93,9 @@ class _Answer:
 class Template:
     """Forks children; starts the template process at `start`, and again whenever it is needed and gone."""
 
-    def __init__(self) -> None:
-        """Start nothing."""
+    def __init__(self, launched: Launched | None = None) -> None:
+        """Start nothing; the first template is `launched`, if it is given."""
+        self._launched = launched
         self._lock = asyncio.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
@@ -131,10 +153,8 @@ class Template:
             raise UnavailableError("serving is shutting down")
         if self._process is not None:
             return
-        try:
-            self._process, self._control = _exec_template()
-        except OSError as error:
-            raise UnavailableError(f"the worker template cannot be started: {_why(error)}") from error
+        self._process, self._control = self._launched or _launch()
+        self._launched = None
         loop = asyncio.get_running_loop()
         self._answer, self._asked = loop.create_future(), 0
         loop.add_reader(self._control.fileno(), self._read)
@@ -247,7 +267,14 @@ class Template:
         return process
 
 
-def _exec_template() -> tuple[subprocess.Popen[bytes], socket.socket]:
+def _launch() -> Launched:
+    try:
+        return _exec_template()
+    except OSError as error:
+        raise UnavailableError(f"the worker template cannot be started: {_why(error)}") from error
+
+
+def _exec_template() -> Launched:
     """A template process, and our end of its socket.
 
     Raises:

@@ -17,7 +17,7 @@ from satrap import __version__, rpc
 from satrap.errors import InvalidInputError, UnavailableError
 from satrap.protos import inference_pb2_grpc, management_pb2_grpc
 from satrap.serving.exposure import serving_tls
-from satrap.serving.forks import Template
+from satrap.serving.forks import Launched, Template
 from satrap.serving.grpc_server.server import GrpcServer
 from satrap.serving.inference_api import SERVICE, InferenceApi
 from satrap.serving.listening import Address
@@ -48,8 +48,15 @@ _MESSAGE_BYTES = 64
 """More than a message has around its prediction: the limit is the prediction's, which workers check."""
 
 
-def run(settings: ServingSettings, stop: threading.Event, on_ready: Callable[[str], None]) -> None:
+def run(
+    settings: ServingSettings,
+    stop: threading.Event,
+    on_ready: Callable[[str], None],
+    launched: Launched | None = None,
+) -> None:
     """Serve until `stop` is set, then drain and return. `on_ready` gets the ready line once.
+
+    `launched` is a template that was started early, while the modules behind this one were imported; its owner ends it.
 
     Raises:
         InvalidInputError: a port cannot be had, or there is no such model store.
@@ -58,11 +65,12 @@ def run(settings: ServingSettings, stop: threading.Event, on_ready: Callable[[st
     store = settings.model_store
     if store is not None and not store.is_dir():
         raise InvalidInputError(f"the model store {store} is not a directory: make it, or name another")
-    uvloop.run(_serve(settings, stop, on_ready))
+    uvloop.run(_serve(settings, stop, on_ready, Template(launched)))
 
 
-async def _serve(settings: ServingSettings, stop: threading.Event, on_ready: Callable[[str], None]) -> None:
-    template = Template()
+async def _serve(
+    settings: ServingSettings, stop: threading.Event, on_ready: Callable[[str], None], template: Template
+) -> None:
     definitions = definitions_of(settings.config)
     metrics = ServerMetrics(
         hostname=socket.gethostname(),

@@ -15,7 +15,7 @@ import pytest
 
 from satrap.errors import UnavailableError
 from satrap.serving import forks
-from satrap.serving.forks import Template
+from satrap.serving.forks import Template, launched_template
 from satrap.serving.template import MESSAGE_BYTES
 
 Behaviour = Callable[[socket.socket], None]
@@ -266,3 +266,43 @@ def test_an_answer_that_comes_as_its_caller_goes_away_leaves_no_descriptor(templ
         await template.close()
 
     run(scene())
+
+
+def test_a_template_that_was_launched_early_is_the_first(templates: Templates) -> None:
+    templates.behaviours = [answers]
+
+    async def scene(template: Template) -> None:
+        child = await template.fork("worker")
+        child.connection.close()
+        os.close(child.output)
+        os.close(child.pidfd)
+        templates.processes[0].kill()
+        await template.close()
+
+    with launched_template() as launched:
+        run(scene(Template(launched)))
+    assert len(templates.processes) == 1
+
+
+def test_a_template_that_nobody_took_over_ends_with_who_launched_it(templates: Templates) -> None:
+    templates.behaviours = [hangs]
+    before = open_files()
+
+    async def scene(template: Template) -> None:
+        await template.close()
+
+    with launched_template() as launched:
+        run(scene(Template(launched)))
+        assert templates.processes[0].poll() is None
+    assert templates.processes[0].returncode == -9
+    templates.close()
+    assert open_files() == before
+
+
+def test_a_template_that_cannot_be_launched_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(forks, "_exec_template", fails)
+    with pytest.raises(UnavailableError, match="cannot be started"), launched_template():
+        pass

@@ -47,6 +47,12 @@ def descendants(pid: int) -> list[psutil.Process]:
     return psutil.Process(pid).children(recursive=True)
 
 
+def serving_processes(pid: int, count: int, wait_until: Any) -> list[psutil.Process]:
+    """The template and its workers, `count` in all; what has unpacked an archive may take a moment to be gone."""
+    wait_until(lambda: len(descendants(pid)) == count)
+    return descendants(pid)
+
+
 def all_gone(processes: list[psutil.Process]) -> bool:
     return all(is_gone(process) for process in processes)
 
@@ -146,8 +152,7 @@ FAILED = "\norg.pytorch.serve.http.InternalServerException"
 def test_a_killed_frontend_leaves_no_process(serve: Any, store: Any, wait_until: Any, busy: bool) -> None:
     store.add("m.mar", SLEEPER)
     server = serve("m.mar", serving={"default_workers_per_model": 2})
-    processes = descendants(server.command.process.pid)
-    assert len(processes) == 3
+    processes = serving_processes(server.command.process.pid, 3, wait_until)
     if busy:
         started = server.client.start_predict("m", b"sleep60")
         wait_until(lambda: server.client.describe("m")[0]["jobQueueStatus"]["pendingRequests"] == 0)
@@ -203,7 +208,6 @@ def test_replacing_the_default_under_load_loses_nothing(shared: Any, wait_until:
         shared.store.add(f"m{version[0]}.mar", SLEEPER.replace("%s", version), version=version)
     client = shared.client
     client.register("m1.mar")
-    before = len(descendants(shared.command.process.pid))
     with load(lambda: client.predict("m")) as (answers, errors):
         for old, new in [("1.0", "2.0"), ("2.0", "1.0")] * 3:
             client.register(f"m{new[0]}.mar", model_name="m")
@@ -211,7 +215,7 @@ def test_replacing_the_default_under_load_loses_nothing(shared: Any, wait_until:
             client.unregister("m", old)
     assert errors == []
     assert {answer.split()[1] for answer in answers} == {b"1.0", b"2.0"}
-    wait_until(lambda: len(descendants(shared.command.process.pid)) == before)
+    serving_processes(shared.command.process.pid, 2, wait_until)
     assert len(shared.unpacked()) == 1
 
 
@@ -257,8 +261,7 @@ def test_scaling_down_lets_a_busy_worker_finish(shared: Any, tmp_path: Path, wai
     server = shared
     server.client.register("m.mar")
     server.client.scale("m", min_worker=2, synchronous=True)
-    processes = descendants(server.command.process.pid)
-    assert len(processes) == 3
+    processes = serving_processes(server.command.process.pid, 3, wait_until)
     counted = [tmp_path / "first", tmp_path / "second"]
     calls = [server.client.start_predict("m", f"count {path}".encode()) for path in counted]
     wait_until(lambda: all(path.exists() for path in counted))

@@ -170,7 +170,7 @@ def serving(
 
     Example: satrap serving --model-store model_store --models deepctr.mar --embedding-config embedding_config.yml
     """
-    from satrap.serving.server import run
+    from satrap.serving.forks import launched_template
 
     flags = ServingFlags(
         model_store=model_store,
@@ -190,4 +190,8 @@ def serving(
         shards=shards,
     )
     settings = serving_settings(flags, ts_config)
-    run(settings, begin_process(exit_with_parent), announce)
+    stop = begin_process(exit_with_parent)
+    with launched_template() as template:  # it imports torch while this process imports the rest
+        from satrap.serving.server import run
+
+        run(settings, stop, announce, template)

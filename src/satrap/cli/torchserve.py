@@ -127,7 +127,7 @@ def _start(arguments: argparse.Namespace, words: Sequence[str], pid_file: PidFil
 
 
 def _serve(arguments: argparse.Namespace, pid_file: PidFile) -> None:
-    from satrap.serving.server import run
+    from satrap.serving.forks import launched_template
 
     _refuse_second(pid_file)
     settings = _settings(arguments, os.environ)
@@ -141,7 +141,10 @@ def _serve(arguments: argparse.Namespace, pid_file: PidFile) -> None:
             os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     try:
-        run(settings, stop, ready)
+        with launched_template() as template:  # it imports torch while this process imports the rest
+            from satrap.serving.server import run
+
+            run(settings, stop, ready, template)
     finally:
         pid_file.release()
 
