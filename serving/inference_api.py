@@ -5,14 +5,13 @@ import json
 import time
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Self
+from typing import NoReturn, Self
 
-import grpc
-import grpc.aio
 from google.protobuf import empty_pb2
 
 from satrap.errors import SatrapError
 from satrap.protos import inference_pb2, inference_pb2_grpc
+from satrap.rpc import AioContext
 from satrap.serving.headers import SEQUENCE_ID_HEADER, STALE_HEADER, STALENESS_HEADER, TIMING_HEADER
 from satrap.serving.in_order import in_order
 from satrap.serving.metrics.calls import CANCELLED, INTERNAL_ERROR, CallLog
@@ -30,12 +29,6 @@ SERVICE = "org.pytorch.serve.grpc.inference.InferenceAPIsService/"
 STREAMED_AT_ONCE = 32
 """Messages of one StreamPredictions2 call that are worked on before the first of them is answered."""
 
-if TYPE_CHECKING:  # generic in the stubs only
-    Context = grpc.aio.ServicerContext[Any, Any]
-else:
-    Context = grpc.aio.ServicerContext
-
-
 PredictionsRequest = inference_pb2.PredictionsRequest | PredictionMessage
 """As protobuf parses it, or without its copies."""
 
@@ -51,7 +44,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         self._service, self._calls = service, calls
 
     async def Ping(  # noqa: N802 (the RPC's name)
-        self, request: empty_pb2.Empty, context: Context
+        self, request: empty_pb2.Empty, context: AioContext
     ) -> inference_pb2.TorchServeHealthResponse:
         """TorchServe's health document."""
         with _Call("Ping", context, self._calls) as call:
@@ -60,7 +53,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
         return inference_pb2.TorchServeHealthResponse(health=f'{{\n  "status": "{health}"\n}}')
 
     async def Predictions(  # noqa: N802
-        self, request: PredictionsRequest, context: Context
+        self, request: PredictionsRequest, context: AioContext
     ) -> inference_pb2.PredictionResponse:
         """One prediction; of a handler that streams, all parts in one.
 
@@ -78,7 +71,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
             return inference_pb2.PredictionResponse(prediction=prediction.value)
 
     async def StreamPredictions(  # noqa: N802
-        self, request: PredictionsRequest, context: Context
+        self, request: PredictionsRequest, context: AioContext
     ) -> AsyncIterator[inference_pb2.PredictionResponse]:
         """One request, and an answer for every part that its handler sends; one, if it does not stream."""
         with _Call("StreamPredictions", context, self._calls) as call:
@@ -92,7 +85,7 @@ class InferenceApi(inference_pb2_grpc.InferenceAPIsServiceServicer):
                 await call.fail(error.http_status, inference_status(error))
 
     async def StreamPredictions2(  # noqa: N802
-        self, request_iterator: AsyncIterator[PredictionsRequest], context: Context
+        self, request_iterator: AsyncIterator[PredictionsRequest], context: AioContext
     ) -> AsyncIterator[inference_pb2.PredictionResponse]:
         """A prediction for every message, in their order, each with the message's `sequence_id`.
 
@@ -147,7 +140,7 @@ class _Call:
 
     __slots__ = ("_calls", "_context", "_name", "_peer", "_started", "status")
 
-    def __init__(self, name: str, context: Context, calls: CallLog | None) -> None:
+    def __init__(self, name: str, context: AioContext, calls: CallLog | None) -> None:
         self._name, self._context, self._calls = name, context, calls
         self._peer = context.peer() if calls is not None else ""
         self._started = time.perf_counter()

@@ -4,13 +4,12 @@ import functools
 import json
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
-
-import grpc.aio
+from typing import TypeVar
 
 from satrap.errors import InvalidInputError, SatrapError
 from satrap.protos import management_pb2 as pb
 from satrap.protos import management_pb2_grpc
+from satrap.rpc import AioContext
 from satrap.serving.metrics.calls import CANCELLED, INTERNAL_ERROR, CallLog
 from satrap.serving.model_service import ModelService
 from satrap.serving.request import OK
@@ -22,15 +21,14 @@ __all__ = ["ManagementApi"]
 _SERVICE = "org.pytorch.serve.grpc.management.ManagementAPIsService/"
 
 R = TypeVar("R")
-Context = grpc.aio.ServicerContext[Any, Any]
-Method = Callable[["ManagementApi", R, Context], Awaitable[pb.ManagementResponse]]
+Method = Callable[["ManagementApi", R, AioContext], Awaitable[pb.ManagementResponse]]
 
 
 def _answers(method: Callable[["ManagementApi", R], Awaitable[str]]) -> Method[R]:
     """Turn a method that returns a sentence, or raises one of satrap's errors, into an RPC."""
 
     @functools.wraps(method)
-    async def call(self: "ManagementApi", request: R, context: Context) -> pb.ManagementResponse:
+    async def call(self: "ManagementApi", request: R, context: AioContext) -> pb.ManagementResponse:
         started = time.perf_counter()
         status = CANCELLED
         try:

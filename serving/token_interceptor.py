@@ -1,12 +1,11 @@
 """Asks every call of a gRPC API for its token, before the call is begun."""
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
 
 import grpc
-import grpc.aio
 
 from satrap.errors import InvalidTokenError
+from satrap.rpc import AioContext, AioInterceptor, Handler
 from satrap.serving.metrics.calls import CallLog
 from satrap.serving.tokens import Api, TokenAuthorization
 
@@ -14,17 +13,8 @@ __all__ = ["TokenInterceptor"]
 
 _HEADER = "authorization"
 
-Context = grpc.aio.ServicerContext[Any, Any]
 
-if TYPE_CHECKING:  # generic in the stubs only
-    Handler = grpc.RpcMethodHandler[Any, Any]
-    Interceptor = grpc.aio.ServerInterceptor[Any, Any]
-else:
-    Handler = grpc.RpcMethodHandler
-    Interceptor = grpc.aio.ServerInterceptor
-
-
-class TokenInterceptor(Interceptor):
+class TokenInterceptor(AioInterceptor):
     """Refuses calls whose metadata lacks `authorization: Bearer KEY` with the key of this API."""
 
     def __init__(self, tokens: TokenAuthorization, api: Api, calls: CallLog | None = None) -> None:
@@ -50,8 +40,10 @@ class TokenInterceptor(Interceptor):
             return _refusal(handler, refused)
         return handler
 
-    def _refused(self, method: str, error: InvalidTokenError) -> Callable[[object, Context], Awaitable[None]]:
-        async def refuse(_: object, context: Context) -> None:
+    def _refused(
+        self, method: str, error: InvalidTokenError
+    ) -> Callable[[object, AioContext], Awaitable[None]]:
+        async def refuse(_: object, context: AioContext) -> None:
             if self._calls is not None:
                 self._calls.grpc_refused(method.removeprefix("/"), context.peer(), "token")
             await context.abort(error.grpc_status, str(error))
@@ -59,7 +51,7 @@ class TokenInterceptor(Interceptor):
         return refuse
 
 
-def _refusal(handler: Handler | None, refuse: Callable[[object, Context], Awaitable[None]]) -> Handler:
+def _refusal(handler: Handler | None, refuse: Callable[[object, AioContext], Awaitable[None]]) -> Handler:
     # Of the same kind: a stream is refused at once, whether or not the client ever sends something. No handler, no such
     # method: that is not for strangers to know.
     if handler is None or not (handler.request_streaming or handler.response_streaming):

@@ -25,7 +25,10 @@ from satrap import errors
 from satrap.tls import Tls
 
 __all__ = [
+    "AioContext",
+    "AioInterceptor",
     "ErrorsAsStatus",
+    "Handler",
     "address",
     "aio_channel",
     "aio_server",

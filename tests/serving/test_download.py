@@ -202,6 +202,19 @@ def test_it_is_given_up_between_two_bytes(remote: Remote, fetch: Any) -> None:
     assert len(sent) < 1000
 
 
+def ask_for_archive(connection: socket.socket, remote: Remote, folder: Path) -> None:
+    """Ask the downloader at the other end for `a.mar`, as the frontend does."""
+    head = {
+        "url": remote.url + "/a.mar",
+        "allowed": [".*"],
+        "max_bytes": 10**6,
+        "partial": str(folder / ".a.mar.part"),
+        "target": str(folder / "a.mar"),
+    }
+    for buffer in encode(Kind.DOWNLOAD, head):
+        connection.sendall(buffer)
+
+
 @pytest.mark.parametrize(
     "start", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 90000\r\n\r\n"], ids=["head", "body"]
 )
@@ -219,16 +232,8 @@ def test_a_server_that_sends_little_at_a_time(
 
     remote.answers["/a.mar"] = drip
     ours, theirs = socket.socketpair()
-    head = {
-        "url": remote.url + "/a.mar",
-        "allowed": [".*"],
-        "max_bytes": 10**6,
-        "partial": str(tmp_path / ".a.mar.part"),
-        "target": str(tmp_path / "a.mar"),
-    }
     with ours, theirs:
-        for buffer in encode(Kind.DOWNLOAD, head):
-            ours.sendall(buffer)
+        ask_for_archive(ours, remote, tmp_path)
         try:
             download_module.run(theirs)
         finally:
@@ -250,16 +255,8 @@ def test_nobody_waits_any_more_for_a_server_that_sends_nothing(
         request.rfile.read()
 
     remote.answers["/a.mar"] = hang_up
-    head = {
-        "url": remote.url + "/a.mar",
-        "allowed": [".*"],
-        "max_bytes": 10**6,
-        "partial": str(tmp_path / ".a.mar.part"),
-        "target": str(tmp_path / "a.mar"),
-    }
     with ours, theirs:
-        for buffer in encode(Kind.DOWNLOAD, head):
-            ours.sendall(buffer)
+        ask_for_archive(ours, remote, tmp_path)
         download_module.run(theirs)
         answer = receive_head(ours)
     assert answer is not None and answer[1] == {"reason": "nobody waits for it any more"}

@@ -110,6 +110,13 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def give_up(child: forks.Child) -> None:
+    """Close what is its holder's."""
+    child.connection.close()
+    os.close(child.output)
+    os.close(child.pidfd)
+
+
 async def ended(process: subprocess.Popen[bytes]) -> bool:
     """By a signal; whoever started it collects it."""
     while process.returncode is None:  # noqa: ASYNC110 (set by the loop's reader)
@@ -131,9 +138,7 @@ def test_a_template_that_does_not_answer_is_replaced(
         template = Template()
         child = await template.fork("worker")
         assert child.pid == os.getpid()
-        child.connection.close()
-        os.close(child.output)
-        os.close(child.pidfd)
+        give_up(child)
         assert await ended(templates.processes[0])
         assert templates.processes[1].returncode is None
         monkeypatch.setattr(forks, "_STOP_SECONDS", 0.01)
@@ -218,9 +223,7 @@ def test_a_template_that_dies_when_its_time_is_over(
         await asyncio.sleep(0)
         templates.join()
         child = await forking
-        child.connection.close()
-        os.close(child.output)
-        os.close(child.pidfd)
+        give_up(child)
         monkeypatch.setattr(forks, "_STOP_SECONDS", 0.01)
         await template.close()
 
@@ -239,9 +242,7 @@ def test_a_template_that_had_died_before_it_was_asked(templates: Templates) -> N
         await template.start()
         templates.join()
         child = await template.fork("worker")
-        child.connection.close()
-        os.close(child.output)
-        os.close(child.pidfd)
+        give_up(child)
         templates.processes[1].kill()
         await template.close()
 
@@ -273,9 +274,7 @@ def test_a_template_that_was_launched_early_is_the_first(templates: Templates) -
 
     async def scene(template: Template) -> None:
         child = await template.fork("worker")
-        child.connection.close()
-        os.close(child.output)
-        os.close(child.pidfd)
+        give_up(child)
         templates.processes[0].kill()
         await template.close()
 
